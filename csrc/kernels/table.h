@@ -1,0 +1,196 @@
+// The contract between the runtime and the kernels: one table of functions per ISA.
+//
+// A kernel neither allocates, nor threads, nor dispatches; it trusts its arguments (the runtime has checked them).
+// Row buffers of floats have a leading dimension that is a multiple of 16 and hold zeros in the padding columns
+// [width, round_up(width, 16)); every kernel that writes a row keeps that promise. All base pointers are 64-byte aligned
+// unless a comment says otherwise. docs/format.md defines the layouts and the arithmetic.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace pocketformer {
+
+inline constexpr int kLanes = 16;        // channels per panel; virtual vector lanes
+inline constexpr int kKeyTile = 128;     // keys per softmax tile; part of the arithmetic, not a tuning knob
+inline constexpr int kMaxHeadDim = 256;  // bounds the attention kernels' stack scratch
+inline constexpr int kUnlimited = 1 << 30;
+
+enum class Activation : int32_t { kNone, kGelu, kGeluTanh, kRelu, kSilu, kTanh };
+enum class NormKind : int32_t { kLayer, kRms };
+enum class PoolKind : int32_t { kMean, kCls, kMax };
+
+// x[rows][ldx] → q[rows][ldq] with one scale a row. `q` holds value + activation_offset; columns [k, round_up(k, 4)) are
+// written as zero + offset. `ldq` is a multiple of 64. `rotate` is the Hadamard block (0 or a power of two dividing k).
+struct QuantizeArgs {
+  const float* x;
+  size_t ldx;
+  uint8_t* q;
+  size_t ldq;
+  float* scale;
+  int rows, k, rotate;
+};
+
+// What follows a product, applied in registers to rows of 16 channels.
+struct Epilogue {
+  const float* bias;      // [round_up(n, 16)] or null
+  const float* residual;  // [m][ld_residual] or null; added after the activation; may alias `out`
+  size_t ld_residual;
+  Activation activation;
+};
+
+// out[m][panel·16 …] = epilogue(a · Wᵀ) for panels [panel_begin, panel_end).
+struct GemmI8Args {
+  const uint8_t* a;  // from quantize_rows
+  size_t lda;
+  const float* a_scale;
+  const int8_t* weight;  // [panels][round_up(k,4)/4][16][4]
+  const float* w_scale;
+  const int32_t* colsum;
+  float* out;
+  size_t ldo;
+  int m, k, panel_begin, panel_end;
+  Epilogue epilogue;
+};
+
+struct GemmF32Args {
+  const float* a;
+  size_t lda;
+  const float* weight;  // [panels][k][16]
+  float* out;
+  size_t ldo;
+  int m, k, panel_begin, panel_end;
+  Epilogue epilogue;
+};
+
+// One embedding table added to (or, first, written to) `out`.
+struct EmbedArgs {
+  const void* table;
+  const float* scale;    // per row for int8, null for fp32
+  bool panels;           // table stored as a linear's panels instead of by rows
+  const int32_t* index;  // [rows]
+  int rows, width, rotate;
+  bool accumulate;
+  float* out;
+  size_t ldo;
+};
+
+// out may equal x.
+struct NormArgs {
+  const float* x;
+  size_t ldx;
+  const float* weight;
+  const float* bias;  // or null
+  float* out;
+  size_t ldo;
+  int rows, width;
+  float eps;
+  NormKind kind;
+};
+
+// Keys and values of one attention layer, all sequences; a sequence owns consecutive slots that start at a multiple of 16.
+// `head_stride` = round_up(head_dim, 16). Unused slots may hold anything finite.
+struct KeyValuesI8 {
+  int8_t* k;       // [kv_heads][capacity][head_stride]
+  float* k_scale;  // [kv_heads][capacity]
+  int32_t* k_sum;  // [kv_heads][capacity]: Σ_d k
+  int8_t* v;       // [kv_heads][capacity/4][head_stride][4]: four consecutive keys of a channel side by side
+  float* v_scale;  // [kv_heads][capacity]
+  size_t capacity;  // multiple of 16
+};
+
+struct KeyValuesF32 {
+  float* k;  // [kv_heads][capacity][head_stride]
+  float* v;  // [kv_heads][capacity][head_stride]
+  size_t capacity;
+};
+
+// Row-local end of a stage: splits rows of a qkv projection into quantized queries and keys/values.
+// Rows are consecutive tokens of one sequence; the first goes to `slot`.
+struct StoreI8Args {
+  const float* qkv;
+  size_t ld;
+  int rows, heads, kv_heads, head_dim, head_stride;
+  size_t slot;
+  uint8_t* q;      // [rows][heads][head_stride], value + activation_offset
+  float* q_scale;  // [rows][heads]
+  KeyValuesI8 kv;
+};
+
+struct StoreF32Args {
+  const float* qkv;
+  size_t ld;
+  int rows, heads, kv_heads, head_dim, head_stride;
+  size_t slot;
+  float* q;  // [rows][heads][head_stride]
+  KeyValuesF32 kv;
+};
+
+// Query at position i sees keys j with i − left ≤ j ≤ i + right (kUnlimited = no bound; causal is right = 0).
+struct KeyRange {
+  int left, right;
+};
+
+// Attention of `queries` consecutive tokens of one sequence, for heads [head_begin, head_end).
+struct AttentionArgs {
+  int queries, first_position;  // of the first query in its sequence
+  int keys;                     // length of the sequence
+  size_t segment_slot;          // slot of the sequence's first key
+  int heads, kv_heads, head_dim, head_stride, head_begin, head_end;
+  float scale;
+  KeyRange range;
+  const float* bias;  // [heads][ld_bias] or null; entry i − j + bias_center
+  size_t ld_bias;
+  int bias_center;
+  float* out;  // [queries][ldo], head h at column h·head_dim; padding columns are the caller's
+  size_t ldo;
+};
+
+struct AttentionI8Args {
+  const uint8_t* q;
+  const float* q_scale;
+  KeyValuesI8 kv;
+  AttentionArgs common;
+};
+
+struct AttentionF32Args {
+  const float* q;
+  KeyValuesF32 kv;
+  AttentionArgs common;
+};
+
+// x[rows][ldx] → out[0 … round_up(width,16)): one sequence.
+struct PoolArgs {
+  const float* x;
+  size_t ldx;
+  int rows, width;
+  PoolKind kind;
+  float* out;
+};
+
+struct L2NormalizeArgs {
+  const float* x;
+  size_t ldx;
+  float* out;  // may equal x
+  size_t ldo;
+  int rows, width;
+};
+
+struct KernelTable {
+  const char* isa;
+  int activation_offset;  // added to quantized activations so that u8×s8 hardware can take them: 0 or 128
+  int gemm_rows;          // rows of the product's register tile; good row blocks are multiples of it
+  void (*quantize_rows)(const QuantizeArgs&);
+  void (*gemm_i8)(const GemmI8Args&);
+  void (*gemm_f32)(const GemmF32Args&);
+  void (*embed)(const EmbedArgs&);
+  void (*norm)(const NormArgs&);
+  void (*store_i8)(const StoreI8Args&);
+  void (*store_f32)(const StoreF32Args&);
+  void (*attention_i8)(const AttentionI8Args&);
+  void (*attention_f32)(const AttentionF32Args&);
+  void (*pool)(const PoolArgs&);
+  void (*l2_normalize)(const L2NormalizeArgs&);
+};
+
+}  // namespace pocketformer
