@@ -147,29 +147,46 @@ struct KeyTileI8 {
     return top;
   }
 
-  // weights = rne(2^(score·factor − top)·v_scale·inverse), 0…127; returns Σ of the unquantized powers.
-  POCKETFORMER_INLINE F weigh(const LaneRanges<V>& range, int begin, int end, F factor, F top, const float* v_scale,
-                              float inverse) {
+  // scores → p·v_scale with p = 2^(score·factor − top·factor); returns Σ p and the largest product.
+  POCKETFORMER_INLINE F exponentiate(const LaneRanges<V>& range, int begin, int end, F factor, F top, const float* v_scale,
+                                     F& largest) {
     const F shift = V::sub(V::zero(), V::mul(top, factor));
     F sum[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
-    // Groups of four keys are counted from the tile's own start, as the values are stored.
-    for (int group = begin / 4 * 4; group < end; group += 4) {
-      const bool masked = range.partial(group, 4) || group < begin || group + 4 > end;
+    F most = V::zero();
+    const auto take = [&](int key, F& total) POCKETFORMER_LAMBDA {
+      float* at = scores + (key - begin) * kLanes;
+      F p = exp2<V, false>(V::fma(V::load(at), factor, shift));
+      if (range.partial(key, 1)) p = V::select(V::between(range.lo, range.hi, key), p, V::zero());
+      total = V::add(total, p);
+      p = V::mul(p, V::set1(v_scale[key]));
+      most = V::max(most, p);
+      V::store(at, p);
+    };
+    int key = begin;
+    for (; key < end && key % 4 != 0; ++key) take(key, sum[0]);
+    for (; key + 4 <= end; key += 4) unroll<4>([&](auto j) POCKETFORMER_LAMBDA { take(key + j, sum[j]); });
+    for (; key < end; ++key) take(key, sum[0]);
+    largest = most;
+    return V::add(V::add(sum[0], sum[1]), V::add(sum[2], sum[3]));
+  }
+
+  // weights = rne(scores·inverse), 0…127, in groups of four keys as the values are stored; zero outside [begin, end).
+  POCKETFORMER_INLINE void quantize(int begin, int end, F inverse) {
+    const auto quantized = [&](int key) POCKETFORMER_LAMBDA {
+      return V::to_i32(V::mul(V::load(scores + (key - begin) * kLanes), inverse));
+    };
+    int8_t* out = weights;
+    for (int group = begin / 4 * 4; group < end; group += 4, out += 4 * kLanes) {
+      if (group >= begin && group + 4 <= end) {
+        V::store_b(out, V::pack4(quantized(group), quantized(group + 1), quantized(group + 2), quantized(group + 3)));
+        continue;
+      }
       I p[4];
       unroll<4>([&](auto j) POCKETFORMER_LAMBDA {
-        const int key = group + j;
-        if (masked && (key < begin || key >= end)) {
-          p[j] = V::zero_i32();
-          return;
-        }
-        F e = exp2<V, false>(V::fma(V::load(scores + (key - begin) * kLanes), factor, shift));
-        if (masked) e = V::select(V::between(range.lo, range.hi, key), e, V::zero());
-        sum[j] = V::add(sum[j], e);
-        p[j] = V::to_i32(V::mul(e, V::set1(v_scale[key] * inverse)));
+        p[j] = group + j >= begin && group + j < end ? quantized(group + j) : V::zero_i32();
       });
-      V::store_b(weights + (group - begin / 4 * 4) * kLanes, V::pack4(p[0], p[1], p[2], p[3]));
+      V::store_b(out, V::pack4(p[0], p[1], p[2], p[3]));
     }
-    return V::add(V::add(sum[0], sum[1]), V::add(sum[2], sum[3]));
   }
 
   // out = out·keep + (weights · V)·take
@@ -190,13 +207,6 @@ struct KeyTileI8 {
     }
   }
 };
-
-template <class V>
-POCKETFORMER_INLINE float tile_max(const float* x, int count) {
-  typename V::F m = V::zero();
-  for (int i = 0; i < count; i += kLanes) m = V::max(m, V::load_partial(x + i, count - i < kLanes ? count - i : kLanes));
-  return V::reduce_max(m);
-}
 
 // Sixteen queries' dwords side by side: [head_stride/4][16 queries][4]. Idle lanes repeat the first query.
 template <class V>
@@ -235,13 +245,13 @@ void attend_i8(const AttentionI8Args& a, int head, int first_query, int queries)
   for (int start = range.begin / kKeyTile * kKeyTile; start < range.end; start += kKeyTile) {
     const int begin = start > range.begin ? start : range.begin;
     const int end = start + kKeyTile < range.end ? start + kKeyTile : range.end;
-    const int in_tile = c.keys - start < kKeyTile ? c.keys - start : kKeyTile;
-    const float v_max = tile_max<V>(v_scale + start, in_tile);  // of the whole tile, whatever the range
     const F top = tile.template score<kBias>(a, query, range, kv_head, begin, end, scaled, bias, first_position, queries);
-    const F sum = tile.weigh(range, begin, end, factor, top, v_scale, inverse_scale(v_max));
-    F keep, take;
+    F largest, keep, take;
+    const F sum = tile.exponentiate(range, begin, end, factor, top, v_scale, largest);
+    tile.quantize(begin, end, V::div(V::set1(127.0f), V::max(largest, V::set1(1e-30f))));
     softmax.merge(V::mul(top, factor), sum, keep, take);
-    tile.accumulate(a, kv_head, begin, end, keep, V::mul(take, V::set1(v_max * (1.0f / 127.0f))), softmax.out);
+    take = V::mul(take, V::mul(largest, V::set1(1.0f / 127.0f)));
+    tile.accumulate(a, kv_head, begin, end, keep, take, softmax.out);
   }
   softmax.store(c.out + first_query * c.ldo + head * c.head_dim, c.ldo, queries, c.head_dim);
 }
