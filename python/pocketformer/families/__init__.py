@@ -6,12 +6,12 @@ its ``config.json``, and add it to the parity tests.
 
 from __future__ import annotations
 
-from pocketformer.families.albert import ALBERT
-from pocketformer.families.bert import BERT
-from pocketformer.families.distilbert import DISTILBERT
-from pocketformer.families.family import Family
-from pocketformer.families.mpnet import MPNET
-from pocketformer.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
+from .albert import ALBERT
+from .bert import BERT
+from .distilbert import DISTILBERT
+from .family import Family
+from .mpnet import MPNET
+from .roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 
 FAMILIES: dict[str, Family] = {
     family.name: family for family in (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, MPNET, ALBERT)

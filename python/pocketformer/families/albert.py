@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pocketformer.families import bert
-from pocketformer.families.encoder import EncoderSpec, Layer, LayerNames, embeddings
-from pocketformer.families.family import ClassifyHead, Family, MaskHead
-from pocketformer.graph import GraphBuilder
-from pocketformer.importers.config import Config
-from pocketformer.importers.weights import Weights
+from . import bert
+from .encoder import EncoderSpec, Layer, LayerNames, embeddings
+from .family import ClassifyHead, Family, MaskHead
+from ..graph import GraphBuilder
+from ..importers.config import Config
+from ..importers.weights import Weights
 
 _NAMES = LayerNames(
     query="attention.query",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pocketformer.families.encoder import EncoderSpec, encoder
-from pocketformer.families.family import ClassifyHead, Family, MaskHead
-from pocketformer.graph import GraphBuilder
-from pocketformer.importers.config import Config
-from pocketformer.importers.weights import Weights
+from .encoder import EncoderSpec, encoder
+from .family import ClassifyHead, Family, MaskHead
+from ..graph import GraphBuilder
+from ..importers.config import Config
+from ..importers.weights import Weights
 
 
 def refuse_variants(config: Config) -> None:

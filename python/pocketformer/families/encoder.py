@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pocketformer.errors import CheckpointError
-from pocketformer.graph import Array, GraphBuilder, Table
-from pocketformer.importers.weights import Weights
+from ..errors import CheckpointError
+from ..graph import Array, GraphBuilder, Table
+from ..importers.weights import Weights
 
 
 @dataclass(frozen=True)

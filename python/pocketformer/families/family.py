@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pocketformer.families.encoder import EncoderSpec
-from pocketformer.graph import GraphBuilder
-from pocketformer.importers.config import Config
-from pocketformer.importers.weights import Weights
+from .encoder import EncoderSpec
+from ..graph import GraphBuilder
+from ..importers.config import Config
+from ..importers.weights import Weights
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class ClassifyHead:
 class MaskHead:
     """``decoder(norm(activation(dense(row))))``, by tensor names.
 
-    ``activation`` is that of the encoder if None. The decoder's weight is the word table where the file has no own.
+    ``activation`` is that of the encoder if None. Where the file has no decoder of its own, its weight is the word table
+    and its bias is ``bias``.
     """
 
     dense: str

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pocketformer.errors import CheckpointError
-from pocketformer.families.encoder import EncoderSpec
-from pocketformer.families.family import Family
-from pocketformer.graph import GraphBuilder
-from pocketformer.importers.weights import Weights
+from ..errors import CheckpointError
+from .encoder import EncoderSpec
+from .family import Family
+from ..graph import GraphBuilder
+from ..importers.weights import Weights
 
 
 def classify(b: GraphBuilder, x: str, family: Family, spec: EncoderSpec, weights: Weights) -> str:
@@ -58,7 +58,8 @@ def fill_mask(b: GraphBuilder, x: str, family: Family, spec: EncoderSpec, weight
         own = weights.tensor(f"{head.decoder}.weight", spec.vocab, spec.embedding)
         if not np.array_equal(own, decoder):
             name, decoder = "mask.decoder", own
-    bias = head.bias if head.bias in weights else f"{head.decoder}.bias"
+    own_bias = f"{head.decoder}.bias"
+    bias = own_bias if own_bias in weights else head.bias
     return b.linear(x, decoder, weights.tensor(bias, spec.vocab), name=name)
 
 

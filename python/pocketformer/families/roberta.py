@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pocketformer.families import bert
-from pocketformer.families.encoder import EncoderSpec
-from pocketformer.families.family import ClassifyHead, Family, MaskHead
-from pocketformer.importers.config import Config
+from . import bert
+from .encoder import EncoderSpec
+from .family import ClassifyHead, Family, MaskHead
+from ..importers.config import Config
 
 
 def spec(config: Config) -> EncoderSpec:

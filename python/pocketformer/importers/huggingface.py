@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pocketformer.errors import CheckpointError, UnsupportedModelError
-from pocketformer.families import FAMILIES, TASKS, Family
-from pocketformer.families.heads import HEADS
-from pocketformer.graph import Graph, GraphBuilder
-from pocketformer.importers.config import Config, read_json
-from pocketformer.importers.sentence_transformers import Modules, read_modules
-from pocketformer.importers.weights import Weights, open_weights
+from ..errors import CheckpointError, UnsupportedModelError
+from ..families import FAMILIES, TASKS, Family
+from ..families.heads import HEADS
+from ..graph import Graph, GraphBuilder
+from .config import Config, read_json
+from .sentence_transformers import Modules, read_modules
+from .weights import Weights, open_weights
 
 
 @dataclass(frozen=True)

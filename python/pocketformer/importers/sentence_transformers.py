@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pocketformer.errors import CheckpointError, UnsupportedModelError
-from pocketformer.graph import GraphBuilder
-from pocketformer.importers.config import Config, read_json_list
-from pocketformer.importers.weights import open_weights
+from ..errors import CheckpointError, UnsupportedModelError
+from ..graph import GraphBuilder
+from .config import Config, read_json_list
+from .weights import open_weights
 
 _POOLINGS = {
     "pooling_mode_mean_tokens": "mean",

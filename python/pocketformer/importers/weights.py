@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketformer.errors import CheckpointError
-from pocketformer.importers.config import read_json
+from ..errors import CheckpointError
+from .config import read_json
 
 Float32 = NDArray[np.float32]
 
