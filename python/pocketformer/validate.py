@@ -157,7 +157,7 @@ def brief(value: Any) -> str:
 
 
 def validate_graph(graph: Graph) -> None:
-    """Raises PocketFileError, naming operator and field, unless ``graph`` is packed and keeps the rules of the format."""
+    """Raises PocketFileError, naming operator and field, unless ``graph`` is packed and keeps every rule."""
     _Validator(graph).run()
 
 
@@ -184,7 +184,7 @@ class _Validator:
             self.where = f"op {index} ({kind})"
             check_fields(self.where, {name: value for name, value in op.items() if name != "op"}, OPERATORS[kind])
             if op["out"] in self.values:
-                self.fail("out", f"{op['out']!r} was written by an earlier operator; it is written once")
+                self.fail("out", f"{op['out']!r} was written by an earlier operator")
             self.values[op["out"]] = getattr(self, f"_{kind}")(op)
         self.where = "graph"
         if graph.output not in self.values:
