@@ -277,7 +277,7 @@ def _assemble(path: str, metadata: dict[str, str], params: dict[str, Array]) -> 
 
 
 def _check_texts(model: dict[str, Any], text: dict[str, Any]) -> None:
-    check_fields("model", model, _MODEL)
+    check_fields("model", {name: value for name, value in model.items() if name in _MODEL}, _MODEL)
     for key, low in (("max_length", 1), ("pad_token_id", 0), ("mask_token_id", 0)):
         if text.get(key) is not None:
             check_fields("text", {key: text[key]}, {key: integer(low)})
