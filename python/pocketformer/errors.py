@@ -9,3 +9,7 @@ class CheckpointError(ValueError):
 
 class UnsupportedModelError(ValueError):
     """A model whose architecture, head or option has no counterpart here."""
+
+
+class PocketFileError(ValueError):
+    """A pocket file, or a graph about to become one, that breaks the format (docs/format.md)."""
