@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from pocketformer.graph import Graph
 
 Ids = NDArray[np.integer[Any]]
@@ -33,6 +34,7 @@ def native(
 ) -> NDArray[np.float32]:
     """Packs ``graph`` and runs it in C++; arguments as in :func:`reference`."""
     from pocketformer._core import Program, Session
+
     from pocketformer.compress.pack import pack_graph
 
     packed = pack_graph(graph)

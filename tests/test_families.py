@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from engines import ENGINES
 from pocketformer.graph import Graph
 from pocketformer.importers.huggingface import Checkpoint, load_checkpoint

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
+
 from pocketformer.errors import CheckpointError, UnsupportedModelError
 from pocketformer.importers.huggingface import load_checkpoint
 from pocketformer.importers.weights import open_weights
-from safetensors.numpy import load_file, save_file
 from torch_models import build, write_modules
 
 Edit = Callable[[dict[str, Any]], None]
@@ -199,9 +200,7 @@ def test_mask_token(folder: Path) -> None:
         ({"pooling_mode_mean_tokens": True}, ["Pooling"], ["Transformer → Pooling → Pooling"]),
     ],
 )
-def test_unsupported_modules_are_named(
-    folder: Path, modes: dict[str, bool], tail: list[str], words: list[str]
-) -> None:
+def test_unsupported_modules_are_named(folder: Path, modes: dict[str, bool], tail: list[str], words: list[str]) -> None:
     write_modules(folder, modes, *tail)
     refused(folder, UnsupportedModelError, *words)
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from tokenizers import Tokenizer
+
 from engines import ENGINES
 from models import model_folder
 from pocketformer.importers.huggingface import Checkpoint, load_checkpoint
-from tokenizers import Tokenizer
 
 TEXTS = [
     "A cat sits on the mat.",

@@ -50,9 +50,9 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 def make_adversarial(model: torch.nn.Module, seed: int) -> None:
     """Fills every parameter so that attention is far from uniform and no bias or norm is the identity.
 
-    The library's own initialisation (small weights, zero biases, unit norms) leaves softmax near uniform, so that a wrong
-    mask or scale passes. Queries and keys here give logits with a standard deviation of about 2.5, and the FFN's
-    activations reach past the range where GELU and its tanh approximation differ most.
+    The library's own initialisation (small weights, zero biases, unit norms) leaves softmax near uniform, so that a
+    wrong mask or scale passes. Queries and keys here give logits with a standard deviation of about 2.5, and the
+    FFN's activations reach past the range where GELU and its tanh approximation differ most.
     """
     generator = torch.Generator().manual_seed(seed)
     query_key = ("query.weight", "key.weight", "q_lin.weight", "k_lin.weight", "attn.q.weight", "attn.k.weight")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from . import bert
-from .encoder import EncoderSpec, Layer, LayerNames, embeddings
-from .family import ClassifyHead, Family, MaskHead
 from ..graph import GraphBuilder
 from ..importers.config import Config
 from ..importers.weights import Weights
+from . import bert
+from .encoder import EncoderSpec, Layer, LayerNames, embeddings
+from .family import ClassifyHead, Family, MaskHead
 
 _NAMES = LayerNames(
     query="attention.query",

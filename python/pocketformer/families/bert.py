@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from .encoder import EncoderSpec, encoder
-from .family import ClassifyHead, Family, MaskHead
 from ..graph import GraphBuilder
 from ..importers.config import Config
 from ..importers.weights import Weights
+from .encoder import EncoderSpec, encoder
+from .family import ClassifyHead, Family, MaskHead
 
 
 def refuse_variants(config: Config) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from .encoder import EncoderSpec, LayerNames, encoder
-from .family import ClassifyHead, Family, MaskHead
 from ..graph import GraphBuilder
 from ..importers.config import Config
 from ..importers.weights import Weights
+from .encoder import EncoderSpec, LayerNames, encoder
+from .family import ClassifyHead, Family, MaskHead
 
 _EPS = 1e-12  # fixed by the architecture: its config has no such field
 _NAMES = LayerNames(

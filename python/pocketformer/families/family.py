@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .encoder import EncoderSpec
 from ..graph import GraphBuilder
 from ..importers.config import Config
 from ..importers.weights import Weights
+from .encoder import EncoderSpec
 
 
 @dataclass(frozen=True)

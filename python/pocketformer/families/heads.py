@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 
 from ..errors import CheckpointError
-from .encoder import EncoderSpec
-from .family import Family
 from ..graph import GraphBuilder
 from ..importers.weights import Weights
+from .encoder import EncoderSpec
+from .family import Family
 
 
 def classify(b: GraphBuilder, x: str, family: Family, spec: EncoderSpec, weights: Weights) -> str:

@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from . import bert
-from .encoder import EncoderSpec, LayerNames, encoder
-from .family import ClassifyHead, Family, MaskHead
 from ..graph import GraphBuilder
 from ..importers.config import Config
 from ..importers.weights import Weights
+from . import bert
+from .encoder import EncoderSpec, LayerNames, encoder
+from .family import ClassifyHead, Family, MaskHead
 
 _PADDING = 1  # fixed by the architecture, whatever the config's pad_token_id
 _BUCKETS = 32

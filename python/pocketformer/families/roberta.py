@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ..importers.config import Config
 from . import bert
 from .encoder import EncoderSpec
 from .family import ClassifyHead, Family, MaskHead
-from ..importers.config import Config
 
 
 def spec(config: Config) -> EncoderSpec:
