@@ -221,11 +221,10 @@ def _attend_int8(q: Array, k: Array, v: Array, scale: float, bias: Array, seen: 
         scores = np.where(seen[i, tile], scores + bias[:, i, tile] * np.float32(LOG2E), np.float32(-np.inf))
         tile_highest = scores.max(axis=2, initial=-np.inf)
         p = np.exp2(scores - tile_highest[:, :, None])
-        v_highest = v_scale[:, tile].max(axis=1)[:, None, None]
-        v_share = v_scale[:, None, tile] * (np.float32(127) / np.where(v_highest > 0, v_highest, 1))
-        mixed = (np.rint(p * v_share).astype(np.float64) @ v[:, tile]).astype(np.float32) * (
-            v_highest / np.float32(127)
-        )
+        w = p * v_scale[:, None, tile]
+        w_highest = w.max(axis=2, keepdims=True)
+        quantized = np.rint(w * (np.float32(127) / np.where(w_highest > 0, w_highest, 1))).astype(np.float64)
+        mixed = (quantized @ v[:, tile]).astype(np.float32) * (w_highest / np.float32(127))
         new = np.maximum(highest[:, i], tile_highest)
         keep, add = np.exp2(highest[:, i] - new), np.exp2(tile_highest - new)
         total[:, i] = total[:, i] * keep + p.sum(axis=2) * add
