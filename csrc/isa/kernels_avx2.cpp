@@ -1,0 +1,30 @@
+#include "isa/avx2.h"
+
+namespace {
+
+struct Isa : Avx2 {
+  static constexpr const char* kName = "avx2";
+  static constexpr int kActivationOffset = 0;
+  // 4 × 2 registers of accumulators + 2 weights + an activation, its absolute value and products in flight of 16 registers.
+  static constexpr int kGemmRows = 4;
+  static constexpr int kGemmPanels = 1;
+
+  // |a| · (w with a's sign): pair sums stay within 2·127·127 = 32,258, so vpmaddubsw cannot saturate.
+  static POCKETFORMER_INLINE I dot4(I acc, B a, B w) {
+    return {add_pairs(acc.lo, _mm256_maddubs_epi16(_mm256_abs_epi8(a.lo), _mm256_sign_epi8(w.lo, a.lo))),
+            add_pairs(acc.hi, _mm256_maddubs_epi16(_mm256_abs_epi8(a.hi), _mm256_sign_epi8(w.hi, a.hi)))};
+  }
+  static POCKETFORMER_INLINE I dot4_p(I acc, B a, B w) {
+    return {add_pairs(acc.lo, _mm256_maddubs_epi16(a.lo, w.lo)), add_pairs(acc.hi, _mm256_maddubs_epi16(a.hi, w.hi))};
+  }
+
+ private:
+  static POCKETFORMER_INLINE __m256i add_pairs(__m256i acc, __m256i pairs) {
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  }
+};
+
+}  // namespace
+
+#include "kernels/export.h"
+POCKETFORMER_EXPORT_KERNELS(avx2)

@@ -1,0 +1,3 @@
+#include "isa/avx512vnni.h"
+#include "kernels/export.h"
+POCKETFORMER_EXPORT_KERNELS(avx512vnni)

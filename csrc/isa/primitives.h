@@ -1,0 +1,40 @@
+// The contract an ISA header fulfils. It defines one struct `Isa` in an anonymous namespace; the kernels are templates over
+// it (kernels/*.h) and are compiled once per ISA by isa/kernels_<name>.cpp with that ISA's flags. Everything lives in the
+// anonymous namespace, so that no symbol built for one CPU can be picked by the linker for another.
+//
+// Types: F = 16 floats, I = 16 int32, B = 16 groups of 4 bytes, M = 16 booleans ("virtual" vectors: one register on
+// AVX-512, two on AVX2, four on NEON, an array in the scalar build).
+//
+//   kName, kActivationOffset      "avx2"; 0 or 128 (docs/format.md): what dot4's first operand is biased by
+//   kGemmRows, kGemmPanels        register tile of the products, rows × panels of 16 channels, with its reason
+//
+//   load store zero set1          F from/to float*, unaligned
+//   load_partial store_partial    the first n of 16 lanes (0 ≤ n ≤ 16), zeros elsewhere; touches no memory beyond them
+//   load_i8                       16 signed bytes → F
+//   add sub mul div sqrt          IEEE, one rounding each
+//   fma(a, b, c)                  a·b + c with one rounding, on every ISA
+//   max min abs
+//   round                         to nearest even, |x| < 2^31
+//   scale2(x, n)                  x·2^n, n integral in [−126, 126], result normal
+//   to_i32 to_f32                 nearest even
+//   xor_lanes<D>(x)               lane i ← lane i^D, D ∈ {1, 2, 4, 8}
+//   alternate<D>()                F: −1 in lanes with bit D, else +1
+//   reduce_add                    fixed tree: lanes i+8, then i+4, i+2, i+1
+//   reduce_max, reduce_add_i32    exact, any order
+//   transpose(F (&)[16])          16 × 16
+//   set1_i32 zero_i32 add_i32 load_i32 shift_left<S>
+//   between(lo, hi, j)            M: lo ≤ j < hi;   select(m, a, b)
+//   load_b broadcast_b            64 bytes; 4 bytes repeated 16 times
+//   store_b
+//   dot4(acc, a, w)               acc + Σ of 4 products a·w; a = activation + offset, w in −127…127; exact
+//   dot4_p(acc, a, w)             the same with a in 0…127, no offset
+//   pack4(a, b, c, d)             low bytes of four I side by side in each group → B
+//   store_bytes(p, x)             low byte of 16 lanes → 16 bytes
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+// Kernels must be inlined into the unit compiled for their ISA.
+#define POCKETFORMER_INLINE inline __attribute__((always_inline))

@@ -1,0 +1,85 @@
+// What the int8 and fp32 attention kernels share: queries stand in the lanes, keys pass one by one.
+//
+// Sixteen queries of one head are one virtual vector, so a row's maximum, sum and rescaling are plain vector operations
+// and a key's or a value's element is a broadcast. Keys pass in tiles of kKeyTile counted from the start of the sequence;
+// a tile outside every lane's range is never touched. A lane's result does not depend on its neighbours.
+#pragma once
+
+#include "kernels/rows.h"
+
+namespace {
+
+using pocketformer::AttentionArgs;
+using pocketformer::kKeyTile;
+using pocketformer::kMaxHeadDim;
+
+constexpr float kMasked = -1e30f;  // finite, so that differences of masked scores are not NaN
+
+// The lanes' key ranges and their union.
+template <class V>
+struct LaneRanges {
+  typename V::I lo, hi;       // per lane, first and one past the last key
+  int begin, end;             // union
+  int full_begin, full_end;   // keys that every lane sees
+
+  POCKETFORMER_INLINE LaneRanges(const AttentionArgs& a, int first_query, int queries) {
+    alignas(64) int32_t lows[kLanes], highs[kLanes];
+    begin = a.keys, end = 0, full_begin = 0, full_end = a.keys;
+    for (int i = 0; i < kLanes; ++i) {
+      const int position = a.first_position + first_query + (i < queries ? i : 0);  // idle lanes follow the first
+      const int low = position > a.range.left ? position - a.range.left : 0;
+      const int high = a.range.right < a.keys - 1 - position ? position + a.range.right + 1 : a.keys;
+      lows[i] = low, highs[i] = high;
+      begin = low < begin ? low : begin;
+      end = high > end ? high : end;
+      full_begin = low > full_begin ? low : full_begin;
+      full_end = high < full_end ? high : full_end;
+    }
+    lo = V::load_i32(lows);
+    hi = V::load_i32(highs);
+  }
+  POCKETFORMER_INLINE bool partial(int key, int count) const { return key < full_begin || key + count > full_end; }
+};
+
+// Running softmax of 16 queries: maximum, denominator and fp32 result per channel.
+template <class V>
+struct RunningSoftmax {
+  using F = typename V::F;
+  F max = V::set1(kMasked), sum = V::zero();
+  F out[kMaxHeadDim];
+
+  POCKETFORMER_INLINE explicit RunningSoftmax(int channels) {
+    for (int d = 0; d < channels; ++d) out[d] = V::zero();
+  }
+  // Takes in a tile whose weights are relative to `tile_max` (base 2, already scaled); returns the factors for what was
+  // there before and for the tile.
+  POCKETFORMER_INLINE void merge(F tile_max, F tile_sum, F& keep, F& take) {
+    const F top = V::max(max, tile_max);
+    keep = exp2_or_zero<V>(V::sub(max, top));
+    take = exp2_or_zero<V>(V::sub(tile_max, top));
+    max = top;
+    sum = V::fma(sum, keep, V::mul(tile_sum, take));
+  }
+  // out[channel][query] / sum → rows. A query that saw no key gets zeros; adding +0 leaves no −0.
+  POCKETFORMER_INLINE void store(float* to, size_t ldo, int queries, int head_dim) {
+    alignas(64) float sums[kLanes], factors[kLanes];
+    V::store(sums, sum);
+    for (int i = 0; i < kLanes; ++i) factors[i] = sums[i] > 0 ? 1.0f / sums[i] : 0.0f;
+    const F inverse = V::load(factors);
+    for (int d = 0; d < head_dim; d += kLanes) {
+      F block[kLanes];
+      for (int i = 0; i < kLanes; ++i) block[i] = V::fma(out[d + i], inverse, V::zero());
+      V::transpose(block);
+      const int channels = head_dim - d < kLanes ? head_dim - d : kLanes;
+      for (int i = 0; i < queries; ++i) V::store_partial(to + i * ldo + d, block[i], channels);
+    }
+  }
+};
+
+// Bias of key j for the 16 queries: entry (position of query) − j, contiguous in the query.
+template <class V>
+POCKETFORMER_INLINE typename V::F relative_bias(const float* row, int first_position, int key, int queries) {
+  return V::mul(V::load_partial(row + first_position - key, queries), V::set1(kLog2E));
+}
+
+}  // namespace

@@ -1,0 +1,257 @@
+// int8 attention: Q·Kᵀ and P·V on the integer dot product; softmax in fp32 (docs/format.md, Arithmetic).
+#pragma once
+
+#include "kernels/attention.h"
+
+namespace {
+
+using pocketformer::AttentionI8Args;
+using pocketformer::StoreI8Args;
+
+template <class V>
+POCKETFORMER_INLINE typename V::F load_head(const float* x, int d, int head_dim) {
+  const int left = head_dim - d;
+  return left >= kLanes ? V::load(x + d) : V::load_partial(x + d, left > 0 ? left : 0);
+}
+
+template <class V>
+POCKETFORMER_INLINE float head_max_abs(const float* x, int head_dim) {
+  typename V::F m = V::zero();
+  for (int d = 0; d < head_dim; d += kLanes) m = V::max(m, V::abs(load_head<V>(x, d, head_dim)));
+  return V::reduce_max(m);
+}
+
+template <class V>
+POCKETFORMER_INLINE typename V::I quantize_head(const float* x, int d, int head_dim, float inverse) {
+  return V::to_i32(V::mul(load_head<V>(x, d, head_dim), V::set1(inverse)));
+}
+
+// Values of `count` ≤ 4 tokens that share a group of four keys, beginning at `slot`.
+template <class V>
+POCKETFORMER_INLINE void store_values(const StoreI8Args& s, int row, int count, size_t slot, int head) {
+  const int column = (s.heads + s.kv_heads + head) * s.head_dim;
+  const float* x[4];
+  float inverse[4];
+  for (int i = 0; i < count; ++i) {
+    x[i] = s.qkv + (row + i) * s.ld + column;
+    const float amax = head_max_abs<V>(x[i], s.head_dim);
+    inverse[i] = inverse_scale(amax);
+    s.kv.v_scale[head * s.kv.capacity + slot + i] = amax * (1.0f / 127.0f);
+  }
+  int8_t* group = s.kv.v + (head * s.kv.capacity + slot / 4 * 4) * s.head_stride;
+  for (int d = 0; d < s.head_stride; d += kLanes) {
+    int8_t* out = group + d * 4;
+    if (count == 4) {
+      V::store_b(out, V::pack4(quantize_head<V>(x[0], d, s.head_dim, inverse[0]),
+                               quantize_head<V>(x[1], d, s.head_dim, inverse[1]),
+                               quantize_head<V>(x[2], d, s.head_dim, inverse[2]),
+                               quantize_head<V>(x[3], d, s.head_dim, inverse[3])));
+      continue;
+    }
+    for (int i = 0; i < count; ++i) {  // a group shared with another block: only this block's bytes are written
+      alignas(16) int8_t bytes[kLanes];
+      V::store_bytes(bytes, quantize_head<V>(x[i], d, s.head_dim, inverse[i]));
+      for (int c = 0; c < kLanes; ++c) out[c * 4 + (slot + i) % 4] = bytes[c];
+    }
+  }
+}
+
+template <class V>
+void store_i8(const StoreI8Args& s) {
+  using I = typename V::I;
+  const I offset = V::set1_i32(V::kActivationOffset);
+  for (int r = 0; r < s.rows; ++r) {
+    const float* x = s.qkv + r * s.ld;
+    for (int h = 0; h < s.heads; ++h) {
+      const float amax = head_max_abs<V>(x + h * s.head_dim, s.head_dim);
+      const float inverse = inverse_scale(amax);
+      const size_t at = static_cast<size_t>(r) * s.heads + h;
+      for (int d = 0; d < s.head_stride; d += kLanes)
+        V::store_bytes(s.q + at * s.head_stride + d,
+                       V::add_i32(quantize_head<V>(x + h * s.head_dim, d, s.head_dim, inverse), offset));
+      s.q_scale[at] = amax * (1.0f / 127.0f);
+    }
+    x += s.heads * s.head_dim;
+    for (int h = 0; h < s.kv_heads; ++h) {
+      const float amax = head_max_abs<V>(x + h * s.head_dim, s.head_dim);
+      const float inverse = inverse_scale(amax);
+      const size_t at = h * s.kv.capacity + s.slot + r;
+      I sum = V::zero_i32();
+      for (int d = 0; d < s.head_stride; d += kLanes) {
+        const I k = quantize_head<V>(x + h * s.head_dim, d, s.head_dim, inverse);
+        V::store_bytes(s.kv.k + at * s.head_stride + d, k);
+        sum = V::add_i32(sum, k);
+      }
+      s.kv.k_scale[at] = amax * (1.0f / 127.0f);
+      s.kv.k_sum[at] = V::reduce_add_i32(sum);
+    }
+  }
+  for (int h = 0; h < s.kv_heads; ++h)
+    for (int r = 0; r < s.rows;) {
+      const size_t slot = s.slot + r;
+      const int to_boundary = 4 - static_cast<int>(slot % 4);
+      const int count = s.rows - r < to_boundary ? s.rows - r : to_boundary;
+      store_values<V>(s, r, count, slot, h);
+      r += count;
+    }
+}
+
+// One tile of keys for 16 queries of a head.
+template <class V>
+struct KeyTileI8 {
+  using F = typename V::F;
+  using I = typename V::I;
+  using B = typename V::B;
+
+  // Eight keys (or channels) at once: eight chains hide the dot product's latency and leave registers for the
+  // query on every ISA but AVX2's 16, where four do.
+  static constexpr int kChains = sizeof(B) == 64 && sizeof(F) == 64 ? 8 : 4;
+
+  alignas(64) float scores[kKeyTile * kLanes];
+  alignas(64) int8_t weights[kKeyTile * kLanes];  // [key/4][query][4]
+
+  // scores[key][query] = float(q·k)·k_scale for keys [begin, end); returns their maximum per lane.
+  template <bool kBias>
+  POCKETFORMER_INLINE F score(const AttentionI8Args& a, const B* query, const LaneRanges<V>& range, int kv_head, int begin,
+                              int end, F factor, const float* bias, int first_position, int queries) {
+    const AttentionArgs& c = a.common;
+    const size_t first = kv_head * a.kv.capacity + c.segment_slot;
+    const int8_t* k = a.kv.k + first * c.head_stride;
+    const float* k_scale = a.kv.k_scale + first;
+    const int32_t* k_sum = a.kv.k_sum + first;
+    F top = V::set1(kMasked);
+    for (int key = begin; key < end; key += kChains) {
+      const int count = end - key < kChains ? end - key : kChains;
+      const int8_t* rows[kChains];
+      I acc[kChains];
+      unroll<kChains>([&](auto j) {
+        const int at = key + (j < count ? static_cast<int>(j) : 0);  // a short last group repeats its first key
+        rows[j] = k + static_cast<size_t>(at) * c.head_stride;
+        acc[j] = V::kActivationOffset != 0 ? V::set1_i32(-V::kActivationOffset * k_sum[at]) : V::zero_i32();
+      });
+      for (int d = 0; d < c.head_stride; d += 4) {
+        const B q = query[d / 4];
+        unroll<kChains>([&](auto j) { acc[j] = V::dot4(acc[j], q, V::broadcast_b(rows[j] + d)); });
+      }
+      const bool masked = range.partial(key, count);
+      unroll<kChains>([&](auto j) {
+        if (j >= count) return;
+        F s = V::mul(V::to_f32(acc[j]), V::set1(k_scale[key + j]));
+        if constexpr (kBias) s = V::fma(s, factor, relative_bias<V>(bias, first_position, key + j, queries));
+        if (masked) s = V::select(V::between(range.lo, range.hi, key + j), s, V::set1(kMasked));
+        V::store(scores + (key - begin + j) * kLanes, s);
+        top = V::max(top, s);
+      });
+    }
+    return top;
+  }
+
+  // weights = rne(2^(score·factor − top)·v_scale·inverse), 0…127; returns Σ of the unquantized powers.
+  POCKETFORMER_INLINE F weigh(const LaneRanges<V>& range, int begin, int end, F factor, F top, const float* v_scale,
+                              float inverse) {
+    const F shift = V::sub(V::zero(), V::mul(top, factor));
+    F sum[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
+    // Groups of four keys are counted from the tile's own start, as the values are stored.
+    for (int group = begin / 4 * 4; group < end; group += 4) {
+      const bool masked = range.partial(group, 4) || group < begin || group + 4 > end;
+      I p[4];
+      unroll<4>([&](auto j) {
+        const int key = group + j;
+        if (masked && (key < begin || key >= end)) {
+          p[j] = V::zero_i32();
+          return;
+        }
+        F e = exp2<V, false>(V::fma(V::load(scores + (key - begin) * kLanes), factor, shift));
+        if (masked) e = V::select(V::between(range.lo, range.hi, key), e, V::zero());
+        sum[j] = V::add(sum[j], e);
+        p[j] = V::to_i32(V::mul(e, V::set1(v_scale[key] * inverse)));
+      });
+      V::store_b(weights + (group - begin / 4 * 4) * kLanes, V::pack4(p[0], p[1], p[2], p[3]));
+    }
+    return V::add(V::add(sum[0], sum[1]), V::add(sum[2], sum[3]));
+  }
+
+  // out = out·keep + (weights · V)·take
+  POCKETFORMER_INLINE void accumulate(const AttentionI8Args& a, int kv_head, int begin, int end, F keep, F take, F* out) {
+    const AttentionArgs& c = a.common;
+    const int groups = (end + 3) / 4 - begin / 4;
+    const int8_t* v = a.kv.v + (kv_head * a.kv.capacity + c.segment_slot + begin / 4 * 4) * c.head_stride;
+    for (int d = 0; d < c.head_stride; d += kChains) {
+      I acc[kChains];
+      unroll<kChains>([&](auto i) { acc[i] = V::zero_i32(); });
+      const int8_t* row = v + d * 4;
+      for (int g = 0; g < groups; ++g, row += c.head_stride * 4) {
+        const B p = V::load_b(weights + g * 64);
+        unroll<kChains>([&](auto i) { acc[i] = V::dot4_p(acc[i], p, V::broadcast_b(row + i * 4)); });
+      }
+      unroll<kChains>([&](auto i) { out[d + i] = V::fma(V::to_f32(acc[i]), take, V::mul(out[d + i], keep)); });
+    }
+  }
+};
+
+template <class V>
+POCKETFORMER_INLINE float tile_max(const float* x, int count) {
+  typename V::F m = V::zero();
+  for (int i = 0; i < count; i += kLanes) m = V::max(m, V::load_partial(x + i, count - i < kLanes ? count - i : kLanes));
+  return V::reduce_max(m);
+}
+
+// Sixteen queries' dwords side by side: [head_stride/4][16 queries][4]. Idle lanes repeat the first query.
+template <class V>
+POCKETFORMER_INLINE void gather_queries(const uint8_t* q, size_t stride, int queries, int head_stride, typename V::B* panel) {
+  for (int d = 0; d < head_stride; d += 4) {
+    alignas(64) uint8_t lanes[64];
+    for (int i = 0; i < kLanes; ++i) std::memcpy(lanes + 4 * i, q + (i < queries ? i : 0) * stride + d, 4);
+    panel[d / 4] = V::load_b(lanes);
+  }
+}
+
+template <class V, bool kBias>
+void attend_i8(const AttentionI8Args& a, int head, int first_query, int queries) {
+  using F = typename V::F;
+  const AttentionArgs& c = a.common;
+  const int kv_head = head / (c.heads / c.kv_heads);
+  const size_t row = static_cast<size_t>(first_query) * c.heads + head;
+  const int first_position = c.first_position + first_query;
+  const LaneRanges<V> range(c, first_query, queries);
+  const float* v_scale = a.kv.v_scale + kv_head * a.kv.capacity + c.segment_slot;
+  const float* bias = kBias ? c.bias + head * c.ld_bias + c.bias_center : nullptr;
+
+  typename V::B query[kMaxHeadDim / 4];
+  gather_queries<V>(a.q + row * c.head_stride, static_cast<size_t>(c.heads) * c.head_stride, queries, c.head_stride, query);
+  alignas(64) float factors[kLanes];
+  for (int i = 0; i < kLanes; ++i) {
+    // Never zero, so that a masked score stays far below every other even for a query of zeros.
+    const float f = a.q_scale[row + static_cast<size_t>(i < queries ? i : 0) * c.heads] * (c.scale * kLog2E);
+    factors[i] = f > 1e-20f ? f : 1e-20f;
+  }
+  // With a bias the scores are scaled as they are made; without one, inside the exponent.
+  const F scaled = V::load(factors), factor = kBias ? V::set1(1.0f) : scaled;
+
+  RunningSoftmax<V> softmax(c.head_stride);
+  KeyTileI8<V> tile;
+  for (int start = range.begin / kKeyTile * kKeyTile; start < range.end; start += kKeyTile) {
+    const int begin = start > range.begin ? start : range.begin;
+    const int end = start + kKeyTile < range.end ? start + kKeyTile : range.end;
+    const int in_tile = c.keys - start < kKeyTile ? c.keys - start : kKeyTile;
+    const float v_max = tile_max<V>(v_scale + start, in_tile);  // of the whole tile, whatever the range
+    const F top = tile.template score<kBias>(a, query, range, kv_head, begin, end, scaled, bias, first_position, queries);
+    const F sum = tile.weigh(range, begin, end, factor, top, v_scale, inverse_scale(v_max));
+    F keep, take;
+    softmax.merge(V::mul(top, factor), sum, keep, take);
+    tile.accumulate(a, kv_head, begin, end, keep, V::mul(take, V::set1(v_max * (1.0f / 127.0f))), softmax.out);
+  }
+  softmax.store(c.out + first_query * c.ldo + head * c.head_dim, c.ldo, queries, c.head_dim);
+}
+
+template <class V>
+void attention_i8(const AttentionI8Args& a) {
+  const AttentionArgs& c = a.common;
+  for (int head = c.head_begin; head < c.head_end; ++head)
+    for (int query = 0; query < c.queries; query += kLanes) {
+      const int queries = c.queries - query < kLanes ? c.queries - query : kLanes;
+      c.bias != nullptr ? attend_i8<V, true>(a, head, query, queries) : attend_i8<V, false>(a, head, query, queries);
+    }
+}
+
+}  // namespace

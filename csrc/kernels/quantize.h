@@ -1,0 +1,125 @@
+// Rows of floats to int8 with one scale a row, after an optional block Hadamard rotation (docs/format.md, Arithmetic).
+#pragma once
+
+#include "kernels/gemm.h"
+
+namespace {
+
+using pocketformer::QuantizeArgs;
+
+// Butterflies of distance D within each vector: lane i gets x[i^D] ± x[i].
+template <class V, int D>
+POCKETFORMER_INLINE typename V::F butterfly(typename V::F x) {
+  return V::fma(x, V::template alternate<D>(), V::template xor_lanes<D>(x));
+}
+
+// Unnormalised Walsh–Hadamard transform of R vectors of 16 (a block of 16·R), distances from far to near.
+template <class V, int R>
+POCKETFORMER_INLINE void hadamard(typename V::F (&x)[R]) {
+  using F = typename V::F;
+  const auto level = [&](auto distance) {
+    constexpr int D = distance;
+    if constexpr (D < R)
+      unroll<R / 2>([&](auto i) {
+        constexpr int j = (i / D) * 2 * D + i % D;
+        const F a = x[j], b = x[j + D];
+        x[j] = V::add(a, b);
+        x[j + D] = V::sub(a, b);
+      });
+  };
+  level(std::integral_constant<int, 4>{});
+  level(std::integral_constant<int, 2>{});
+  level(std::integral_constant<int, 1>{});
+  unroll<R>([&](auto i) { x[i] = butterfly<V, 8>(x[i]); });
+  unroll<R>([&](auto i) { x[i] = butterfly<V, 4>(x[i]); });
+  unroll<R>([&](auto i) { x[i] = butterfly<V, 2>(x[i]); });
+  unroll<R>([&](auto i) { x[i] = butterfly<V, 1>(x[i]); });
+}
+
+// x[columns] → y, rotated in blocks of `block` ≤ 128 that divide `columns`; x may be y.
+template <class V, int R>
+POCKETFORMER_INLINE void rotate_blocks(const float* x, float* y, int columns) {
+  for (int c = 0; c < columns; c += R * kLanes) {
+    typename V::F v[R];
+    unroll<R>([&](auto i) { v[i] = V::load(x + c + i * kLanes); });
+    hadamard<V, R>(v);
+    unroll<R>([&](auto i) { V::store(y + c + i * kLanes, v[i]); });
+  }
+}
+
+template <class V>
+void rotate_row(const float* x, float* y, int columns, int block) {
+  switch (block) {
+    case 128: return rotate_blocks<V, 8>(x, y, columns);
+    case 64: return rotate_blocks<V, 4>(x, y, columns);
+    case 32: return rotate_blocks<V, 2>(x, y, columns);
+    case 16: return rotate_blocks<V, 1>(x, y, columns);
+  }
+  for (int c = 0; c < columns; c += kLanes) {  // blocks of 2, 4, 8; padding holds zeros and stays zero
+    typename V::F v = V::load(x + c);
+    if (block >= 8) v = butterfly<V, 4>(v);
+    if (block >= 4) v = butterfly<V, 2>(v);
+    if (block >= 2) v = butterfly<V, 1>(v);
+    V::store(y + c, v);
+  }
+}
+
+POCKETFORMER_INLINE int round_up(int x, int multiple) { return (x + multiple - 1) / multiple * multiple; }
+
+template <class V>
+POCKETFORMER_INLINE float row_max_abs(const float* x, int columns) {
+  typename V::F a = V::zero(), b = V::zero();
+  int c = 0;
+  for (; c + 2 * kLanes <= columns; c += 2 * kLanes) {
+    a = V::max(a, V::abs(V::load(x + c)));
+    b = V::max(b, V::abs(V::load(x + c + kLanes)));
+  }
+  if (c < columns) a = V::max(a, V::abs(V::load(x + c)));
+  return V::reduce_max(V::max(a, b));
+}
+
+// 127/amax, and 0 for a row of zeros (and for one so small that 127/amax overflows).
+POCKETFORMER_INLINE float inverse_scale(float amax) { return amax > 1e-36f ? 127.0f / amax : 0.0f; }
+
+// A row too long for the buffer is rotated a second time for its tail instead of being kept.
+constexpr int kRotatedFloats = 4096;
+
+template <class V>
+void quantize_rows(const QuantizeArgs& q) {
+  using I = typename V::I;
+  alignas(64) float rotated[kRotatedFloats];
+  const int columns = round_up(q.k, kLanes);
+  const I offset = V::set1_i32(V::kActivationOffset);
+  for (int r = 0; r < q.rows; ++r) {
+    const float* x = q.x + r * q.ldx;
+    uint8_t* out = q.q + r * q.ldq;
+    const auto emit = [&](const float* from, int begin, int end, float inverse) {
+      const typename V::F scale = V::set1(inverse);
+      for (int c = begin; c < end; c += kLanes)
+        V::store_bytes(out + c, V::add_i32(V::to_i32(V::mul(V::load(from + c - begin), scale)), offset));
+    };
+    float amax = 0;
+    if (q.rotate <= 1) {
+      amax = row_max_abs<V>(x, columns);
+      emit(x, 0, columns, inverse_scale(amax));
+    } else {
+      int last = 0;
+      for (int c = 0; c < columns; c += kRotatedFloats) {
+        last = c;
+        const int n = columns - c < kRotatedFloats ? columns - c : kRotatedFloats;
+        rotate_row<V>(x + c, rotated, n, q.rotate);
+        const float m = row_max_abs<V>(rotated, n);
+        amax = m > amax ? m : amax;
+      }
+      const float inverse = inverse_scale(amax);
+      emit(rotated, last, columns, inverse);
+      for (int c = 0; c < last; c += kRotatedFloats) {
+        rotate_row<V>(x + c, rotated, kRotatedFloats, q.rotate);
+        emit(rotated, c, c + kRotatedFloats, inverse);
+      }
+    }
+    q.scale[r] = amax * (1.0f / 127.0f);
+  }
+}
+
+}  // namespace

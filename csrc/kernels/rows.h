@@ -1,0 +1,143 @@
+// Row-local operators: embedding lookup, norms, pooling, L2 normalisation. Sums of a row run in 4 × 16 virtual lanes that are
+// joined by a fixed tree.
+#pragma once
+
+#include "kernels/quantize.h"
+
+namespace {
+
+using pocketformer::EmbedArgs;
+using pocketformer::L2NormalizeArgs;
+using pocketformer::NormArgs;
+using pocketformer::NormKind;
+using pocketformer::PoolArgs;
+using pocketformer::PoolKind;
+
+// Σ term(vector at column c) over the row; `term` sees the number of valid lanes for the last, partial vector.
+template <class V, class Term>
+POCKETFORMER_INLINE float row_sum(const float* x, int width, Term term) {
+  typename V::F sum[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
+  int c = 0;
+  for (; c + 4 * kLanes <= width; c += 4 * kLanes)
+    unroll<4>([&](auto i) { sum[i] = term(sum[i], V::load(x + c + i * kLanes), kLanes); });
+  for (; c < width; c += kLanes) {
+    const int left = width - c < kLanes ? width - c : kLanes;
+    sum[0] = term(sum[0], V::load_partial(x + c, left), left);
+  }
+  return V::reduce_add(V::add(V::add(sum[0], sum[1]), V::add(sum[2], sum[3])));
+}
+
+template <class V>
+POCKETFORMER_INLINE typename V::F keep_first(typename V::F x, int n) {
+  if (n == kLanes) return x;
+  alignas(64) float lanes[kLanes];
+  V::store(lanes, x);
+  return V::load_partial(lanes, n);
+}
+
+template <class V>
+POCKETFORMER_INLINE float scalar_sqrt(float x) {
+  alignas(64) float lanes[kLanes];
+  V::store(lanes, V::sqrt(V::set1(x)));
+  return lanes[0];
+}
+
+template <class V>
+void norm(const NormArgs& g) {
+  using F = typename V::F;
+  for (int r = 0; r < g.rows; ++r) {
+    const float* x = g.x + r * g.ldx;
+    float* out = g.out + r * g.ldo;
+    F mean = V::zero();
+    if (g.kind == NormKind::kLayer)
+      mean = V::set1(row_sum<V>(x, g.width, [](F s, F v, int) { return V::add(s, v); }) / static_cast<float>(g.width));
+    const float squares = row_sum<V>(x, g.width, [&](F s, F v, int n) {
+      const F d = keep_first<V>(V::sub(v, mean), n);
+      return V::fma(d, d, s);
+    });
+    const F inverse = V::set1(1.0f / scalar_sqrt<V>(squares / static_cast<float>(g.width) + g.eps));
+    for (int c = 0; c < g.width; c += kLanes) {
+      const F weight = V::load(g.weight + c);  // zero in the padding, and so is the result
+      const F bias = g.bias != nullptr ? V::load(g.bias + c) : V::zero();
+      V::store(out + c, V::fma(V::mul(V::sub(V::load(x + c), mean), inverse), weight, bias));
+    }
+  }
+}
+
+// One row of a table; `panels` gathers it from [rows/16][width/4][16][4] (int8) or [rows/16][width][16] (fp32).
+template <class V>
+POCKETFORMER_INLINE void gather_panel_row(const EmbedArgs& g, size_t row, float* out) {
+  const size_t panel = row / kLanes, channel = row % kLanes;
+  if (g.scale != nullptr) {
+    const size_t groups = (g.width + 3) / 4;
+    const auto* p = static_cast<const int8_t*>(g.table) + (panel * groups * kLanes + channel) * 4;
+    for (int c = 0; c < g.width; ++c) out[c] = static_cast<float>(p[(c / 4) * 64 + c % 4]);
+  } else {
+    const auto* p = static_cast<const float*>(g.table) + panel * g.width * kLanes + channel;
+    for (int c = 0; c < g.width; ++c) out[c] = p[static_cast<size_t>(c) * kLanes];
+  }
+}
+
+template <class V>
+void embed(const EmbedArgs& g) {
+  using F = typename V::F;
+  const int padded = round_up(g.width, kLanes);
+  for (int r = 0; r < g.rows; ++r) {
+    const size_t row = g.index[r];
+    float* out = g.out + r * g.ldo;
+    const F scale = V::set1(g.scale != nullptr ? g.scale[row] : 1.0f);
+    if (g.panels) {  // only ever the first table
+      gather_panel_row<V>(g, row, out);
+      for (int c = g.width; c < padded; ++c) out[c] = 0;
+      for (int c = 0; c < padded; c += kLanes) V::store(out + c, V::mul(V::load(out + c), scale));
+      if (g.rotate > 1) rotate_row<V>(out, out, padded, g.rotate);
+      continue;
+    }
+    const auto* bytes = static_cast<const int8_t*>(g.table) + row * g.width;
+    const auto* floats = static_cast<const float*>(g.table) + row * g.width;
+    for (int c = 0; c < padded; c += kLanes) {
+      const int left = g.width - c < kLanes ? g.width - c : kLanes;
+      F v;
+      if (g.scale == nullptr) {
+        v = V::load_partial(floats + c, left);
+      } else if (left == kLanes) {
+        v = V::load_i8(bytes + c);
+      } else {
+        alignas(16) int8_t tail[kLanes] = {};
+        std::memcpy(tail, bytes + c, left);
+        v = V::load_i8(tail);
+      }
+      // One fused step for the tables after the first; every ISA takes the same.
+      V::store(out + c, g.accumulate ? V::fma(v, scale, V::load(out + c)) : V::mul(v, scale));
+    }
+  }
+}
+
+template <class V>
+void pool(const PoolArgs& g) {
+  using F = typename V::F;
+  const F count = V::set1(static_cast<float>(g.rows));
+  for (int c = 0; c < g.width; c += kLanes) {
+    F v = V::load(g.x + c);
+    if (g.kind != PoolKind::kCls)
+      for (int r = 1; r < g.rows; ++r) {
+        const F next = V::load(g.x + r * g.ldx + c);
+        v = g.kind == PoolKind::kMean ? V::add(v, next) : V::max(v, next);
+      }
+    V::store(g.out + c, g.kind == PoolKind::kMean ? V::div(v, count) : v);
+  }
+}
+
+template <class V>
+void l2_normalize(const L2NormalizeArgs& g) {
+  using F = typename V::F;
+  for (int r = 0; r < g.rows; ++r) {
+    const float* x = g.x + r * g.ldx;
+    const float squares = row_sum<V>(x, g.width, [](F s, F v, int) { return V::fma(v, v, s); });
+    const float length = scalar_sqrt<V>(squares);
+    const F divisor = V::set1(length > 1e-12f ? length : 1e-12f);
+    for (int c = 0; c < g.width; c += kLanes) V::store(g.out + r * g.ldo + c, V::div(V::load(x + c), divisor));
+  }
+}
+
+}  // namespace
