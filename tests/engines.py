@@ -46,7 +46,7 @@ def native(
         "max_length": packed.max_length,
     }
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    session = Session(Program(description, packed.params))
+    session = Session(Program(description, {name: aligned(array) for name, array in packed.params.items()}))
     return session.run(
         ids.astype(np.int32),
         offsets,
@@ -54,6 +54,15 @@ def native(
         None if rows is None else rows.astype(np.int64),
         threads,
     )
+
+
+def aligned(array: NDArray[Any]) -> NDArray[Any]:
+    """A copy that starts at a multiple of 64 bytes, as tensors of a mapped pocket file do."""
+    memory = np.empty(array.nbytes + 63, np.uint8)
+    begin = -memory.ctypes.data % 64
+    copy: NDArray[Any] = memory[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 ENGINES: dict[str, Engine] = {"reference": reference, "native": native}

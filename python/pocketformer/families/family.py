@@ -24,8 +24,8 @@ class ClassifyHead:
 class MaskHead:
     """``decoder(norm(activation(dense(row))))``, by tensor names.
 
-    ``activation`` is that of the encoder if None. Where the file has no decoder of its own, its weight is the word table
-    and its bias is ``bias``.
+    ``activation`` is that of the encoder if None. Where the file has no decoder of its own, the word table is its
+    weight and ``bias`` its bias.
     """
 
     dense: str
