@@ -24,6 +24,17 @@ def reference(
 
 
 def native(
+    graph: Graph, ids: Ids, lengths: Sequence[int], types: Ids | None = None, rows: Ids | None = None
+) -> NDArray[np.float32]:
+    """Packs ``graph`` and runs it in C++; arguments as in :func:`reference`."""
+    from pocketformer.compress.pack import pack_graph
+
+    packed = pack_graph(graph)
+    packed.params = {name: aligned(array) for name, array in packed.params.items()}
+    return native_packed(packed, ids, lengths, types, rows)
+
+
+def native_packed(
     graph: Graph,
     ids: Ids,
     lengths: Sequence[int],
@@ -32,28 +43,25 @@ def native(
     *,
     threads: int = 2,
 ) -> NDArray[np.float32]:
-    """Packs ``graph`` and runs it in C++; arguments as in :func:`reference`."""
+    """Runs a packed graph, as a pocket file holds it, in C++."""
     from pocketformer._core import Program, Session
 
-    from pocketformer.compress.pack import pack_graph
-
-    packed = pack_graph(graph)
     description = {
-        "ops": packed.ops,
-        "output": packed.output,
-        "vocab_size": packed.vocab_size,
-        "type_vocab_size": packed.type_vocab_size,
-        "max_length": packed.max_length,
+        "ops": graph.ops,
+        "output": graph.output,
+        "vocab_size": graph.vocab_size,
+        "type_vocab_size": graph.type_vocab_size,
+        "max_length": graph.max_length,
     }
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    session = Session(Program(description, {name: aligned(array) for name, array in packed.params.items()}))
-    return session.run(
+    result: NDArray[np.float32] = Session(Program(description, graph.params)).run(
         ids.astype(np.int32),
         offsets,
         None if types is None else types.astype(np.int32),
         None if rows is None else rows.astype(np.int64),
         threads,
     )
+    return result
 
 
 def aligned(array: NDArray[Any]) -> NDArray[Any]:
