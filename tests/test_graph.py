@@ -195,7 +195,7 @@ def test_long_int8_products_are_refused() -> None:
     embed, linear = find(graph, "embed"), {**find(graph, "linear"), "in": "embed0", "k": k, "n": 1, "rotate": 0}
     embed.update(width=k, tables=[{"weight": "t", "rows": 101, "index": "ids", "offset": 0, "rotate": 0}])
     params = {
-        "t.weight": np.broadcast_to(np.float32(0), (112, k)),
+        "t.weight": np.broadcast_to(np.float32(0), (104, k)),
         "layer0.qkv.weight": np.broadcast_to(np.int8(0), (1, -(-k // 4), 16, 4)),
     }
     with pytest.raises(PocketFileError, match=f"'k' is {k}; int8 products overflow int32 beyond {MAX_INT8_K}"):

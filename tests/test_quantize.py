@@ -81,7 +81,8 @@ def test_rows_round_to_nearest_even_within_127() -> None:
 
 
 def test_clipping_never_increases_the_error() -> None:
-    weight = np.random.default_rng(0).standard_normal((64, 384)) ** 3
+    weight = np.random.default_rng(0).uniform(-1, 1, (64, 20_000))
+    weight[:, 0] = 1.05  # a single outlier whose range is not worth the steps that it costs all others
 
     def errors(clip: tuple[float, ...]) -> Array:
         values, scale = quantize_rows(weight, clip)
