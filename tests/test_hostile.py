@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pocket_helpers import MODEL, TEXT, TOKENIZER_JSON, tiny_graph
 
+from pocket_helpers import MODEL, TEXT, TOKENIZER_JSON, tiny_graph
 from pocketformer.compress.pack import pack_graph
 from pocketformer.compress.quantize import quantize_graph
 from pocketformer.errors import PocketFileError
@@ -22,7 +22,31 @@ from pocketformer.validate import validate_graph
 CASES = 500  # of each mutation below
 
 LIES: list[Any] = [
-    *(None, True, False, -1, 0, 1, 2, 3, 15, 16, 17, 63, 64, 65, 255, 256, 257, 2**31 - 1, 2**31, 2**32, 2**63, 2**64, 10**40),
+    *(
+        None,
+        True,
+        False,
+        -1,
+        0,
+        1,
+        2,
+        3,
+        15,
+        16,
+        17,
+        63,
+        64,
+        65,
+        255,
+        256,
+        257,
+        2**31 - 1,
+        2**31,
+        2**32,
+        2**63,
+        2**64,
+        10**40,
+    ),
     *(0.5, -0.5, 1e38, 1e39, 1e308, "", "x", "ids", "int8", "fp32", "F32", "I8", "tokens", [], [0], [[]], {}, {"a": 1}),
 ]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pocket_helpers import tiny_graph
 
+from pocket_helpers import tiny_graph
 from pocketformer import reference
 from pocketformer.compress.pack import pack_graph
 from pocketformer.compress.quantize import quantize_graph
