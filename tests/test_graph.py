@@ -40,7 +40,7 @@ def test_builder_refuses_one_name_for_two_arrays() -> None:
     build = GraphBuilder(10, 0, 8)
     build.linear("x", np.zeros((2, 3)), name="dense")
     build.linear("x", np.zeros((2, 3)), name="dense")
-    with pytest.raises(ValueError, match="'dense.weight' was given twice with different values"):
+    with pytest.raises(ValueError, match=r"'dense.weight' was given twice with different values"):
         build.linear("x", np.ones((2, 3)), name="dense")
 
 

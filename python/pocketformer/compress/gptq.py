@@ -17,13 +17,13 @@ from .hadamard import hadamard
 
 SEQUENCE = 64
 DAMPING = 0.01
-"""Share of the mean second moment that is added to all: a stable factorization, and random tokens do not rule alone."""
+"""Share of the mean second moment that is added to all, so that the factorization is stable."""
 BLOCK = 128
 """Inputs whose errors reach the rest of the matrix in one product."""
 
 
 def visit_moments(graph: Graph, rotations: Mapping[str, int], tokens: int, visit: Callable[[str, Array], None]) -> None:
-    """Runs the plain fp32 ``graph`` on about ``tokens`` random tokens; calls ``visit(weight, moments)`` for each linear.
+    """Runs the plain fp32 ``graph`` on about ``tokens`` random tokens; calls ``visit(weight, moments)`` per linear.
 
     ``moments`` float64 [K, K] is Σ xᵀx of the rotated inputs of all operators that share the weight, zeros when it saw
     none. One matrix is alive at a time, unless weights are shared.
