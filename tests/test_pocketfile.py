@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors
-from pocket_helpers import MODEL, TEXT, TOKENIZER_JSON, tiny_graph
 
+from pocket_helpers import MODEL, TEXT, TOKENIZER_JSON, tiny_graph
 from pocketformer.compress.pack import pack_graph
 from pocketformer.compress.quantize import quantize_graph
 from pocketformer.errors import PocketFileError
@@ -261,5 +261,7 @@ import pocketformer.pocketfile
 print(sorted(name for name in set(sys.modules) - before if name.split(".")[0] not in sys.stdlib_module_names))
 """
     output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    foreign = [name for name in json.loads(output.replace("'", '"')) if name.split(".")[0] not in ("numpy", "pocketformer")]
+    foreign = [
+        name for name in json.loads(output.replace("'", '"')) if name.split(".")[0] not in ("numpy", "pocketformer")
+    ]
     assert foreign == []

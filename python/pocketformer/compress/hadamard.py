@@ -20,7 +20,7 @@ def hadamard(x: Array, block: int) -> Array:
     result = x
     half = 1
     while half < block:
-        pairs = result.reshape(*x.shape[:-1], -1, 2, half)
+        pairs = result.reshape(*x.shape[:-1], x.shape[-1] // (2 * half), 2, half)
         low, high = pairs[..., 0, :], pairs[..., 1, :]
         result = np.stack((low + high, low - high), axis=-2)
         half *= 2

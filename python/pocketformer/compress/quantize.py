@@ -1,4 +1,4 @@
-"""Int8 weights without calibration data: rotate, then round to one scale per output channel.
+"""Int8 weights without calibration data: rotate, then round to one scale per output channel, with feedback.
 
 The rotation is QuaRot's (arXiv 2404.00456) in blocks: it spreads outlier channels of the *activations* over a block, so
 that one scale per row suffices for them. The operator rotates its input, the weights absorb the inverse.
@@ -13,6 +13,7 @@ import numpy as np
 
 from ..graph import Array, Graph, Op
 from ..layout import MAX_HADAMARD, MAX_INT8_K
+from .gptq import round_with_feedback, visit_moments
 from .hadamard import hadamard
 
 Progress = Callable[[str, float], None]
@@ -28,13 +29,15 @@ class QuantizeOptions:
     averages, free of outliers. ``clip``: candidates for the share of a channel's range that is kept; the one
     with the least squared error wins. ``fp32_rows``: a table or a final linear with at most so many rows stays
     fp32: it costs nothing, while the error of MiniLM's two token types, part of every token, is that of all
-    other tables together ten times over.
+    other tables together ten times over. ``random_tokens``: how many the model is run on to round with feedback
+    (see gptq); 0 rounds each weight to the nearest.
     """
 
     block: int = MAX_HADAMARD
     rotate_attention_output: bool = False
     clip: tuple[float, ...] = (1.0,)
     fp32_rows: int = 64
+    random_tokens: int = 2048
 
 
 def quantize_rows(weight: Array, clip: tuple[float, ...] = (1.0,)) -> tuple[Array, Array]:
@@ -63,10 +66,21 @@ def quantize_graph(graph: Graph, options: QuantizeOptions | None = None, progres
         raise ValueError(f"block is {options.block}; it must be 0 or a power of two")
     rotations = _rotations(graph, options)
     params = dict(graph.params)
-    for done, (name, rotate) in enumerate(rotations.items()):
+    remaining = set(rotations)
+
+    def quantize(name: str, moments: Array | None = None) -> None:
         if progress:
-            progress(name, done / len(rotations))
-        params[f"{name}.weight"], params[f"{name}.scale"] = _quantize(params[f"{name}.weight"], rotate, options.clip)
+            progress(name, 1 - len(remaining) / len(rotations))
+        remaining.remove(name)
+        weight = graph.params[f"{name}.weight"]
+        params[f"{name}.weight"], params[f"{name}.scale"] = _quantize(weight, rotations[name], options.clip, moments)
+
+    tables = {table["weight"] for op in graph.ops if op["op"] == "embed" for table in op["tables"]}
+    for name in rotations:
+        if name in tables or not options.random_tokens:
+            quantize(name)
+    if remaining:
+        visit_moments(graph, {name: rotations[name] for name in remaining}, options.random_tokens, quantize)
     return replace(graph, ops=[_quantized(op, rotations) for op in graph.ops], params=params)
 
 
@@ -93,9 +107,16 @@ def _rotations(graph: Graph, options: QuantizeOptions) -> dict[str, int]:
     }
 
 
-def _quantize(weight: Array, rotate: int, clip: tuple[float, ...]) -> tuple[Array, Array]:
-    parts = [quantize_rows(part, clip) for part in _rotated(weight, rotate)]
-    return np.concatenate([values for values, _ in parts]), np.concatenate([scale for _, scale in parts])
+def _quantize(weight: Array, rotate: int, clip: tuple[float, ...], moments: Array | None) -> tuple[Array, Array]:
+    """``moments`` of the rotated input, or None (or zeros) to round to the nearest."""
+    values, scales = [], []
+    for part in _rotated(weight, rotate):
+        rounded, scale = quantize_rows(part, clip)
+        if moments is not None and moments.any():
+            rounded = round_with_feedback(part, scale, moments)
+        values.append(rounded)
+        scales.append(scale)
+    return np.concatenate(values), np.concatenate(scales)
 
 
 def _rotated(weight: Array, rotate: int) -> Iterator[Array]:
