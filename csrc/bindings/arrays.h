@@ -1,0 +1,66 @@
+// The only place that looks into numpy arrays: exact dtype, layout and shape, never a silent conversion or copy.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <string>
+#include <type_traits>
+
+#include "core/errors.h"
+#include "runtime/graph.h"
+
+namespace pocketformer::bindings {
+
+namespace py = pybind11;
+
+template <typename T>
+constexpr const char* dtype_name() {
+  if constexpr (std::is_same_v<T, float>) return "float32";
+  if constexpr (std::is_same_v<T, int8_t>) return "int8";
+  if constexpr (std::is_same_v<T, uint8_t>) return "uint8";
+  if constexpr (std::is_same_v<T, int32_t>) return "int32";
+  return "int64";
+}
+
+inline std::string describe(const py::handle& object) {
+  if (!py::isinstance<py::array>(object)) return "a " + py::cast<std::string>(py::type::handle_of(object).attr("__name__"));
+  const auto array = py::reinterpret_borrow<py::array>(object);
+  return py::cast<std::string>(py::str(array.dtype())) + " of shape " + py::cast<std::string>(py::str(array.attr("shape")));
+}
+
+// A C-contiguous array of exactly T with `dimensions` axes.
+template <typename T>
+py::array_t<T> array_of(const py::handle& object, const char* name, int dimensions) {
+  require(py::isinstance<py::array_t<T>>(object), name, " is ", describe(object), "; pass a numpy array of ", dtype_name<T>());
+  auto array = py::reinterpret_borrow<py::array_t<T>>(object);
+  require(array.ndim() == dimensions, name, " is ", describe(object), "; it must have ", dimensions, " dimension",
+          dimensions == 1 ? "" : "s");
+  require((array.flags() & py::array::c_style) != 0, name, " is not C-contiguous; pass numpy.ascontiguousarray(", name, ")");
+  return array;
+}
+
+// `object` as a writable float32 [rows, columns], or a new array when it is None.
+inline py::array_t<float> output_array(const py::handle& object, py::ssize_t rows, py::ssize_t columns) {
+  if (object.is_none()) return py::array_t<float>({rows, columns});
+  auto array = array_of<float>(object, "out", 2);
+  require(array.shape(0) == rows && array.shape(1) == columns, "out is ", describe(object), "; it must have shape (", rows,
+          ", ", columns, ")");
+  require(array.writeable(), "out is read-only; pass a writable array");
+  return array;
+}
+
+// A parameter where it lies; the caller keeps the array alive.
+inline Tensor tensor(const py::handle& object, const std::string& name) {
+  require(py::isinstance<py::array>(object), "tensor '", name, "' is ", describe(object), "; pass a numpy array");
+  const auto array = py::reinterpret_borrow<py::array>(object);
+  require((array.flags() & py::array::c_style) != 0, "tensor '", name, "' is not C-contiguous; pass numpy.ascontiguousarray");
+  Tensor tensor{array.data(), DType::kOther, {array.shape(), array.shape() + array.ndim()}};
+  if (py::isinstance<py::array_t<float>>(array)) tensor.dtype = DType::kF32;
+  if (py::isinstance<py::array_t<int8_t>>(array)) tensor.dtype = DType::kI8;
+  if (py::isinstance<py::array_t<int32_t>>(array)) tensor.dtype = DType::kI32;
+  return tensor;
+}
+
+}  // namespace pocketformer::bindings

@@ -1,0 +1,29 @@
+"""Architectures: each file turns a config and its weights into a list of operators.
+
+To add one: write a file with a :class:`~pocketformer.families.family.Family`, list it here under the ``model_type`` of
+its ``config.json``, and add it to the parity tests.
+"""
+
+from __future__ import annotations
+
+from .albert import ALBERT
+from .bert import BERT
+from .distilbert import DISTILBERT
+from .family import Family
+from .mpnet import MPNET
+from .roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
+
+FAMILIES: dict[str, Family] = {
+    family.name: family for family in (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, MPNET, ALBERT)
+}
+
+# What follows the family's name in an entry of `architectures`, and the task it means.
+TASKS = {
+    "Model": "embed",
+    "ForSequenceClassification": "classify",
+    "ForTokenClassification": "tag",
+    "ForQuestionAnswering": "answer",
+    "ForMaskedLM": "fill_mask",
+}
+
+__all__ = ["FAMILIES", "TASKS", "Family"]

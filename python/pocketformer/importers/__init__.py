@@ -1,0 +1,1 @@
+"""Readers of other projects' checkpoints; each yields a graph and its metadata."""

@@ -1,0 +1,45 @@
+"""Shapes of packed tensors (docs/format.md, "Tensors of a layer"); the kernels' counterpart is csrc/kernels/table.h."""
+
+from __future__ import annotations
+
+from math import gcd
+
+LANES = 16
+"""Output channels of one panel."""
+GROUP = 4
+"""Inputs that an int8 panel keeps side by side: the operand of one 4-way dot product."""
+ALIGNMENT = 64
+"""Every tensor starts at, and spans, a multiple of this many bytes: one cache line, one AVX-512 register."""
+MAX_INT8_K = (2**31 - 1) // (255 * 128)
+"""Longest int8 dot product whose int32 sum cannot overflow, whatever the bytes of a file are."""
+MAX_HEAD_DIM = 256
+"""Bounds the stack scratch of the attention kernels."""
+MAX_HADAMARD = 128
+"""Largest rotation block that the compressor chooses."""
+
+
+def round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def int8_panels(n: int, k: int) -> tuple[int, int, int, int]:
+    return (round_up(n, LANES) // LANES, round_up(k, GROUP) // GROUP, LANES, GROUP)
+
+
+def fp32_panels(n: int, k: int) -> tuple[int, int, int]:
+    return (round_up(n, LANES) // LANES, k, LANES)
+
+
+def table_rows(rows: int, width: int, itemsize: int) -> int:
+    """Rows of a table stored by rows: the least number ≥ ``rows`` that makes its bytes a multiple of 64."""
+    return round_up(rows, ALIGNMENT // gcd(ALIGNMENT, width * itemsize))
+
+
+def attention_bias_width(max_length: int) -> int:
+    return round_up(2 * max_length - 1, LANES)
+
+
+def hadamard_block(k: int) -> int:
+    """The largest power of two that divides ``k``, at most 128; 0 when there is none above 1."""
+    block = min(k & -k, MAX_HADAMARD)
+    return block if block > 1 else 0
