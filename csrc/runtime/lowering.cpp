@@ -14,8 +14,9 @@ constexpr int64_t kMaxOps = 1 << 14;
 constexpr int64_t kMaxWidth = 1 << 20;
 constexpr int64_t kMaxRows = 1 << 30;
 constexpr int64_t kMaxRotate = 128;
-// 255 · 127 · K must fit int32: activations are offset to at most 255 on some ISAs, and a file runs on all or none.
-constexpr int64_t kMaxInt8K = INT32_MAX / (255 * 127);
+// 255 · 128 · K must fit int32, whatever the bytes of a file are: activations are offset to at most 255 on some ISAs, and
+// a file runs on all or none.
+constexpr int64_t kMaxInt8K = INT32_MAX / (255 * 128);
 
 int64_t panels(int64_t channels) { return (channels + kLanes - 1) / kLanes; }
 int64_t padded(int64_t channels) { return panels(channels) * kLanes; }
