@@ -133,6 +133,9 @@ struct Avx2 {
     }
   }
 
+  static POCKETFORMER_INLINE void pin(F& x) { __asm__("" : "+x"(x.lo), "+x"(x.hi)); }
+  static POCKETFORMER_INLINE void pin(I& x) { __asm__("" : "+x"(x.lo), "+x"(x.hi)); }
+
   static POCKETFORMER_INLINE I set1_i32(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
   static POCKETFORMER_INLINE I zero_i32() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
   static POCKETFORMER_INLINE I add_i32(I a, I b) { return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }

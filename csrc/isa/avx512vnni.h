@@ -87,6 +87,9 @@ struct Isa {
     }
   }
 
+  static POCKETFORMER_INLINE void pin(F& x) { __asm__("" : "+v"(x)); }
+  static POCKETFORMER_INLINE void pin(I& x) { __asm__("" : "+v"(x)); }
+
   static POCKETFORMER_INLINE I set1_i32(int32_t x) { return _mm512_set1_epi32(x); }
   static POCKETFORMER_INLINE I zero_i32() { return _mm512_setzero_si512(); }
   static POCKETFORMER_INLINE I add_i32(I a, I b) { return _mm512_add_epi32(a, b); }

@@ -24,6 +24,8 @@
 //   transpose(F (&)[16])          16 × 16
 //   set1_i32 zero_i32 add_i32 load_i32 shift_left<S>
 //   between(lo, hi, j)            M: lo ≤ j < hi;   select(m, a, b)
+//   pin(x)                        an empty statement that has x in a register: stops g++ 12 from preparing x for its
+//                                 use after a loop inside the loop, which spills the accumulators
 //   load_b broadcast_b            64 bytes; 4 bytes repeated 16 times
 //   store_b
 //   dot4(acc, a, w)               acc + Σ of 4 products a·w; a = activation + offset, w in −127…127; exact
@@ -38,3 +40,5 @@
 
 // Kernels must be inlined into the unit compiled for their ISA.
 #define POCKETFORMER_INLINE inline __attribute__((always_inline))
+// The same for a lambda: late inlining would leave the arrays it captures in memory.
+#define POCKETFORMER_LAMBDA __attribute__((always_inline))

@@ -157,6 +157,9 @@ struct Isa {
       }
   }
 
+  static POCKETFORMER_INLINE void pin(F&) {}
+  static POCKETFORMER_INLINE void pin(I&) {}
+
   static POCKETFORMER_INLINE I set1_i32(int32_t x) {
     return lanes<I>([=](int) { return x; });
   }

@@ -61,14 +61,15 @@ void attend_f32(const AttentionF32Args& a, int head, int first_query, int querie
       const int count = end - key < kChains ? end - key : kChains;
       const float* rows[kChains];
       F acc[kChains];
-      unroll<kChains>([&](auto j) {
+      unroll<kChains>([&](auto j) POCKETFORMER_LAMBDA {
         rows[j] = k + static_cast<size_t>(key + (j < count ? static_cast<int>(j) : 0)) * c.head_stride;
         acc[j] = V::zero();
       });
       for (int d = 0; d < c.head_dim; ++d)
-        unroll<kChains>([&](auto j) { acc[j] = V::fma(query[d], V::set1(rows[j][d]), acc[j]); });
+        unroll<kChains>([&](auto j) POCKETFORMER_LAMBDA { acc[j] = V::fma(query[d], V::set1(rows[j][d]), acc[j]); });
+      unroll<kChains>([&](auto j) POCKETFORMER_LAMBDA { V::pin(acc[j]); });
       const bool masked = range.partial(key, count);
-      unroll<kChains>([&](auto j) {
+      unroll<kChains>([&](auto j) POCKETFORMER_LAMBDA {
         if (j >= count) return;
         F s = V::mul(acc[j], scale);
         if (bias != nullptr) s = V::add(s, relative_bias<V>(bias, first_position, key + j, queries));
@@ -89,13 +90,14 @@ void attend_f32(const AttentionF32Args& a, int head, int first_query, int querie
     softmax.merge(top, sum, keep, take);
     for (int d = 0; d < c.head_stride; d += kChains) {
       F acc[kChains];
-      unroll<kChains>([&](auto i) { acc[i] = V::zero(); });
+      unroll<kChains>([&](auto i) POCKETFORMER_LAMBDA { acc[i] = V::zero(); });
       const float* row = v + static_cast<size_t>(begin) * c.head_stride + d;
       for (int key = begin; key < end; ++key, row += c.head_stride) {
         const F p = V::load(weights + (key - begin) * kLanes);
-        unroll<kChains>([&](auto i) { acc[i] = V::fma(p, V::set1(row[i]), acc[i]); });
+        unroll<kChains>([&](auto i) POCKETFORMER_LAMBDA { acc[i] = V::fma(p, V::set1(row[i]), acc[i]); });
       }
-      unroll<kChains>([&](auto i) {
+      unroll<kChains>([&](auto i) POCKETFORMER_LAMBDA { V::pin(acc[i]); });
+      unroll<kChains>([&](auto i) POCKETFORMER_LAMBDA {
         softmax.out[d + i] = V::fma(acc[i], take, V::mul(softmax.out[d + i], keep));
       });
     }

@@ -124,17 +124,18 @@ struct KeyTileI8 {
       const int count = end - key < kChains ? end - key : kChains;
       const int8_t* rows[kChains];
       I acc[kChains];
-      unroll<kChains>([&](auto j) {
+      unroll<kChains>([&](auto j) POCKETFORMER_LAMBDA {
         const int at = key + (j < count ? static_cast<int>(j) : 0);  // a short last group repeats its first key
         rows[j] = k + static_cast<size_t>(at) * c.head_stride;
         acc[j] = V::kActivationOffset != 0 ? V::set1_i32(-V::kActivationOffset * k_sum[at]) : V::zero_i32();
       });
       for (int d = 0; d < c.head_stride; d += 4) {
         const B q = query[d / 4];
-        unroll<kChains>([&](auto j) { acc[j] = V::dot4(acc[j], q, V::broadcast_b(rows[j] + d)); });
+        unroll<kChains>([&](auto j) POCKETFORMER_LAMBDA { acc[j] = V::dot4(acc[j], q, V::broadcast_b(rows[j] + d)); });
       }
+      unroll<kChains>([&](auto j) POCKETFORMER_LAMBDA { V::pin(acc[j]); });
       const bool masked = range.partial(key, count);
-      unroll<kChains>([&](auto j) {
+      unroll<kChains>([&](auto j) POCKETFORMER_LAMBDA {
         if (j >= count) return;
         F s = V::mul(V::to_f32(acc[j]), V::set1(k_scale[key + j]));
         if constexpr (kBias) s = V::fma(s, factor, relative_bias<V>(bias, first_position, key + j, queries));
@@ -155,7 +156,7 @@ struct KeyTileI8 {
     for (int group = begin / 4 * 4; group < end; group += 4) {
       const bool masked = range.partial(group, 4) || group < begin || group + 4 > end;
       I p[4];
-      unroll<4>([&](auto j) {
+      unroll<4>([&](auto j) POCKETFORMER_LAMBDA {
         const int key = group + j;
         if (masked && (key < begin || key >= end)) {
           p[j] = V::zero_i32();
@@ -178,13 +179,14 @@ struct KeyTileI8 {
     const int8_t* v = a.kv.v + (kv_head * a.kv.capacity + c.segment_slot + begin / 4 * 4) * c.head_stride;
     for (int d = 0; d < c.head_stride; d += kChains) {
       I acc[kChains];
-      unroll<kChains>([&](auto i) { acc[i] = V::zero_i32(); });
+      unroll<kChains>([&](auto i) POCKETFORMER_LAMBDA { acc[i] = V::zero_i32(); });
       const int8_t* row = v + d * 4;
       for (int g = 0; g < groups; ++g, row += c.head_stride * 4) {
         const B p = V::load_b(weights + g * 64);
-        unroll<kChains>([&](auto i) { acc[i] = V::dot4_p(acc[i], p, V::broadcast_b(row + i * 4)); });
+        unroll<kChains>([&](auto i) POCKETFORMER_LAMBDA { acc[i] = V::dot4_p(acc[i], p, V::broadcast_b(row + i * 4)); });
       }
-      unroll<kChains>([&](auto i) { out[d + i] = V::fma(V::to_f32(acc[i]), take, V::mul(out[d + i], keep)); });
+      unroll<kChains>([&](auto i) POCKETFORMER_LAMBDA { V::pin(acc[i]); });
+      unroll<kChains>([&](auto i) POCKETFORMER_LAMBDA { out[d + i] = V::fma(V::to_f32(acc[i]), take, V::mul(out[d + i], keep)); });
     }
   }
 };

@@ -2,7 +2,8 @@
 // neither the tile nor the split over threads can change a bit.
 //
 // The accumulators are a one-dimensional array touched by fold expressions only: with constant indices g++ 12 keeps
-// them in registers, with loops it does not and the product runs two to three times slower.
+// them in registers, with loops it does not and the product runs two to three times slower. The pins after the loop are there for
+// the same reason. scripts/check_spills.py looks at the disassembly.
 #pragma once
 
 #include <utility>
@@ -44,7 +45,7 @@ template <class V, int MR, int NR, class Value>
 POCKETFORMER_INLINE void store_tile(const Epilogue& e, float* out, size_t ldo, int row, int column, Value value) {
   const bool add = e.residual != nullptr && e.activation == Activation::kNone;
   const float* residual = add ? e.residual + row * e.ld_residual + column : nullptr;
-  unroll<MR * NR>([&](auto i) {
+  unroll<MR * NR>([&](auto i) POCKETFORMER_LAMBDA {
     constexpr int r = i / NR, c = i % NR;
     typename V::F y = value(i);
     if (add) y = V::add(y, V::load(residual + r * e.ld_residual + c * kLanes));
@@ -65,29 +66,32 @@ void gemm_i8_tile(const GemmI8Args& g, int row, int panel) {
   const int column = panel * kLanes;
 
   I acc[MR * NR];
-  unroll<NR>([&](auto c) {
+  unroll<NR>([&](auto c) POCKETFORMER_LAMBDA {
     I start = V::zero_i32();
     if constexpr (V::kActivationOffset != 0) {
       static_assert(V::kActivationOffset == 128);
       start = V::negate_i32(V::template shift_left<7>(V::load_i32(g.colsum + column + c * kLanes)));
     }
-    unroll<MR>([&](auto r) { acc[r * NR + c] = start; });
+    unroll<MR>([&](auto r) POCKETFORMER_LAMBDA { acc[r * NR + c] = start; });
   });
-  for (int k = 0; k < groups; ++k, a += 4, w += 64) {
+  for (int left = groups; left > 0; --left) {
     B weight[NR];
-    unroll<NR>([&](auto c) { weight[c] = V::load_b(w + c * panel_bytes); });
-    unroll<MR>([&](auto r) {
+    unroll<NR>([&](auto c) POCKETFORMER_LAMBDA { weight[c] = V::load_b(w + c * panel_bytes); });
+    unroll<MR>([&](auto r) POCKETFORMER_LAMBDA {
       const B x = V::broadcast_b(a + r * g.lda);
-      unroll<NR>([&](auto c) { acc[r * NR + c] = V::dot4(acc[r * NR + c], x, weight[c]); });
+      unroll<NR>([&](auto c) POCKETFORMER_LAMBDA { acc[r * NR + c] = V::dot4(acc[r * NR + c], x, weight[c]); });
     });
+    a += 4;
+    w += 64;
   }
+  unroll<MR * NR>([&](auto i) POCKETFORMER_LAMBDA { V::pin(acc[i]); });
 
   F scale[NR], bias[NR];
-  unroll<NR>([&](auto c) {
+  unroll<NR>([&](auto c) POCKETFORMER_LAMBDA {
     scale[c] = V::load(g.w_scale + column + c * kLanes);
     bias[c] = g.epilogue.bias != nullptr ? V::load(g.epilogue.bias + column + c * kLanes) : V::zero();
   });
-  store_tile<V, MR, NR>(g.epilogue, g.out + row * g.ldo + column, g.ldo, row, column, [&](auto i) {
+  store_tile<V, MR, NR>(g.epilogue, g.out + row * g.ldo + column, g.ldo, row, column, [&](auto i) POCKETFORMER_LAMBDA {
     constexpr int r = i / NR, c = i % NR;
     return V::fma(V::mul(V::to_f32(acc[i]), scale[c]), V::set1(g.a_scale[row + r]), bias[c]);
   });
@@ -102,21 +106,24 @@ void gemm_f32_tile(const GemmF32Args& g, int row, int panel) {
   const int column = panel * kLanes;
 
   F acc[MR * NR];
-  unroll<MR * NR>([&](auto i) { acc[i] = V::zero(); });
-  for (int k = 0; k < g.k; ++k, ++a, w += kLanes) {
+  unroll<MR * NR>([&](auto i) POCKETFORMER_LAMBDA { acc[i] = V::zero(); });
+  for (int left = g.k; left > 0; --left) {
     F weight[NR];
-    unroll<NR>([&](auto c) { weight[c] = V::load(w + c * panel_floats); });
-    unroll<MR>([&](auto r) {
+    unroll<NR>([&](auto c) POCKETFORMER_LAMBDA { weight[c] = V::load(w + c * panel_floats); });
+    unroll<MR>([&](auto r) POCKETFORMER_LAMBDA {
       const F x = V::set1(a[r * g.lda]);
-      unroll<NR>([&](auto c) { acc[r * NR + c] = V::fma(x, weight[c], acc[r * NR + c]); });
+      unroll<NR>([&](auto c) POCKETFORMER_LAMBDA { acc[r * NR + c] = V::fma(x, weight[c], acc[r * NR + c]); });
     });
+    ++a;
+    w += kLanes;
   }
+  unroll<MR * NR>([&](auto i) POCKETFORMER_LAMBDA { V::pin(acc[i]); });
 
   F bias[NR];
-  unroll<NR>([&](auto c) {
+  unroll<NR>([&](auto c) POCKETFORMER_LAMBDA {
     bias[c] = g.epilogue.bias != nullptr ? V::load(g.epilogue.bias + column + c * kLanes) : V::zero();
   });
-  store_tile<V, MR, NR>(g.epilogue, g.out + row * g.ldo + column, g.ldo, row, column, [&](auto i) {
+  store_tile<V, MR, NR>(g.epilogue, g.out + row * g.ldo + column, g.ldo, row, column, [&](auto i) POCKETFORMER_LAMBDA {
     constexpr int c = i % NR;
     return V::add(acc[i], bias[c]);
   });

@@ -17,10 +17,10 @@ POCKETFORMER_INLINE typename V::F butterfly(typename V::F x) {
 template <class V, int R>
 POCKETFORMER_INLINE void hadamard(typename V::F (&x)[R]) {
   using F = typename V::F;
-  const auto level = [&](auto distance) {
+  const auto level = [&](auto distance) POCKETFORMER_LAMBDA {
     constexpr int D = distance;
     if constexpr (D < R)
-      unroll<R / 2>([&](auto i) {
+      unroll<R / 2>([&](auto i) POCKETFORMER_LAMBDA {
         constexpr int j = (i / D) * 2 * D + i % D;
         const F a = x[j], b = x[j + D];
         x[j] = V::add(a, b);
@@ -30,10 +30,10 @@ POCKETFORMER_INLINE void hadamard(typename V::F (&x)[R]) {
   level(std::integral_constant<int, 4>{});
   level(std::integral_constant<int, 2>{});
   level(std::integral_constant<int, 1>{});
-  unroll<R>([&](auto i) { x[i] = butterfly<V, 8>(x[i]); });
-  unroll<R>([&](auto i) { x[i] = butterfly<V, 4>(x[i]); });
-  unroll<R>([&](auto i) { x[i] = butterfly<V, 2>(x[i]); });
-  unroll<R>([&](auto i) { x[i] = butterfly<V, 1>(x[i]); });
+  unroll<R>([&](auto i) POCKETFORMER_LAMBDA { x[i] = butterfly<V, 8>(x[i]); });
+  unroll<R>([&](auto i) POCKETFORMER_LAMBDA { x[i] = butterfly<V, 4>(x[i]); });
+  unroll<R>([&](auto i) POCKETFORMER_LAMBDA { x[i] = butterfly<V, 2>(x[i]); });
+  unroll<R>([&](auto i) POCKETFORMER_LAMBDA { x[i] = butterfly<V, 1>(x[i]); });
 }
 
 // x[columns] → y, rotated in blocks of `block` ≤ 128 that divide `columns`; x may be y.
@@ -41,9 +41,9 @@ template <class V, int R>
 POCKETFORMER_INLINE void rotate_blocks(const float* x, float* y, int columns) {
   for (int c = 0; c < columns; c += R * kLanes) {
     typename V::F v[R];
-    unroll<R>([&](auto i) { v[i] = V::load(x + c + i * kLanes); });
+    unroll<R>([&](auto i) POCKETFORMER_LAMBDA { v[i] = V::load(x + c + i * kLanes); });
     hadamard<V, R>(v);
-    unroll<R>([&](auto i) { V::store(y + c + i * kLanes, v[i]); });
+    unroll<R>([&](auto i) POCKETFORMER_LAMBDA { V::store(y + c + i * kLanes, v[i]); });
   }
 }
 

@@ -19,7 +19,7 @@ POCKETFORMER_INLINE float row_sum(const float* x, int width, Term term) {
   typename V::F sum[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
   int c = 0;
   for (; c + 4 * kLanes <= width; c += 4 * kLanes)
-    unroll<4>([&](auto i) { sum[i] = term(sum[i], V::load(x + c + i * kLanes), kLanes); });
+    unroll<4>([&](auto i) POCKETFORMER_LAMBDA { sum[i] = term(sum[i], V::load(x + c + i * kLanes), kLanes); });
   for (; c < width; c += kLanes) {
     const int left = width - c < kLanes ? width - c : kLanes;
     sum[0] = term(sum[0], V::load_partial(x + c, left), left);
