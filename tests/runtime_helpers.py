@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from pocket_helpers import tiny_graph
 from pocketformer import _core
 from pocketformer.compress.pack import pack_graph
 from pocketformer.compress.quantize import quantize_graph
 from pocketformer.graph import Array, Graph
 from pocketformer.layout import ALIGNMENT
-
-from pocket_helpers import tiny_graph
 
 LENGTHS = (1, 40, 2, 7, 17, 39, 16, 3, 33, 4)
 

@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runtime_helpers import aligned, batch, description, encoder, tensors
 
 from pocketformer import _core
 from pocketformer.graph import Array
+from runtime_helpers import aligned, batch, description, encoder, tensors
 
 GRAPHS = {
-    f"{weights}-{task}": encoder(weights, task=task, relative=True) for weights in ("fp32", "int8") for task in ("embed", "fill_mask")
+    f"{weights}-{task}": encoder(weights, task=task, relative=True)
+    for weights in ("fp32", "int8")
+    for task in ("embed", "fill_mask")
 }
 SCALARS: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 2, 3, 16, 37, 257, 2**20, 2**31 - 1, 2**31, 2**32 + 36, 2**63 - 1, -(2**63), 2**64, 1e308, float("nan"),
@@ -114,12 +116,21 @@ def test_hostile_values_do_no_harm() -> None:
     for name in GRAPHS:
         graph, arrays = description(GRAPHS[name]), tensors(GRAPHS[name])
         for fill in (0x00, 0x7F, 0x80, 0xFF):
-            hostile = {key: aligned(np.full_like(array.view(np.uint8), fill).view(array.dtype)) for key, array in arrays.items()}
+            hostile = {
+                key: aligned(np.full_like(array.view(np.uint8), fill).view(array.dtype))
+                for key, array in arrays.items()
+            }
             assert attempt(graph, hostile)
 
 
 def test_too_wide_and_too_many() -> None:
     graph, arrays = description(GRAPHS["int8-embed"]), tensors(GRAPHS["int8-embed"])
-    many = [graph["ops"][0], *({"op": "normalize", "in": f"n{i}" if i else graph["ops"][0]["out"], "out": f"n{i + 1}"} for i in range(16_000))]
+    many = [
+        graph["ops"][0],
+        *(
+            {"op": "normalize", "in": f"n{i}" if i else graph["ops"][0]["out"], "out": f"n{i + 1}"}
+            for i in range(16_000)
+        ),
+    ]
     assert attempt(graph | {"ops": many, "output": "n16000"}, arrays)
     assert not attempt(graph | {"ops": [*many, *many]}, arrays)

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pocket_helpers import tiny_graph
-from runtime_helpers import LENGTHS, aligned, batch, description, encoder, ending_at, program, tensors
 
+from pocket_helpers import tiny_graph
 from pocketformer import _core, reference
 from pocketformer.compress.pack import pack_graph
 from pocketformer.graph import Array, GraphBuilder, Table
+from runtime_helpers import LENGTHS, aligned, batch, description, encoder, ending_at, program, tensors
 
 TOLERANCE = {"fp32": 1e-5, "int8": 5e-2}  # int8: a value at a rounding edge may go either way in numpy and in C++
 
@@ -129,7 +129,9 @@ def test_values_that_live_long_and_are_read_twice() -> None:
     inputs = batch(lengths, 50) | {"types": None}
     expected = reference.run(graph, inputs["ids"], lengths)
     for block_rows, threads in [(0, 1), (4, 3)]:
-        np.testing.assert_allclose(run(program(graph), inputs, threads, block_rows=block_rows), expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(
+            run(program(graph), inputs, threads, block_rows=block_rows), expected, rtol=1e-5, atol=1e-5
+        )
 
 
 # --- memory ------------------------------------------------------------------------------------------------------------
@@ -263,7 +265,10 @@ WRONG_INPUT: list[tuple[dict[str, Any], str]] = [
     ({"offsets": np.array([0, 4, 2, 5])}, "offsets[2] is 2; offsets must not decrease"),
     ({"offsets": np.array([0, 2, 2, 5])}, "sequence 1 has 0 tokens"),
     ({"offsets": np.array([0, -(2**63), 5])}, "offsets[1] is -9223372036854775808"),
-    ({"ids": np.zeros(41, np.int32), "offsets": np.array([0, 41])}, "sequence 0 has 41 tokens; the model takes at most 40"),
+    (
+        {"ids": np.zeros(41, np.int32), "offsets": np.array([0, 41])},
+        "sequence 0 has 41 tokens; the model takes at most 40",
+    ),
     ({"types": IDS[:4]}, "types has 4 entries; it must have one for each id, 5"),
     ({"types": IDS + 2}, "types[0] is 2; it must be 0 to 1"),
     ({"types": IDS.astype(np.int8)}, "types is int8"),

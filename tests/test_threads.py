@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runtime_helpers import LENGTHS, batch, encoder, program
 
 from pocketformer import _core
+from runtime_helpers import LENGTHS, batch, encoder, program
 
 # Long enough to be caught running: some hundreds of milliseconds.
-HEAVY = {"hidden": 128, "ffn": 1024, "layers": 12, "max_length": 512}
+HEAVY = {"hidden": 64, "ffn": 512, "layers": 6, "max_length": 512}
 
 
 @contextmanager
@@ -71,13 +71,17 @@ def test_four_python_threads_get_the_same_bits() -> None:
 def test_one_session_refuses_two_threads_at_once() -> None:
     session = _core.Session(program(encoder("int8", **HEAVY)))
     inputs = batch((512,) * 20)
-    with running(session, **inputs), pytest.raises(RuntimeError, match="give each thread a Session of its own"):
+
+    def run_often() -> None:
         for _ in range(1000):
             session.run(**batch((1,)))
+
+    with running(session, **inputs), pytest.raises(RuntimeError, match="give each thread a Session of its own"):
+        run_often()
     session.run(**batch((1,)))
 
 
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python 3.12: forking with threads, the point here
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python 3.12, of forking with threads
 def test_fork_after_use() -> None:
     session = _core.Session(program(encoder("int8")))
     inputs = batch(LENGTHS)
@@ -113,11 +117,12 @@ def test_more_threads_than_cpus_finish() -> None:
 
 
 def test_a_signal_ends_a_long_run() -> None:
-    class Stop(Exception):
-        pass
-
     def stop(*_: object) -> None:
-        raise Stop
+        raise InterruptedError("stop")
+
+    def run_long() -> None:
+        for _ in range(100):
+            session.run(**batch((512,) * 8), threads=2)
 
     session = _core.Session(program(encoder("fp32", **HEAVY), "scalar"))
     small = batch((9,))
@@ -125,9 +130,8 @@ def test_a_signal_ends_a_long_run() -> None:
     previous = signal.signal(signal.SIGALRM, stop)
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.1)
-        with pytest.raises(Stop):
-            for _ in range(100):
-                session.run(**batch((512,) * 16), threads=2)
+        with pytest.raises(InterruptedError):
+            run_long()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
