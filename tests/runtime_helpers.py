@@ -55,7 +55,7 @@ def ending_at(graph: Graph, output: str) -> Graph:
     return replace(graph, output=output)
 
 
-def batch(lengths: Sequence[int], vocab: int = 101, seed: int = 0) -> dict[str, Array]:
+def batch(lengths: Sequence[int], vocab: int = 101, seed: int = 0) -> dict[str, Any]:
     """Random ids and types for sequences of these lengths."""
     rng = np.random.default_rng(seed)
     total = int(sum(lengths))

@@ -19,17 +19,16 @@ GRAPHS = {
     for task in ("embed", "fill_mask")
 }
 SCALARS: tuple[Any, ...] = (
-    None, True, False, 0, 1, -1, 2, 3, 16, 37, 257, 2**20, 2**31 - 1, 2**31, 2**32 + 36, 2**63 - 1, -(2**63), 2**64, 1e308, float("nan"),
-    float("inf"), -0.5, "", "none", "ids", "embed", "norm4", "\ud800", [], {}, [[]], [{}],
-)  # fmt: skip
+    *(None, True, False, 0, 1, -1, 2, 3, 16, 37, 257, 2**20, 2**31 - 1, 2**31, 2**32 + 36, 2**63 - 1, -(2**63), 2**64),
+    *(1e308, float("nan"), float("inf"), -0.5, "", "none", "ids", "embed", "norm4", "\ud800", [], {}, [[]], [{}]),
+)
 
 
 def attempt(graph: Any, arrays: Any) -> bool:
     """True when the program was accepted; it then runs."""
     try:
         program = _core.Program(graph, arrays)
-    except ValueError as error:
-        assert len(str(error)) > 10
+    except ValueError:
         return False
     inputs = batch((1, 17, 3), 50)
     for rows in (None, np.array([0, 20], np.int64)):  # one of them is wrong

@@ -18,7 +18,7 @@ from runtime_helpers import LENGTHS, aligned, batch, description, encoder, endin
 TOLERANCE = {"fp32": 1e-5, "int8": 5e-2}  # int8: a value at a rounding edge may go either way in numpy and in C++
 
 
-def run(graph_program: _core.Program, inputs: dict[str, Array], threads: int = 1, **session: Any) -> Array:
+def run(graph_program: _core.Program, inputs: dict[str, Any], threads: int = 1, **session: Any) -> Array:
     return _core.Session(graph_program, **session).run(**inputs, threads=threads)
 
 
@@ -134,7 +134,7 @@ def test_values_that_live_long_and_are_read_twice() -> None:
         )
 
 
-# --- memory ------------------------------------------------------------------------------------------------------------
+# --- memory ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("weights", ["fp32", "int8"])
@@ -203,7 +203,7 @@ def test_tensors_stay_alive_without_copies() -> None:
     assert session.run(**batch(LENGTHS)).tobytes() == expected.tobytes()
 
 
-# --- queries -----------------------------------------------------------------------------------------------------------
+# --- queries --------------------------------------------------------------------------------------
 
 
 def test_properties() -> None:
@@ -244,7 +244,7 @@ def test_types_default_to_zero() -> None:
     assert run(compiled, inputs).tobytes() != zeros.tobytes()
 
 
-# --- wrong arguments ---------------------------------------------------------------------------------------------------
+# --- wrong arguments ------------------------------------------------------------------------------
 
 IDS, OFFSETS = np.zeros(5, np.int32), np.array([0, 2, 5], np.int64)
 READ_ONLY = np.zeros((2, 36), np.float32)

@@ -56,9 +56,9 @@ class Session:
     ) -> NDArray[np.float32]:
         """Runs a batch and returns float32 [tokens | sequences | rows, output_width], ``out`` if it is given.
 
-        ``ids`` [tokens] holds all sequences end to end, ``offsets`` [sequences + 1] where each begins; ``types`` [tokens]
-        defaults to zeros; ``rows`` are the tokens that a ``select`` takes. The GIL is released. Raises ValueError when an
-        argument does not fit the model and RuntimeError when another thread is in this session.
+        ``ids`` [tokens] holds all sequences end to end, ``offsets`` [sequences + 1] where each begins; ``types``
+        [tokens] defaults to zeros; ``rows`` are the tokens that a ``select`` takes. The GIL is released. Raises
+        ValueError when an argument does not fit the model, RuntimeError when another thread is in this session.
         """
     @property
     def arena_bytes(self) -> int:
