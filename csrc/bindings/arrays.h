@@ -25,19 +25,23 @@ constexpr const char* dtype_name() {
 }
 
 inline std::string describe(const py::handle& object) {
-  if (!py::isinstance<py::array>(object)) return "a " + py::cast<std::string>(py::type::handle_of(object).attr("__name__"));
+  if (!py::isinstance<py::array>(object))
+    return "a " + py::cast<std::string>(py::type::handle_of(object).attr("__name__"));
   const auto array = py::reinterpret_borrow<py::array>(object);
-  return py::cast<std::string>(py::str(array.dtype())) + " of shape " + py::cast<std::string>(py::str(array.attr("shape")));
+  return py::cast<std::string>(py::str(array.dtype())) + " of shape " +
+         py::cast<std::string>(py::str(array.attr("shape")));
 }
 
 // A C-contiguous array of exactly T with `dimensions` axes.
 template <typename T>
 py::array_t<T> array_of(const py::handle& object, const char* name, int dimensions) {
-  require(py::isinstance<py::array_t<T>>(object), name, " is ", describe(object), "; pass a numpy array of ", dtype_name<T>());
+  require(py::isinstance<py::array_t<T>>(object), name, " is ", describe(object), "; pass a numpy array of ",
+          dtype_name<T>());
   auto array = py::reinterpret_borrow<py::array_t<T>>(object);
   require(array.ndim() == dimensions, name, " is ", describe(object), "; it must have ", dimensions, " dimension",
           dimensions == 1 ? "" : "s");
-  require((array.flags() & py::array::c_style) != 0, name, " is not C-contiguous; pass numpy.ascontiguousarray(", name, ")");
+  require((array.flags() & py::array::c_style) != 0, name, " is not C-contiguous; pass numpy.ascontiguousarray(", name,
+          ")");
   return array;
 }
 
@@ -45,8 +49,8 @@ py::array_t<T> array_of(const py::handle& object, const char* name, int dimensio
 inline py::array_t<float> output_array(const py::handle& object, py::ssize_t rows, py::ssize_t columns) {
   if (object.is_none()) return py::array_t<float>({rows, columns});
   auto array = array_of<float>(object, "out", 2);
-  require(array.shape(0) == rows && array.shape(1) == columns, "out is ", describe(object), "; it must have shape (", rows,
-          ", ", columns, ")");
+  require(array.shape(0) == rows && array.shape(1) == columns, "out is ", describe(object), "; it must have shape (",
+          rows, ", ", columns, ")");
   require(array.writeable(), "out is read-only; pass a writable array");
   return array;
 }
@@ -55,7 +59,8 @@ inline py::array_t<float> output_array(const py::handle& object, py::ssize_t row
 inline Tensor tensor(const py::handle& object, const std::string& name) {
   require(py::isinstance<py::array>(object), "tensor '", name, "' is ", describe(object), "; pass a numpy array");
   const auto array = py::reinterpret_borrow<py::array>(object);
-  require((array.flags() & py::array::c_style) != 0, "tensor '", name, "' is not C-contiguous; pass numpy.ascontiguousarray");
+  require((array.flags() & py::array::c_style) != 0, "tensor '", name,
+          "' is not C-contiguous; pass numpy.ascontiguousarray");
   Tensor tensor{array.data(), DType::kOther, {array.shape(), array.shape() + array.ndim()}};
   if (py::isinstance<py::array_t<float>>(array)) tensor.dtype = DType::kF32;
   if (py::isinstance<py::array_t<int8_t>>(array)) tensor.dtype = DType::kI8;

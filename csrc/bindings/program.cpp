@@ -97,15 +97,14 @@ OpSpec operation(const py::handle& object, const std::string& where) {
                     op.text("kind"), op.integer("width"), op.number("eps")};
   }
   if (kind == "linear") {
-    return LinearSpec{op.text("in"),         op.text("out"),
-                      op.text("weight"),     op.text("activation"),
-                      op.optional_text("residual"), op.integer("n"),
-                      op.integer("k"),       op.integer("rotate")};
+    return LinearSpec{
+        op.text("in"),   op.text("out"),  op.text("weight"),   op.text("activation"), op.optional_text("residual"),
+        op.integer("n"), op.integer("k"), op.integer("rotate")};
   }
   if (kind == "attention") {
-    return AttentionSpec{op.text("in"),          op.text("out"),         op.text("dtype"),       op.optional_text("bias"),
-                         op.integer("heads"),    op.integer("kv_heads"), op.integer("head_dim"), op.integer("left"),
-                         op.integer("right"),    op.number("scale"),     op.boolean("causal")};
+    return AttentionSpec{op.text("in"),       op.text("out"),         op.text("dtype"),       op.optional_text("bias"),
+                         op.integer("heads"), op.integer("kv_heads"), op.integer("head_dim"), op.integer("left"),
+                         op.integer("right"), op.number("scale"),     op.boolean("causal")};
   }
   if (kind == "pool") return PoolSpec{op.text("in"), op.text("out"), op.text("kind")};
   if (kind == "select") return SelectSpec{op.text("in"), op.text("out")};
@@ -116,7 +115,10 @@ OpSpec operation(const py::handle& object, const std::string& where) {
 
 Graph graph_from(const py::object& object) {
   const Fields fields(object, "graph");
-  Graph graph{{}, fields.text("output"), fields.integer("vocab_size"), fields.integer("type_vocab_size"),
+  Graph graph{{},
+              fields.text("output"),
+              fields.integer("vocab_size"),
+              fields.integer("type_vocab_size"),
               fields.integer("max_length")};
   for (const py::handle& op : fields.list("ops")) {
     graph.ops.push_back(operation(op, "op " + std::to_string(graph.ops.size())));
@@ -155,10 +157,14 @@ size_t arena_bytes(const BoundProgram& bound, const std::vector<int64_t>& length
 }  // namespace
 
 Tuning tuning(const std::string& mode, int64_t block_rows) {
-  require(mode == "auto" || mode == "rows" || mode == "columns", "mode is '", mode, "'; it must be auto, rows or columns");
+  require(mode == "auto" || mode == "rows" || mode == "columns", "mode is '", mode,
+          "'; it must be auto, rows or columns");
   require(block_rows >= 0 && block_rows <= 1 << 20, "block_rows is ", block_rows, "; it must be 1 to ", 1 << 20,
           ", or 0 for the planner's choice");
-  return {mode == "rows" ? Mode::kRows : mode == "columns" ? Mode::kColumns : Mode::kAuto, static_cast<int>(block_rows)};
+  return {mode == "rows"      ? Mode::kRows
+          : mode == "columns" ? Mode::kColumns
+                              : Mode::kAuto,
+          static_cast<int>(block_rows)};
 }
 
 void bind_program(py::module_& m) {
@@ -168,8 +174,8 @@ void bind_program(py::module_& m) {
       .def_property_readonly("output_width", [](const BoundProgram& b) { return output(b).width; })
       .def_property_readonly("output_domain", &output_domain)
       .def_property_readonly("max_length", [](const BoundProgram& b) { return b.program->max_length; })
-      .def("arena_bytes", &arena_bytes, py::arg("lengths"), py::arg("threads"), py::arg("rows") = 0, py::arg("mode") = "auto",
-           py::arg("block_rows") = 0);
+      .def("arena_bytes", &arena_bytes, py::arg("lengths"), py::arg("threads"), py::arg("rows") = 0,
+           py::arg("mode") = "auto", py::arg("block_rows") = 0);
 }
 
 }  // namespace pocketformer::bindings

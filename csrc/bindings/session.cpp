@@ -12,8 +12,7 @@ namespace {
 
 struct BoundSession {
   BoundSession(py::object owner, const std::string& mode, int64_t block_rows)
-      : program(std::move(owner)),
-        session(py::cast<const BoundProgram&>(program).program, tuning(mode, block_rows)) {}
+      : program(std::move(owner)), session(py::cast<const BoundProgram&>(program).program, tuning(mode, block_rows)) {}
 
   py::object program;  // keeps the mapped tensors
   Session session;
@@ -39,8 +38,8 @@ py::array_t<float> run(BoundSession& self, const py::object& ids, const py::obje
   py::array_t<int32_t> type_array;
   if (!types.is_none()) {
     type_array = array_of<int32_t>(types, "types", 1);
-    require(type_array.size() == id_array.size(), "types has ", type_array.size(), " entries; it must have one for each id, ",
-            id_array.size());
+    require(type_array.size() == id_array.size(), "types has ", type_array.size(),
+            " entries; it must have one for each id, ", id_array.size());
     input.types = type_array.data();
   }
   py::array_t<int64_t> row_array;

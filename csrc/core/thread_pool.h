@@ -1,5 +1,5 @@
-// One pool of threads per process, started when first needed. It never queues: a caller that finds it busy does the whole
-// job on its own thread, so concurrent callers give throughput and a single one gives latency.
+// One pool of threads per process, started when first needed. It never queues: a caller that finds it busy does the
+// whole job on its own thread, so concurrent callers give throughput and a single one gives latency.
 #pragma once
 
 #include <pthread.h>

@@ -40,7 +40,8 @@ class Worker {
         thread_(thread),
         threads_(threads),
         barrier_(barrier),
-        scratch_(execution_.arena + plan_.scratch + (plan_.columns ? 0 : plan_.scratch_stride * static_cast<size_t>(thread))),
+        scratch_(execution_.arena + plan_.scratch +
+                 (plan_.columns ? 0 : plan_.scratch_stride * static_cast<size_t>(thread))),
         offsets_(table<int64_t>(plan_.offsets)),
         slots_(table<int64_t>(plan_.slots)) {}
 
@@ -53,7 +54,8 @@ class Worker {
 
  private:
   void run_rows(const Stage& stage) {
-    const int rows = execution_.rows[static_cast<int>(stage.domain)], block = plan_.block[static_cast<int>(stage.domain)];
+    const int rows = execution_.rows[static_cast<int>(stage.domain)],
+              block = plan_.block[static_cast<int>(stage.domain)];
     const int blocks = static_cast<int>((static_cast<int64_t>(rows) + block - 1) / block);
     for (int b; (b = shared_.next_block.fetch_add(1, std::memory_order_relaxed)) < blocks;) {
       begin_ = scratch_begin_ = b * block;
@@ -115,7 +117,8 @@ class Worker {
 
   std::byte* base(const Buffer& b) const {
     const int d = static_cast<int>(b.domain);
-    return b.shared ? execution_.arena + plan_.shared[d] + b.offset * plan_.height[d] : scratch_ + b.offset * plan_.scratch_rows;
+    return b.shared ? execution_.arena + plan_.shared[d] + b.offset * plan_.height[d]
+                    : scratch_ + b.offset * plan_.scratch_rows;
   }
 
   // Row `row` of its domain.
@@ -148,7 +151,8 @@ class Worker {
 
   // int8: [tokens][heads][head_stride] bytes, then [tokens][heads] scales.
   uint8_t* queries_i8(const AttentionShape& s, int row) const {
-    return table<uint8_t>(plan_.query[s.query_buffer]) + static_cast<size_t>(row) * static_cast<size_t>(s.heads * s.head_stride);
+    return table<uint8_t>(plan_.query[s.query_buffer]) +
+           static_cast<size_t>(row) * static_cast<size_t>(s.heads * s.head_stride);
   }
   float* query_scales(const AttentionShape& s, int row) const {
     const size_t tokens = plan_.height[static_cast<int>(Domain::kTokens)];
@@ -156,12 +160,14 @@ class Worker {
            static_cast<size_t>(row) * static_cast<size_t>(s.heads);
   }
   float* queries_f32(const AttentionShape& s, int row) const {
-    return table<float>(plan_.query[s.query_buffer]) + static_cast<size_t>(row) * static_cast<size_t>(s.heads * s.head_stride);
+    return table<float>(plan_.query[s.query_buffer]) +
+           static_cast<size_t>(row) * static_cast<size_t>(s.heads * s.head_stride);
   }
 
   KeyValuesI8 cache_i8(const AttentionShape& s) const {
     std::byte* start = execution_.arena + plan_.cache[s.cache_buffer];
-    const size_t scales = static_cast<size_t>(s.kv_heads) * execution_.slots, elements = scales * static_cast<size_t>(s.head_stride);
+    const size_t scales = static_cast<size_t>(s.kv_heads) * execution_.slots,
+                 elements = scales * static_cast<size_t>(s.head_stride);
     KeyValuesI8 kv;
     kv.k = reinterpret_cast<int8_t*>(start);
     kv.v = kv.k + elements;
@@ -173,7 +179,8 @@ class Worker {
   }
   KeyValuesF32 cache_f32(const AttentionShape& s) const {
     float* start = table<float>(plan_.cache[s.cache_buffer]);
-    return {start, start + static_cast<size_t>(s.kv_heads) * execution_.slots * static_cast<size_t>(s.head_stride), execution_.slots};
+    return {start, start + static_cast<size_t>(s.kv_heads) * execution_.slots * static_cast<size_t>(s.head_stride),
+            execution_.slots};
   }
 
   // --- steps ---------------------------------------------------------------------------------------------------------
@@ -183,8 +190,8 @@ class Worker {
     bool accumulate = false;
     for (const Lookup& lookup : step.lookups) {
       fill_index(lookup, index);
-      kernels_.embed({lookup.table, lookup.scale, lookup.panels, index, rows(), width(step.out), lookup.rotate, accumulate,
-                      at(step.out, begin_), ld(step.out)});
+      kernels_.embed({lookup.table, lookup.scale, lookup.panels, index, rows(), width(step.out), lookup.rotate,
+                      accumulate, at(step.out, begin_), ld(step.out)});
       accumulate = true;
     }
   }
@@ -229,15 +236,16 @@ class Worker {
   void run(const LinearF32Step& step) {
     const Span mine = split(step.panels, part_, parts_);
     if (mine.begin == mine.end) return;
-    kernels_.gemm_f32({at(step.in, begin_), ld(step.in), step.weight, at(step.out, begin_), ld(step.out), rows(), step.k,
-                       mine.begin, mine.end, epilogue(step)});
+    kernels_.gemm_f32({at(step.in, begin_), ld(step.in), step.weight, at(step.out, begin_), ld(step.out), rows(),
+                       step.k, mine.begin, mine.end, epilogue(step)});
   }
 
   void run(const StoreStep& step) {
     const AttentionShape& s = step.shape;
     for_each_piece([&](int sequence, int row, int count) {
       const size_t slot = static_cast<size_t>(slots_[sequence]) + static_cast<size_t>(position(sequence, row));
-      const size_t unused = position(sequence, row) + count == length(sequence) ? slot + static_cast<size_t>(count) : SIZE_MAX;
+      const size_t unused =
+          position(sequence, row) + count == length(sequence) ? slot + static_cast<size_t>(count) : SIZE_MAX;
       const size_t slots_end = static_cast<size_t>(slots_[sequence + 1]);
       if (s.int8) {
         const KeyValuesI8 kv = cache_i8(s);
@@ -322,7 +330,8 @@ class Worker {
   }
 
   void run(const NormalizeStep& step) {
-    kernels_.l2_normalize({at(step.in, begin_), ld(step.in), at(step.out, begin_), ld(step.out), rows(), width(step.in)});
+    kernels_.l2_normalize(
+        {at(step.in, begin_), ld(step.in), at(step.out, begin_), ld(step.out), rows(), width(step.in)});
   }
 
   void run(const OutputStep& step) {

@@ -28,10 +28,10 @@ struct Execution {
   const Plan& plan;
   std::byte* arena;
   int rows[kDomains];
-  size_t slots;            // capacity of the key/value buffers
+  size_t slots;  // capacity of the key/value buffers
   bool has_types;
-  float* out;              // [rows of the output's domain][its width], any alignment
-  StepTimes* times;        // [plan.threads] or null
+  float* out;        // [rows of the output's domain][its width], any alignment
+  StepTimes* times;  // [plan.threads] or null
   Interrupt interrupt;
 };
 

@@ -14,8 +14,9 @@ constexpr int64_t kMaxOps = 1 << 14;
 constexpr int64_t kMaxWidth = 1 << 20;
 constexpr int64_t kMaxRows = 1 << 30;
 constexpr int64_t kMaxRotate = 128;
-// 255 · 127 · K must fit int32: activations are offset to at most 255 on some ISAs, and a file runs on all or none.
-constexpr int64_t kMaxInt8K = INT32_MAX / (255 * 127);
+// 255 · 128 · K must fit int32, whatever the bytes of a file are: activations are offset to at most 255 on some ISAs,
+// and a file runs on all or none.
+constexpr int64_t kMaxInt8K = INT32_MAX / (255 * 128);
 
 int64_t panels(int64_t channels) { return (channels + kLanes - 1) / kLanes; }
 int64_t padded(int64_t channels) { return panels(channels) * kLanes; }
@@ -54,7 +55,8 @@ class Lowering {
 
   void run() {
     const auto bounded = [](const char* name, int64_t value, int64_t low) {
-      require(value >= low && value <= kMaxRows, "graph: ", name, " is ", value, "; it must be ", low, " to ", kMaxRows);
+      require(value >= low && value <= kMaxRows, "graph: ", name, " is ", value, "; it must be ", low, " to ",
+              kMaxRows);
       return static_cast<int>(value);
     };
     program_.vocab_size = bounded("vocab_size", graph_.vocab_size, 1);
@@ -118,7 +120,9 @@ class Lowering {
   const T* data(const std::string& name, const Tensor& tensor, const std::vector<int64_t>& shape) const {
     constexpr DType dtype = sizeof(T) == 1 ? DType::kI8 : std::is_same_v<T, float> ? DType::kF32 : DType::kI32;
     check(tensor.dtype == dtype, "tensor '", name, "' has the wrong dtype; it must be ",
-          dtype == DType::kI8 ? "int8" : dtype == DType::kF32 ? "float32" : "int32");
+          dtype == DType::kI8    ? "int8"
+          : dtype == DType::kF32 ? "float32"
+                                 : "int32");
     check(tensor.shape == shape, "tensor '", name, "' has shape ", shape_text(tensor.shape), "; it must be ",
           shape_text(shape));
     check(reinterpret_cast<uintptr_t>(tensor.data) % kAlignment == 0, "tensor '", name,
@@ -197,7 +201,8 @@ class Lowering {
   void lower(const EmbedSpec& op) {
     enter(Domain::kTokens);
     const int64_t width = extent("width", op.width, 1, kMaxWidth);
-    check(!op.tables.empty() && op.tables.size() <= 64, "tables has ", op.tables.size(), " entries; it must have 1 to 64");
+    check(!op.tables.empty() && op.tables.size() <= 64, "tables has ", op.tables.size(),
+          " entries; it must have 1 to 64");
     EmbedStep step;
     for (const TableSpec& table : op.tables) step.lookups.push_back(lookup(table, width, step.lookups.empty()));
     step.index = define(Domain::kTokens, 1, 1, sizeof(int32_t));
@@ -214,10 +219,12 @@ class Lowering {
     check(index == Index::kPositions || offset == 0, "table '", table.weight, "' has offset ", offset,
           "; only a table of positions has one");
     check(reach >= 1 && reach <= rows, "table '", table.weight, "' has ", rows, " rows; its index reaches ", reach);
-    check(first || table.rotate == 0, "table '", table.weight, "' has rotate ", table.rotate, "; only the first may rotate");
+    check(first || table.rotate == 0, "table '", table.weight, "' has rotate ", table.rotate,
+          "; only the first may rotate");
     const std::string name = table.weight + ".weight";
     const Tensor& weight = tensor(name);
-    Lookup lookup{nullptr, nullptr, weight.shape.size() != 2, index, static_cast<int>(offset), rotation(table.rotate, width)};
+    Lookup lookup{
+        nullptr, nullptr, weight.shape.size() != 2, index, static_cast<int>(offset), rotation(table.rotate, width)};
     if (weight.dtype == DType::kI8) lookup.scale = required<float>(table.weight + ".scale", {padded(rows)});
     std::vector<int64_t> shape;
     if (lookup.panels) {

@@ -86,8 +86,8 @@ void place_buffers(Program& program, const std::vector<Lifetime>& lifetimes, con
       *overwritten = {life.last_used, static_cast<int>(b)};
       continue;
     }
-    buffer.offset = buffer.shared ? shared[static_cast<int>(buffer.domain)].take(buffer.row_bytes)
-                                  : scratch.take(buffer.row_bytes);
+    buffer.offset =
+        buffer.shared ? shared[static_cast<int>(buffer.domain)].take(buffer.row_bytes) : scratch.take(buffer.row_bytes);
     live.push_back({life.last_used, static_cast<int>(b)});
   }
   program.scratch_row_bytes = scratch.high();

@@ -10,10 +10,13 @@ namespace pocketformer {
 namespace {
 
 // A block's widest moment (an FFN's activations in fp32 and int8, the residual: about 12 KB a row at width 384) should
-// stay in a second-level cache of 1 MB together with the weight panels in flight. 56 rows do, and hold a whole number of
-// the register tiles in use (14, 8, 7, 4 and 2 rows) and of the groups of four keys in a value panel.
+// stay in a second-level cache of 1 MB together with the weight panels in flight. 56 rows do, and hold a whole number
+// of the register tiles in use (14, 8, 7, 4 and 2 rows) and of the groups of four keys in a value panel.
 constexpr size_t kMaxBlockRows = 56;
 constexpr size_t kKeyGroup = 4;
+// In row mode each thread streams all the weights. With fewer rows than this a thread spends longer on reading them (one
+// byte per weight and row block) than on multiplying, and splitting the weights is worth a barrier after every step.
+constexpr size_t kMinThreadRows = 16;
 
 class Arena {
  public:
@@ -49,7 +52,8 @@ size_t cache_slots(size_t length) { return round_up(length, kLanes); }
 Plan make_plan(const Program& program, const Load& load, int threads, const Tuning& tuning) {
   Plan plan{};
   const size_t tokens = load.rows[static_cast<int>(Domain::kTokens)];
-  plan.columns = tuning.mode == Mode::kColumns || (tuning.mode == Mode::kAuto && threads > 1 && tokens <= kMaxBlockRows);
+  const bool few = threads > 1 && tokens <= kMinThreadRows * static_cast<size_t>(threads);
+  plan.columns = tuning.mode == Mode::kColumns || (tuning.mode == Mode::kAuto && few);
   size_t most_blocks = 1, tallest = 1;
   for (int d = 0; d < kDomains; ++d) {
     const size_t rows = std::max<size_t>(load.rows[d], 1);

@@ -1,4 +1,5 @@
-// A graph made ready to run: steps in stages, every value's place in memory, every weight a pointer into the mapped file.
+// A graph made ready to run: steps in stages, every value's place in memory, every weight a pointer into the mapped
+// file.
 //
 // A stage is a chain of row-local steps: a thread carries a block of rows through the whole of it. Stages are cut where
 // tokens meet, and only there do threads wait for each other. Attention is therefore two steps: `store` ends a stage by
@@ -22,7 +23,8 @@ enum class Domain { kTokens, kSequences, kRows };
 inline constexpr int kNone = -1;
 
 // Rows of one width. A buffer that lives within one stage is scratch: each thread has its own, as high as a row block.
-// One that crosses stages is shared and as high as its domain. A buffer starts at `offset` bytes per row of that height.
+// One that crosses stages is shared and as high as its domain. A buffer starts at `offset` bytes per row of that
+// height.
 struct Buffer {
   Domain domain;
   int width;         // columns in use
@@ -118,9 +120,9 @@ struct OutputStep {
   int in;
 };
 
-using Step = std::variant<EmbedStep, NormStep, QuantizeStep, LinearI8Step, LinearF32Step, StoreStep, AttendStep, PoolStep,
-                          SelectStep, NormalizeStep, OutputStep>;
-inline constexpr const char* kStepNames[] = {"embed",  "norm", "quantize", "linear", "linear",   "store",
+using Step = std::variant<EmbedStep, NormStep, QuantizeStep, LinearI8Step, LinearF32Step, StoreStep, AttendStep,
+                          PoolStep, SelectStep, NormalizeStep, OutputStep>;
+inline constexpr const char* kStepNames[] = {"embed",  "norm", "quantize", "linear",    "linear", "store",
                                              "attend", "pool", "select",   "normalize", "output"};
 static_assert(std::size(kStepNames) == std::variant_size_v<Step>, "one name per kind of step");
 
@@ -141,15 +143,15 @@ struct Program {
   int max_length, vocab_size, type_vocab_size;
   bool selects = false;  // some stage works on rows the caller asked for
   int output = kNone;
-  size_t scratch_row_bytes = 0;           // of one row of a block
+  size_t scratch_row_bytes = 0;  // of one row of a block
   size_t shared_row_bytes[kDomains] = {};
-  size_t query_row_bytes[2] = {};         // of one token: quantized queries and their scales, or fp32 queries
-  size_t cache_slot_bytes[2] = {};        // of one key slot: keys and values of all heads
+  size_t query_row_bytes[2] = {};   // of one token: quantized queries and their scales, or fp32 queries
+  size_t cache_slot_bytes[2] = {};  // of one key slot: keys and values of all heads
 };
 
 // Gives every buffer its place. `in_place[b]` is the buffer that `b` may overwrite if nothing reads it later, or kNone.
 struct Lifetime {
-  int defined, last_used;         // steps, counted through all stages
+  int defined, last_used;  // steps, counted through all stages
   int first_stage, last_stage;
 };
 void place_buffers(Program& program, const std::vector<Lifetime>& lifetimes, const std::vector<int>& in_place);

@@ -9,7 +9,8 @@ namespace pocketformer {
 namespace {
 
 void check_length(const Program& program, size_t sequence, int64_t length) {
-  require(length >= 1, "sequence ", sequence, " has ", length, " tokens; every sequence needs at least 1, drop empty ones");
+  require(length >= 1, "sequence ", sequence, " has ", length,
+          " tokens; every sequence needs at least 1, drop empty ones");
   require(length <= program.max_length, "sequence ", sequence, " has ", length, " tokens; the model takes at most ",
           program.max_length, ", truncate it");
 }
@@ -24,8 +25,8 @@ void check_total(size_t tokens, size_t sequences, size_t rows) {
 template <typename T>
 void check_indices(const char* name, const T* indices, size_t count, int64_t limit, const char* remedy) {
   for (size_t i = 0; i < count; ++i) {
-    require(indices[i] >= 0 && indices[i] < limit, name, "[", i, "] is ", indices[i], "; it must be 0 to ", limit - 1, ", ",
-            remedy);
+    require(indices[i] >= 0 && indices[i] < limit, name, "[", i, "] is ", indices[i], "; it must be 0 to ", limit - 1,
+            ", ", remedy);
   }
 }
 
@@ -47,8 +48,8 @@ int checked_threads(int64_t threads) {
   return static_cast<int>(threads);
 }
 
-// A session has one user at a time. The owner is named by the pool's generation, so that a child forked in the middle of
-// another thread's run does not wait for a thread it does not have.
+// A session has one user at a time. The owner is named by the pool's generation, so that a child forked in the middle
+// of another thread's run does not wait for a thread it does not have.
 class Session::Lock {
  public:
   explicit Lock(std::atomic<uint32_t>& owner) : owner_(owner) {
@@ -70,9 +71,12 @@ class Session::Lock {
 
 size_t Session::output_rows(const Input& input) const {
   switch (program_->buffers[static_cast<size_t>(program_->output)].domain) {
-    case Domain::kTokens: return input.tokens;
-    case Domain::kSequences: return input.sequences;
-    case Domain::kRows: break;
+    case Domain::kTokens:
+      return input.tokens;
+    case Domain::kSequences:
+      return input.sequences;
+    case Domain::kRows:
+      break;
   }
   return input.rows_count;
 }
@@ -119,7 +123,8 @@ void Session::prepare(const Input& input, const Load& load, const Plan& plan) {
   int64_t* const slots = reinterpret_cast<int64_t*>(arena_.data() + plan.slots);
   slots[0] = 0;
   for (size_t s = 0; s < input.sequences; ++s) {
-    slots[s + 1] = slots[s] + static_cast<int64_t>(cache_slots(static_cast<size_t>(copied.offsets[s + 1] - copied.offsets[s])));
+    slots[s + 1] =
+        slots[s] + static_cast<int64_t>(cache_slots(static_cast<size_t>(copied.offsets[s + 1] - copied.offsets[s])));
   }
 }
 
@@ -131,15 +136,16 @@ bool Session::run(const Input& input, int threads, float* out, Interrupt interru
   arena_.reserve(plan.bytes);
   prepare(input, load, plan);
   if (profile_ && times_.size() < static_cast<size_t>(plan.threads)) times_.resize(static_cast<size_t>(plan.threads));
-  const Execution execution{*program_,
-                            plan,
-                            arena_.data(),
-                            {static_cast<int>(input.tokens), static_cast<int>(input.sequences), static_cast<int>(input.rows_count)},
-                            load.slots,
-                            input.types != nullptr,
-                            out,
-                            profile_ ? times_.data() : nullptr,
-                            interrupt};
+  const Execution execution{
+      *program_,
+      plan,
+      arena_.data(),
+      {static_cast<int>(input.tokens), static_cast<int>(input.sequences), static_cast<int>(input.rows_count)},
+      load.slots,
+      input.types != nullptr,
+      out,
+      profile_ ? times_.data() : nullptr,
+      interrupt};
   return execute(execution);
 }
 
@@ -159,7 +165,8 @@ std::map<std::string, double> Session::phases() {
   std::map<std::string, double> seconds;
   for (const StepTimes& times : times_) {
     for (size_t kind = 0; kind < std::size(kStepNames); ++kind) {
-      if (times.nanoseconds[kind] != 0) seconds[kStepNames[kind]] += static_cast<double>(times.nanoseconds[kind]) * 1e-9;
+      if (times.nanoseconds[kind] != 0)
+        seconds[kStepNames[kind]] += static_cast<double>(times.nanoseconds[kind]) * 1e-9;
     }
   }
   return seconds;

@@ -23,7 +23,8 @@ struct Input {
   size_t tokens, sequences, rows_count;
 };
 
-// What `lengths` tokens a sequence come to. Throws std::invalid_argument when one is empty or longer than the model allows.
+// What `lengths` tokens a sequence come to. Throws std::invalid_argument when one is empty or longer than the model
+// allows.
 Load measure(const Program& program, const int64_t* lengths, size_t sequences, size_t rows);
 
 // Checks that a number of threads is one the pool can give.
@@ -37,7 +38,8 @@ class Session {
   size_t output_rows(const Input& input) const;
 
   // out is [output_rows][output width]. Nothing is allocated once the arena has grown to the largest input. Throws
-  // std::invalid_argument for bad input and std::runtime_error when another thread is in this session. False when interrupted.
+  // std::invalid_argument for bad input and std::runtime_error when another thread is in this session. False when
+  // interrupted.
   bool run(const Input& input, int threads, float* out, Interrupt interrupt = {});
 
   size_t arena_bytes() const { return arena_.size(); }
@@ -45,7 +47,7 @@ class Session {
   void trim();
 
   bool profile() const { return profile_; }
-  void set_profile(bool on);  // turning it on starts from zero
+  void set_profile(bool on);               // turning it on starts from zero
   std::map<std::string, double> phases();  // seconds by kind of step, summed over threads, since profiling began
 
  private:

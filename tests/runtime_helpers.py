@@ -1,0 +1,66 @@
+"""Programs from small graphs, and batches to run them on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from pocket_helpers import tiny_graph
+from pocketformer import _core
+from pocketformer.compress.pack import pack_graph
+from pocketformer.compress.quantize import quantize_graph
+from pocketformer.graph import Array, Graph
+from pocketformer.layout import ALIGNMENT
+
+LENGTHS = (1, 40, 2, 7, 17, 39, 16, 3, 33, 4)
+
+
+def aligned(array: Array) -> Array:
+    """A copy that starts at a multiple of 64, as tensors in a mapped file do."""
+    memory = np.empty(array.nbytes + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def description(graph: Graph) -> dict[str, Any]:
+    return {
+        "ops": graph.ops,
+        "output": graph.output,
+        "vocab_size": graph.vocab_size,
+        "type_vocab_size": graph.type_vocab_size,
+        "max_length": graph.max_length,
+    }
+
+
+def tensors(graph: Graph) -> dict[str, Array]:
+    return {name: aligned(array) for name, array in pack_graph(graph).params.items()}
+
+
+def program(graph: Graph, isa: str = "") -> _core.Program:
+    return _core.Program(description(graph), tensors(graph), isa)
+
+
+def encoder(weights: str, **options: Any) -> Graph:
+    graph = tiny_graph(**options)
+    return quantize_graph(graph) if weights == "int8" else graph
+
+
+def ending_at(graph: Graph, output: str) -> Graph:
+    """The same graph with another value as its output."""
+    return replace(graph, output=output)
+
+
+def batch(lengths: Sequence[int], vocab: int = 101, seed: int = 0) -> dict[str, Any]:
+    """Random ids and types for sequences of these lengths."""
+    rng = np.random.default_rng(seed)
+    total = int(sum(lengths))
+    return {
+        "ids": rng.integers(0, vocab, total, np.int32),
+        "offsets": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        "types": rng.integers(0, 2, total, np.int32),
+    }
