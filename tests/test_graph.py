@@ -200,3 +200,17 @@ def test_long_int8_products_are_refused() -> None:
     }
     with pytest.raises(PocketFileError, match=f"'k' is {k}; int8 products overflow int32 beyond {MAX_INT8_K}"):
         validate_graph(replace(graph, ops=[embed, linear], params=params))
+
+
+def test_only_int8_weights_are_rotated() -> None:
+    graph = pack_graph(tiny_graph())
+    find(graph, "linear")["rotate"] = 4
+    with pytest.raises(PocketFileError, match=r"'rotate' is 4; only int8 weights are rotated"):
+        validate_graph(graph)
+
+
+def test_residual_of_another_domain() -> None:
+    graph = packed(task="fill_mask")
+    graph.ops[-1]["residual"] = "embed0"
+    with pytest.raises(PocketFileError, match=r"'embed0', which is tokens × 36; the result is rows × 101"):
+        validate_graph(graph)

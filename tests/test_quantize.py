@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from pocket_helpers import MODEL, TEXT, TOKENIZER_JSON, tiny_graph
 from pocketformer import reference
-from pocketformer.compress import QuantizeOptions, compress_checkpoint, compress_graph
+from pocketformer.compress import QuantizeOptions, _progress_bar, compress_checkpoint, compress_graph
 from pocketformer.compress.gptq import round_with_feedback, visit_moments
 from pocketformer.compress.hadamard import hadamard
 from pocketformer.compress.pack import pack_graph, pack_panels, unpack_graph, unpack_panels
@@ -248,3 +249,13 @@ def test_shared_weights_are_rounded_once_from_all_their_inputs() -> None:
     visits: list[str] = []
     visit_moments(build.build(x), {"shared": 0}, 16, lambda name, moments: visits.append(name))
     assert visits == ["shared"]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_is_drawn_on_terminals_only(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("rich", reason="needs the package rich")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    with _progress_bar() as progress:
+        assert (progress is not None) == terminal
+        if progress:
+            progress("layer0.qkv", 0.5)
