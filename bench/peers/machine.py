@@ -7,7 +7,7 @@ import platform
 from pathlib import Path
 
 # The instruction sets that decide the speed of integer and float products, as the kernel names them.
-FLAGS = "avx2 fma avx_vnni avx512f avx512_vnni avx512_bf16 amx_int8 asimddp i8mm bf16".split()
+FLAGS = ("avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm", "bf16")
 
 
 def describe() -> dict[str, str]:

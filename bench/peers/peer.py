@@ -49,7 +49,8 @@ class Peer:
     """One runner's process. Between requests it is stopped (SIGSTOP).
 
     Some runtimes let their threads spin for milliseconds after a call, waiting for the next; a spinning
-    neighbour would slow whoever is measured. Turning spinning off would slow the runtime itself. Stopping the process does neither.
+    neighbour would slow whoever is measured. Turning spinning off would slow the runtime itself. Stopping the
+    process does neither.
     """
 
     def __init__(self, name: str, cache: Path, threads: int) -> None:

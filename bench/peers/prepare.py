@@ -1,8 +1,8 @@
 """Makes every runtime's files of one model: ``python -m bench.peers.prepare MODEL_FOLDER``.
 
-MODEL_FOLDER is a Hugging Face folder of a BERT sentence encoder with mean pooling (all-MiniLM-L6-v2). What is there
-already is kept (``--force`` makes it anew); what needs an absent package is skipped. Each runtime is given its best: attention as ONNX Runtime's
-fusions expect it, and of several int8 files the one that runs fastest here.
+MODEL_FOLDER is a Hugging Face folder of a BERT sentence encoder with mean pooling (all-MiniLM-L6-v2). Existing
+files are kept (``--force`` makes it anew); what needs an absent package is skipped. Each runtime is given its best: attention as ONNX
+Runtime's fusions expect it, and of several int8 files the one that runs fastest here.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def pocket(model: Path, cache: Path) -> None:
 
 
 def onnx(model: Path, cache: Path) -> None:
-    """plain.onnx (embeddings from ids, all axes free) and from it fp32.onnx and int8.onnx, each the fastest of its kind."""
+    """plain.onnx (embeddings from ids, all axes free); from it fp32.onnx and int8.onnx, each the fastest of its kind."""
     folder = cache / "onnx"
     folder.mkdir(exist_ok=True)
     plain, fused = folder / "plain.onnx", folder / "fused.onnx"
@@ -51,9 +51,7 @@ def onnx(model: Path, cache: Path) -> None:
 
     from onnxruntime.transformers import optimizer
 
-    optimized = optimizer.optimize_model(
-        str(plain), model_type="bert", num_heads=heads, hidden_size=width, opt_level=0
-    )
+    optimized = optimizer.optimize_model(str(plain), model_type="bert", num_heads=heads, hidden_size=width, opt_level=0)
     if optimized.get_fused_operator_statistics()["Attention"] == 0:
         raise RuntimeError("ONNX Runtime fused no attention: its optimizer no longer knows the pattern of export_onnx")
     optimized.save_model_to_file(str(fused))
@@ -182,7 +180,8 @@ def feed(ids: NDArray[np.int64]) -> Feed:
 def fastest(candidates: list[Path], load: Callable[[Path], Callable[[Feed], Any]]) -> Path:
     """The fastest candidate at 16 and 128 tokens; within 3% of it, the earliest.
 
-    The measure is the mean of the medians at both lengths, each relative to the best at that length. List the most accurate candidates first.
+    The measure is the mean of the medians at both lengths, each relative to the best at that length. List the most
+    accurate candidates first.
     """
     calls = [load(path) for path in candidates]
     scores = np.zeros(len(calls))
@@ -225,7 +224,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="local Hugging Face folder of all-MiniLM-L6-v2")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="where the files go")
-    parser.add_argument("--force", action="store_true", help="make what is there already anew")
+    parser.add_argument("--force", action="store_true", help="make existing files anew")
     arguments = parser.parse_args()
     if not (arguments.model / "config.json").is_file():
         parser.error(f"model {arguments.model} has no config.json: name a local Hugging Face folder")

@@ -1,7 +1,7 @@
-"""One small class for each runtime, all with the same interface, each set up as its own documentation advises for latency.
+"""One small class for each runtime, all with the same interface, each set up for latency as its users would.
 
 A runner takes token ids and returns mean-pooled, L2-normalised embeddings. Pooling is part of the graph where the
-runtime executes graphs, and numpy otherwise. Heavy packages are imported in ``load``, so that naming a runner costs nothing.
+runtime executes graphs, and numpy otherwise. Heavy packages are imported in ``load``: naming a runner costs nothing.
 """
 
 from __future__ import annotations

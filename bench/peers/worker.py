@@ -1,4 +1,4 @@
-"""The child process of one runner: ``python -m bench.peers.worker NAME CACHE THREADS``, driven by JSON lines on its pipes."""
+"""The child process of one runner, driven by JSON lines: ``python -m bench.peers.worker NAME CACHE THREADS``."""
 
 from __future__ import annotations
 
