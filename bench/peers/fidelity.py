@@ -38,7 +38,7 @@ def neighbours(rows: NDArray[np.float64]) -> NDArray[np.int64]:
     """Index of each row's most similar other row."""
     similarity = rows @ rows.T
     np.fill_diagonal(similarity, -np.inf)
-    return similarity.argmax(axis=1)
+    return np.asarray(similarity.argmax(axis=1), np.int64)
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """Makes every runtime's files of one model: ``python -m bench.peers.prepare MODEL_FOLDER``.
 
 MODEL_FOLDER is a Hugging Face folder of a BERT sentence encoder with mean pooling (all-MiniLM-L6-v2). Existing
-files are kept (``--force`` makes it anew); what needs an absent package is skipped. Each runtime is given its best: attention as ONNX
-Runtime's fusions expect it, and of several int8 files the one that runs fastest here.
+files are kept (``--force`` makes them anew); what needs an absent package is skipped. Each runtime is given its best:
+attention as ONNX Runtime's fusions expect it, and of several int8 files the one that runs fastest here.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def pocket(model: Path, cache: Path) -> None:
 
 
 def onnx(model: Path, cache: Path) -> None:
-    """plain.onnx (embeddings from ids, all axes free); from it fp32.onnx and int8.onnx, each the fastest of its kind."""
+    """plain.onnx (embeddings from ids, all axes free); fp32.onnx and int8.onnx, each the fastest of its kind."""
     folder = cache / "onnx"
     folder.mkdir(exist_ok=True)
     plain, fused = folder / "plain.onnx", folder / "fused.onnx"
@@ -70,7 +70,7 @@ def export_onnx(model: Path, target: Path) -> tuple[int, int]:
         scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]) + mask
         return (torch.softmax(scores, -1) @ value).transpose(1, 2).contiguous(), None
 
-    class Encoder(torch.nn.Module):
+    class Encoder(torch.nn.Module):  # type: ignore[misc]
         def __init__(self, encoder: Any) -> None:
             super().__init__()
             self.encoder = encoder

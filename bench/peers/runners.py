@@ -60,7 +60,7 @@ def padded(ids: list[list[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 def pooled(hidden: NDArray[np.float32], lengths: list[int]) -> Embeddings:
     """Mean over each sequence's tokens, L2-normalised: [sequences, longest, width] → [sequences, width]."""
     mean = np.stack([rows[:length].mean(axis=0) for rows, length in zip(hidden, lengths, strict=True)])
-    return mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    return np.asarray(mean / np.linalg.norm(mean, axis=1, keepdims=True), np.float32)
 
 
 class Pocketformer(Runner):
@@ -98,7 +98,7 @@ class OnnxRuntime(Runner):
     def run(self, ids: list[list[int]]) -> Embeddings:
         tokens, mask = padded(ids)
         feed = {"input_ids": tokens, "attention_mask": mask, "token_type_ids": np.zeros_like(tokens)}
-        return np.asarray(self._session.run(None, feed)[0])
+        return np.asarray(self._session.run(None, feed)[0], np.float32)
 
 
 class OnnxRuntimeInt8(OnnxRuntime):
@@ -123,7 +123,7 @@ class OpenVino(Runner):
         tokens, mask = padded(ids)
         feed = {"input_ids": tokens, "attention_mask": mask, "token_type_ids": np.zeros_like(tokens)}
         # share_outputs returns a view of the request's own buffer, which the next call overwrites.
-        return np.asarray(self._request.infer(feed, share_inputs=True, share_outputs=True)[0]).copy()
+        return np.array(self._request.infer(feed, share_inputs=True, share_outputs=True)[0], np.float32)
 
 
 class OpenVinoInt8(OpenVino):
