@@ -14,17 +14,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .compress import compress
-    from .errors import CheckpointError, PocketFileError, UnsupportedModelError
+    from .errors import CheckpointError, PocketFileError, TaskError, UnsupportedModelError
     from .model import Model, load
 
 __version__ = "0.1.0"
-__all__ = ["CheckpointError", "Model", "PocketFileError", "UnsupportedModelError", "__version__", "compress", "load"]
+__all__ = [
+    "CheckpointError",
+    "Model",
+    "PocketFileError",
+    "TaskError",
+    "UnsupportedModelError",
+    "__version__",
+    "compress",
+    "load",
+]
 
 # Imported on first use (PEP 562): importing the package costs nothing, and running never imports compression.
 _HOMES = {
     "CheckpointError": "errors",
     "Model": "model",
     "PocketFileError": "errors",
+    "TaskError": "errors",
     "UnsupportedModelError": "errors",
     "compress": "compress",
     "load": "model",

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .engine import BATCH_TOKENS, Engine, Ids, Outputs, Progress, describe
+from .errors import TaskError
 from .ids import ragged
 from .tasks.text import TextReader, as_list
 
@@ -51,7 +52,7 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Model:
 class Model:
     """An open pocket file. Any number of threads may call it at once; it survives fork and pickles as its path.
 
-    The method that fits the file's task works on texts; the others raise TypeError. Calling the model works on token
+    The method that fits the file's task works on texts; the others raise TaskError, a TypeError. Calling the model works on token
     ids whatever the task.
     """
 
@@ -140,7 +141,7 @@ class Model:
         Texts of like length run together, at most ``batch_tokens`` tokens at once: more takes more memory, and the
         result is the same to the last bit. ``progress(done, total)`` is called after each batch.
 
-        Raises TypeError when the file does not embed.
+        Raises TaskError when the file does not embed.
         """
         self._require("embed")
         if batch_tokens < 1:
@@ -237,7 +238,7 @@ class Model:
 
     def _require(self, task: str) -> None:
         if self.task != task:
-            raise TypeError(
+            raise TaskError(
                 f"{self._path} is a model for the task {self.task!r}, not {task!r}; use Model.{_METHODS[self.task]}"
             )
 
