@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
 from corpus import ndcg, retrieval, texts, top1_agreement
 from engines import native_packed
 from models import model_folder
-from numpy.typing import NDArray
-from test_minilm import tokenize, torch_embeddings
-
 from pocketformer.compress import compress
 from pocketformer.importers.huggingface import load_checkpoint
 from pocketformer.pocketfile import read_pocket
+from test_minilm import tokenize, torch_embeddings
 
 Embeddings = NDArray[np.float32]
 

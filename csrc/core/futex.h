@@ -3,6 +3,7 @@
 #pragma once
 
 #include <linux/futex.h>
+#include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -46,6 +47,7 @@ bool spin_until(bool may_spin, Done done) {
       if (done()) return true;
       pause_cpu();
     }
+    sched_yield();  // on a busy machine the awaited thread may have been put on this very CPU
   } while (std::chrono::steady_clock::now() < deadline);
   return done();
 }
