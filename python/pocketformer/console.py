@@ -10,7 +10,9 @@ from collections.abc import Iterable, Sequence
 def table(title: str, headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Prints a table; columns whose cells are all numbers with or without a unit are aligned right."""
     cells = [[str(cell) for cell in row] for row in rows]
-    right = [bool(cells) and all(row[i][:1].isdigit() or row[i][:1] in "-–" for row in cells) for i in range(len(headers))]
+    right = [
+        bool(cells) and all(row[i][:1].isdigit() or row[i][:1] in "-–" for row in cells) for i in range(len(headers))
+    ]
     if sys.stdout.isatty() and importlib.util.find_spec("rich") is not None:
         _rich_table(title, headers, cells, right)
     else:
@@ -42,7 +44,7 @@ def _rich_table(title: str, headers: Sequence[str], cells: list[list[str]], righ
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    drawn = Table(title=title, show_header=any(headers), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     for header, number in zip(headers, right, strict=True):
         drawn.add_column(header, justify="right" if number else "left")
     for row in cells:
@@ -53,7 +55,8 @@ def _rich_table(title: str, headers: Sequence[str], cells: list[list[str]], righ
 def _plain_table(title: str, headers: Sequence[str], cells: list[list[str]], right: list[bool]) -> None:
     widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
     print(f"\n{title}")
-    for row in (headers, ["-" * width for width in widths], *cells):
+    top = [headers, ["-" * width for width in widths]] if any(headers) else []
+    for row in (*top, *cells):
         aligned = (
             cell.rjust(width) if number else cell.ljust(width)
             for cell, width, number in zip(row, widths, right, strict=True)

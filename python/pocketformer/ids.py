@@ -32,7 +32,9 @@ def ragged(
 
 def _sequences(name: str, values: Any) -> list[Ids]:
     if isinstance(values, np.ndarray) and values.ndim != 2:
-        raise ValueError(f"{name} has shape {list(values.shape)}; it must be [sequences, tokens] or a list of sequences")
+        raise ValueError(
+            f"{name} has shape {list(values.shape)}; it must be [sequences, tokens] or a list of sequences"
+        )
     if isinstance(values, str | bytes):
         raise TypeError(f"{name} is {type(values).__name__}; the model call takes token ids, its methods take texts")
     return [_integers(f"{name}[{i}]", row) for i, row in enumerate(values)]
@@ -41,7 +43,9 @@ def _sequences(name: str, values: Any) -> list[Ids]:
 def _integers(name: str, row: Any) -> Ids:
     array: NDArray[Any] = np.asarray(row)
     if array.ndim != 1:
-        raise ValueError(f"{name} has {array.ndim} dimensions; each sequence is a list of ids, pass [ids] for a single one")
+        raise ValueError(
+            f"{name} has {array.ndim} dimensions; each sequence is a list of ids, pass [ids] for a single one"
+        )
     if array.size == 0:
         return np.zeros(0, np.int32)
     if array.dtype.kind not in "iu":

@@ -52,8 +52,8 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Model:
 class Model:
     """An open pocket file. Any number of threads may call it at once; it survives fork and pickles as its path.
 
-    The method that fits the file's task works on texts; the others raise TaskError, a TypeError. Calling the model works on token
-    ids whatever the task.
+    The method that fits the file's task works on texts; the others raise TaskError, a TypeError. Calling the model
+    works on token ids whatever the task.
     """
 
     def __init__(self, path: str | os.PathLike[str], threads: int | None = None) -> None:
@@ -67,7 +67,9 @@ class Model:
 
     def __repr__(self) -> str:
         model = self._engine.file.model
-        return f"<pocketformer.Model {model['name']!r}: {model['task']}, {model['weights']}, {self._engine.program.isa}>"
+        return (
+            f"<pocketformer.Model {model['name']!r}: {model['task']}, {model['weights']}, {self._engine.program.isa}>"
+        )
 
     @property
     def task(self) -> str:
@@ -99,7 +101,7 @@ class Model:
         return describe(self._engine)
 
     def plan(self, lengths: Sequence[int], *, rows: int = 0) -> int:
-        """Bytes of working memory for one run over sequences of these ``lengths`` in tokens; the weights are not counted.
+        """Bytes of working memory for one run over sequences of ``lengths`` tokens; the weights are not counted.
 
         ``rows`` is the number of chosen token rows of a model that takes them. Raises ValueError for a length that the
         model does not allow.
@@ -154,13 +156,14 @@ class Model:
         return result[0] if single else result
 
     @overload
-    def classify(self, texts: str) -> list[Label]: ...
+    def classify(self, texts: str) -> list[Label]: ...  # type: ignore[overload-overlap]  # str is iterable
     @overload
     def classify(self, texts: Iterable[str]) -> list[list[Label]]: ...
     def classify(self, texts: str | Iterable[str]) -> list[Label] | list[list[Label]]:
         """All labels with their probabilities, best first, for each text (a plain list for a single string).
 
-        Probabilities are a softmax over the labels, independent for multi-label models, and plain values for regressions.
+        Probabilities are a softmax over the labels, independent for multi-label models, and plain values for
+        regressions.
         """
         self._require("classify")
         from .tasks.classify import classify
@@ -170,7 +173,7 @@ class Model:
         return results[0] if single else results
 
     @overload
-    def tag(self, texts: str) -> list[Entity]: ...
+    def tag(self, texts: str) -> list[Entity]: ...  # type: ignore[overload-overlap]  # str is iterable
     @overload
     def tag(self, texts: Iterable[str]) -> list[list[Entity]]: ...
     def tag(self, texts: str | Iterable[str]) -> list[Entity] | list[list[Entity]]:
@@ -183,7 +186,9 @@ class Model:
         return results[0] if single else results
 
     @overload
-    def answer(self, question: str, context: str, *, top_k: int = 1, max_answer_tokens: int = 15) -> list[Answer]: ...
+    def answer(  # type: ignore[overload-overlap]  # str is iterable
+        self, question: str, context: str, *, top_k: int = 1, max_answer_tokens: int = 15
+    ) -> list[Answer]: ...
     @overload
     def answer(
         self, question: Iterable[str], context: Iterable[str], *, top_k: int = 1, max_answer_tokens: int = 15
@@ -212,7 +217,7 @@ class Model:
         return results[0] if single else results
 
     @overload
-    def fill_mask(self, texts: str, *, top_k: int = 5) -> list[list[Candidate]]: ...
+    def fill_mask(self, texts: str, *, top_k: int = 5) -> list[list[Candidate]]: ...  # type: ignore[overload-overlap]  # str is iterable
     @overload
     def fill_mask(self, texts: Iterable[str], *, top_k: int = 5) -> list[list[list[Candidate]]]: ...
     def fill_mask(

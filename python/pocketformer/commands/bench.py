@@ -45,6 +45,8 @@ def show(result: dict[str, Any]) -> None:
     headers = ("threads", "batch", "tokens", "median", "best", "tokens/s", "of peak", "working memory")
     console.table(f"{result['name']}, {result['weights']}, {result['isa']}", headers, rows)
     print(f"load: {console.milliseconds(result['load_seconds'])}")
-    print(f"peak memory of a process that loads it and runs one sequence: {console.megabytes(result['peak_rss_bytes'])}")
+    print(
+        f"peak memory of a process that loads it and runs one sequence: {console.megabytes(result['peak_rss_bytes'])}"
+    )
     if result["weights"] == "int8":
         print(f"measured int8 peak of one core: {result['peak_gmacs']:.0f} billion multiply-adds a second")

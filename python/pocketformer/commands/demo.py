@@ -87,9 +87,7 @@ def show(result: dict[str, Any]) -> None:
     console.table(title, ("", "fp32", "int8", ""), rows)
     print(f"Compressed in {result['compress_seconds']:.1f} s, without any data to calibrate on.")
     for search in result["searches"]:
-        hits = [
-            (f"{hit['score']:.3f}", "█" * max(0, round(24 * hit["score"])), hit["text"]) for hit in search["hits"]
-        ]
+        hits = [(f"{hit['score']:.3f}", "█" * max(0, round(24 * hit["score"])), hit["text"]) for hit in search["hits"]]
         console.table(f"“{search['query']}”", ("score", "", f"closest of {len(SENTENCES)} sentences"), hits)
     print("\nNext:")
     print('  pocketformer demo --query "your own words"')

@@ -7,7 +7,7 @@ import threading
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -117,7 +117,7 @@ class TextReader:
         from tokenizers import Tokenizer
 
         try:
-            tokenizer: Any = Tokenizer.from_buffer(content)
+            tokenizer: Tokenizer = Tokenizer.from_buffer(content)
             tokenizer.no_padding()
             if self._pairs:
                 tokenizer.enable_truncation(
