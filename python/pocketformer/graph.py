@@ -17,9 +17,9 @@ Array = NDArray[Any]
 class Graph:
     """Operators in execution order and their parameters.
 
-    Before packing, ``params`` holds plain arrays: ``W.weight`` [N, K] and ``W.bias`` [N] of a linear, ``T.weight`` [rows, width] of a table,
-    ``G.weight`` / ``G.bias`` [width] of a norm, attention biases [heads, 2·max_length−1]. After packing it holds the
-    tensors of the pocket file.
+    Before packing, ``params`` holds plain arrays: ``W.weight`` [N, K] and ``W.bias`` [N] of a linear, ``T.weight``
+    [rows, width] of a table, ``G.weight`` / ``G.bias`` [width] of a norm, attention biases [heads, 2·max_length−1].
+    After packing it holds the tensors of the pocket file.
     """
 
     ops: list[Op]

@@ -50,14 +50,19 @@ class TextReader:
     def sequences(self, texts: Sequence[str]) -> list[Ids]:
         """The ids of each text, special tokens included."""
         result: list[Ids] = []
+        cuts: list[int] = []
         for begin in range(0, len(texts), CHUNK):
             encodings = self._encode(texts[begin : begin + CHUNK], fast=True)
             result += [_array(encoding.ids) for encoding in encodings]
+            cuts += self._cuts(encodings)
+        self._warn(cuts)
         return result
 
     def encodings(self, texts: Sequence[str]) -> list[Encoding]:
         """The encoding of each text, with offsets and word numbers."""
-        return self._encode(texts, fast=False)
+        encodings = self._encode(texts, fast=False)
+        self._warn(self._cuts(encodings))
+        return encodings
 
     def windows(self, question: str, context: str) -> list[Encoding]:
         """``question`` with each window of ``context``."""
@@ -85,14 +90,15 @@ class TextReader:
         for text, encoding in zip(texts, encodings, strict=True):
             if not encoding.ids:
                 raise ValueError(f"the text {text[:60]!r} has no tokens, and this tokenizer adds none; leave it out")
-        if not self._warned:
-            self._warn(encodings)
         return encodings
 
-    def _warn(self, encodings: Sequence[Encoding]) -> None:
+    def _cuts(self, encodings: Sequence[Encoding]) -> list[int]:
+        """How many tokens each text lost."""
         special = self.tokenizer.num_special_tokens_to_add(False)
-        cuts = [sum(len(part.ids) - special for part in encoding.overflowing) for encoding in encodings]
-        if any(cuts):
+        return [sum(len(part.ids) - special for part in encoding.overflowing) for encoding in encodings]
+
+    def _warn(self, cuts: Sequence[int]) -> None:
+        if any(cuts) and not self._warned:
             self._warned = True
             warnings.warn(
                 f"{sum(cut > 0 for cut in cuts)} of {len(cuts)} texts are longer than the {self.max_length} tokens "
