@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from models import model_folder
 
 import pocketformer
+from models import model_folder
 
 
 @pytest.fixture(scope="session")

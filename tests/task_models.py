@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch_models
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 import pocketformer
+import torch_models
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-WORDS = tuple("ada lives in london and wrote the first program who where is a of paris letter to mr babbage".split())
+WORDS = (
+    *("ada", "lives", "in", "london", "and", "wrote", "the", "first", "program", "who", "where", "is", "a", "of"),
+    *("paris", "letter", "to", "mr", "babbage"),
+)
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,?!"
 
 
@@ -31,9 +34,7 @@ class TaskModel:
     def logits(self, *texts: str) -> Any:
         """The output of torch for one text, or for a pair."""
         encoding = self.tokenizer.encode(*texts)
-        return self.torch(
-            input_ids=torch.tensor([encoding.ids]), token_type_ids=torch.tensor([encoding.type_ids])
-        )
+        return self.torch(input_ids=torch.tensor([encoding.ids]), token_type_ids=torch.tensor([encoding.type_ids]))
 
 
 def word_pieces() -> Tokenizer:
@@ -54,9 +55,7 @@ def make(task: str, folder: Path, max_length: int = 512, **config: Any) -> TaskM
     model = torch_models.build("bert", task, folder)
     tokenizer = word_pieces()
     tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({"mask_token": "[MASK]", "model_max_length": max_length})
-    )
+    (folder / "tokenizer_config.json").write_text(json.dumps({"mask_token": "[MASK]", "model_max_length": max_length}))
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **config}))
     pocket = folder / f"{task}.pocket"

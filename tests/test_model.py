@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from corpus import texts
-from pocket_helpers import MODEL, TEXT, tiny_graph
 
 import pocketformer
+from corpus import texts
+from pocket_helpers import MODEL, TEXT, tiny_graph
 from pocketformer import Model, PocketFileError, TaskError
 from pocketformer.compress.pack import pack_graph
 from pocketformer.pocketfile import write_pocket

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from task_models import TaskModel, make
 
 from pocketformer import TaskError
+from task_models import TaskModel, make
 
 TEXTS = ["Ada lives in London.", "Who wrote the first program? Mr Babbage and Ada!", "a", "to Paris 42"]
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
@@ -124,7 +124,7 @@ def test_answer(reader: TaskModel, longest: int) -> None:
     answers = model.answer(question, CONTEXT, top_k=4, max_answer_tokens=longest)
     spans = expected_answers(reader, question, CONTEXT, longest)
     expected = sorted(spans.values(), reverse=True)
-    assert [a.score for a in answers][0] == pytest.approx(expected[0], rel=1e-3)
+    assert answers[0].score == pytest.approx(expected[0], rel=1e-3)
     for answer in answers:
         assert answer.text == CONTEXT[answer.start : answer.end]
         assert answer.score == pytest.approx(spans[answer.start, answer.end], rel=1e-3)

@@ -19,8 +19,8 @@ Rows: TypeAlias = NDArray[np.int64]
 Outputs: TypeAlias = NDArray[np.float32]
 Progress = Callable[[int, int], None]
 
-BATCH_TOKENS = 2048
-"""Tokens of one run: enough rows to occupy a few cores, while activations stay in a few megabytes."""
+BATCH_TOKENS = 1024
+"""Tokens of one run: enough rows to occupy a few cores, while MiniLM's activations stay in 5 MB."""
 
 
 class Engine:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -17,12 +18,12 @@ from .engine import Engine
 from .graph import Graph
 
 _FRESH_PROCESS = """
-import resource, sys
-from pocketformer.measure import prepare
+import sys
+from pocketformer.measure import peak_rss, prepare
 from pocketformer.engine import Engine
 engine = Engine(sys.argv[1], None)
 prepare(engine, 16, 1)()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(peak_rss())
 """
 
 
@@ -99,6 +100,12 @@ def multiply_adds(graph: Graph, length: int) -> int:
         elif op["op"] == "attention":
             total += 2 * op["heads"] * op["head_dim"] * length * length
     return total
+
+
+def peak_rss() -> int:
+    """The most bytes that this process has had in memory; ``getrusage`` would count what its parent had at the fork."""
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def _rows(engine: Engine, batch: int) -> int:
