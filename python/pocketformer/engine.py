@@ -19,8 +19,8 @@ Rows: TypeAlias = NDArray[np.int64]
 Outputs: TypeAlias = NDArray[np.float32]
 Progress = Callable[[int, int], None]
 
-BATCH_TOKENS = 1024
-"""Tokens of one run: enough rows to occupy a few cores, while MiniLM's activations stay in 5 MB."""
+BATCH_TOKENS = 512
+"""Tokens of one run: enough rows to occupy a few cores, while MiniLM's activations stay in 3 MB."""
 
 
 class Engine:

@@ -18,7 +18,7 @@ from ..pocketfile import PocketFile
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
-CHUNK = 64  # texts tokenized at once: encodings hold some hundred bytes a token until their ids are taken
+CHUNK = 32  # texts tokenized at once: encodings hold some hundred bytes a token until their ids are taken
 QUESTION_STRIDE = 128  # tokens that neighbouring windows of a long context share
 
 
