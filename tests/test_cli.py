@@ -50,6 +50,7 @@ def test_encode(run: Any, minilm_int8: Path, tmp_path: Path, monkeypatch: pytest
     assert np.load(output).tobytes() == expected.tobytes()
     monkeypatch.setattr("sys.stdin", io.StringIO("a cat\nrain\n"))
     assert run("encode", minilm_int8, "--json") == result
+    assert run("encode", minilm_int8, "a cat", "--json", "rain") == result  # options between the texts
     assert "a cat" in run("encode", minilm_int8, "a cat")
 
 
@@ -162,7 +163,10 @@ def test_wrong_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "use Model.tag" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["encode", "x", "--threads", "0"], ["nothing"], ["compress", "x"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["encode", "x", "--threads", "0"], ["nothing"], ["compress", "x"], ["encode", "x", "--jso", "n", "--no"]],
+)
 def test_usage_errors(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(arguments)

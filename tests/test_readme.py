@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from models import model_folder
 
 ROOT = Path(__file__).parent.parent
@@ -67,4 +68,4 @@ def test_links_and_paths(page: str) -> None:
     for link in re.findall(r"\]\(([^)#]+)\)", text):
         assert ((ROOT / page).parent / link).exists(), link
     for path in re.findall(r"`((?:csrc|tests)/[\w/.]+)`", text):
-        assert (ROOT / path).exists(), path
+        assert "NAME" in path or (ROOT / path).exists(), path

@@ -12,6 +12,7 @@ from types import ModuleType
 
 from . import __version__
 from .commands import bench, compress, demo, encode, info, run
+from .errors import TaskError
 
 COMMANDS: dict[str, ModuleType] = {
     "compress": compress,
@@ -21,7 +22,7 @@ COMMANDS: dict[str, ModuleType] = {
     "bench": bench,
     "demo": demo,
 }
-EXPECTED_ERRORS = (OSError, ValueError, ImportError, RuntimeError)
+EXPECTED_ERRORS = (OSError, ValueError, ImportError, RuntimeError, TaskError)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -49,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0, or 2 after one line that says what was wrong."""
-    args = build_parser().parse_args(argv)
+    args = _parse(argv)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("default")
@@ -69,6 +70,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"pocketformer: error: {_explain(error)}", file=sys.stderr)
         return 2
     return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Texts may stand on both sides of the options, which argparse does not allow within subcommands."""
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    if any(word.startswith("-") for word in rest) or (rest and not hasattr(args, "texts")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.texts += rest
+    return args
 
 
 def _explain(error: Exception) -> str:
