@@ -6,10 +6,10 @@
 
 namespace {
 
-// Has `x` in a register, or in memory where virtual vectors are arrays: a value the compiler must take as new.
+// Has `x` in a register, or in memory where a virtual vector is an array of scalars: a value the compiler must take as new.
 template <class V, class T>
 POCKETFORMER_INLINE void renew(T& x) {
-  if constexpr (sizeof(typename V::M) == 16 && V::kActivationOffset == 0)
+  if constexpr (alignof(T) < 16)
     __asm__("" : "+m"(x));
   else
     V::pin(x);
@@ -34,6 +34,9 @@ int64_t probe_dot4(int64_t iterations) {
     });
     unroll<kChains>([&](auto i) POCKETFORMER_LAMBDA { renew<V>(acc[i]); });
   }
+  unroll<kChains>([&](auto i) POCKETFORMER_LAMBDA { acc[0] = V::add_i32(acc[0], acc[i]); });
+  const int32_t used = V::reduce_add_i32(acc[0]);
+  __asm__ volatile("" : : "r"(used));
   return iterations * kChains * 4 * kLanes;
 }
 
@@ -50,6 +53,9 @@ int64_t probe_fma(int64_t iterations) {
       renew<V>(acc[i]);
     });
   }
+  unroll<kChains>([&](auto i) POCKETFORMER_LAMBDA { acc[0] = V::add(acc[0], acc[i]); });
+  const float used = V::reduce_add(acc[0]);
+  __asm__ volatile("" : : "m"(used));
   return iterations * kChains * kLanes;
 }
 
