@@ -188,11 +188,10 @@ def test_residual_is_added_after_the_activation(isa: str, kind: str) -> None:
 
 
 @every_isa
-@pytest.mark.parametrize("kind", ["none", "gelu"])
-def test_residual_may_be_the_output(isa: str, kind: str) -> None:
+def test_residual_may_be_the_output(isa: str) -> None:
     x, w, residual = floats((29, 26)), floats((33, 26), 4), padded(floats((29, 33), 3))
-    apart = product_f32(isa, x, w, activation=kind, residual=residual)
-    kernels(isa).gemm_f32(padded(x), panels(w), residual, 26, residual=residual, activation=kind)
+    apart = product_f32(isa, x, w, residual=residual)
+    kernels(isa).gemm_f32(padded(x), panels(w), residual, 26, residual=residual)
     same_bytes(residual, apart)
 
 

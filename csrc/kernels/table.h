@@ -34,7 +34,7 @@ struct QuantizeArgs {
 // What follows a product, applied in registers to rows of 16 channels.
 struct Epilogue {
   const float* bias;      // [round_up(n, 16)] or null
-  const float* residual;  // [m][ld_residual] or null; added after the activation; may alias `out`
+  const float* residual;  // [m][ld_residual] or null; added after the activation; may be `out` without one
   size_t ld_residual;
   Activation activation;
 };
