@@ -43,6 +43,10 @@ POCKETFORMER_INLINE void store_tile(const Epilogue& e, float* out, size_t ldo, i
   if (e.activation != Activation::kNone) finish_tile<V>(e, out, ldo, row, column, MR, NR * kLanes);
 }
 
+// The panels after these, on their way to the second-level cache while these are multiplied: with few rows a product is
+// bound by the latency of the third level. Beyond the last panel nothing is touched: a prefetch cannot fault.
+POCKETFORMER_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
+
 template <class V, int MR, int NR>
 void gemm_i8_tile(const GemmI8Args& g, int row, int panel) {
   using F = typename V::F;
@@ -74,7 +78,10 @@ void gemm_i8_tile(const GemmI8Args& g, int row, int panel) {
   }
   for (; left > 0; --left) {
     B weight[NR];
-    unroll<NR>([&](auto c) POCKETFORMER_LAMBDA { weight[c] = V::load_b(w + c * panel_bytes); });
+    unroll<NR>([&](auto c) POCKETFORMER_LAMBDA {
+      weight[c] = V::load_b(w + c * panel_bytes);
+      prefetch(w + (c + NR) * panel_bytes);
+    });
     unroll<MR>([&](auto r) POCKETFORMER_LAMBDA {
       const B x = V::broadcast_b(a + r * g.lda);
       unroll<NR>([&](auto c) POCKETFORMER_LAMBDA { acc[r * NR + c] = V::dot4(acc[r * NR + c], x, weight[c]); });
