@@ -186,6 +186,14 @@ struct Avx2 {
     };
     return {pack(a.lo, b.lo, c.lo, d.lo), pack(a.hi, b.hi, c.hi, d.hi)};
   }
+  static POCKETFORMER_INLINE B pack64(I a, I b, I c, I d) {
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);  // undoes the packs' 128-bit lanes
+    const auto pack = [&](I x, I y) {
+      const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(x.lo, x.hi), _mm256_packs_epi32(y.lo, y.hi));
+      return _mm256_permutevar8x32_epi32(bytes, order);
+    };
+    return {pack(a, b), pack(c, d)};
+  }
   static POCKETFORMER_INLINE void store_bytes(void* p, I x) {
     // The low byte of each lane to the front of its 128-bit half, then the four groups of four together.
     const __m256i order = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,  //

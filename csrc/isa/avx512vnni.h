@@ -123,6 +123,13 @@ struct Isa {
     const I cd = _mm512_or_si512(_mm512_and_si512(c, low), _mm512_slli_epi32(d, 8));
     return _mm512_or_si512(ab, _mm512_slli_epi32(cd, 16));
   }
+  static POCKETFORMER_INLINE B pack64(I a, I b, I c, I d) {
+    // Undoes the packs' 128-bit lanes.
+    const I order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const I packed = _mm512_packs_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
+    return _mm512_permutexvar_epi32(order, packed);
+  }
+  static POCKETFORMER_INLINE B bias(B x) { return _mm512_xor_si512(x, _mm512_set1_epi8(-128)); }
   static POCKETFORMER_INLINE void store_bytes(void* p, I x) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x));
   }

@@ -15,6 +15,7 @@ struct Isa : Avx2 {
     return {add_pairs(acc.lo, _mm256_maddubs_epi16(_mm256_abs_epi8(a.lo), _mm256_sign_epi8(w.lo, a.lo))),
             add_pairs(acc.hi, _mm256_maddubs_epi16(_mm256_abs_epi8(a.hi), _mm256_sign_epi8(w.hi, a.hi)))};
   }
+  static POCKETFORMER_INLINE B bias(B x) { return x; }
   static POCKETFORMER_INLINE I dot4_p(I acc, B a, B w) {
     return {add_pairs(acc.lo, _mm256_maddubs_epi16(a.lo, w.lo)), add_pairs(acc.hi, _mm256_maddubs_epi16(a.hi, w.hi))};
   }

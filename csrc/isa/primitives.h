@@ -37,6 +37,8 @@
 //                                 `groups`, a multiple of kGemmGroups
 //   pack4(a, b, c, d)             low bytes of four I side by side in each group → B
 //   store_bytes(p, x)             low byte of 16 lanes → 16 bytes
+//   pack64(a, b, c, d)            64 lanes within −127…127 one after the other → B
+//   bias(x)                       adds kActivationOffset to every byte of B
 #pragma once
 
 #include <cstddef>

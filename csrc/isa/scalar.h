@@ -214,6 +214,15 @@ struct Isa {
     }
     return r;
   }
+  static POCKETFORMER_INLINE B pack64(I a, I b, I c, I d) {
+    B r;
+    store_bytes(r.v, a);
+    store_bytes(r.v + 16, b);
+    store_bytes(r.v + 32, c);
+    store_bytes(r.v + 48, d);
+    return r;
+  }
+  static POCKETFORMER_INLINE B bias(B x) { return x; }
   static POCKETFORMER_INLINE void store_bytes(void* p, I x) {
     auto* bytes = static_cast<uint8_t*>(p);
     for (int i = 0; i < 16; ++i) bytes[i] = static_cast<uint8_t>(x.v[i]);

@@ -23,6 +23,11 @@ struct LaneRanges {
   int full_begin, full_end;   // keys that every lane sees
 
   POCKETFORMER_INLINE LaneRanges(const AttentionArgs& a, int first_query, int queries) {
+    if (a.range.left >= a.keys && a.range.right >= a.keys) {
+      lo = V::zero_i32(), hi = V::set1_i32(a.keys);
+      begin = full_begin = 0, end = full_end = a.keys;
+      return;
+    }
     alignas(64) int32_t lows[kLanes], highs[kLanes];
     begin = a.keys, end = 0, full_begin = 0, full_end = a.keys;
     for (int i = 0; i < kLanes; ++i) {

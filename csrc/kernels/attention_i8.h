@@ -83,7 +83,7 @@ void store_i8(const StoreI8Args& s) {
         sum = V::add_i32(sum, k);
       }
       s.kv.k_scale[at] = amax * (1.0f / 127.0f);
-      s.kv.k_sum[at] = V::reduce_add_i32(sum);
+      s.kv.k_start[at] = -V::kActivationOffset * V::reduce_add_i32(sum);
     }
   }
   for (int h = 0; h < s.kv_heads; ++h)
@@ -105,6 +105,7 @@ struct KeyTileI8 {
 
   static constexpr int kChains = V::kAttentionChains;
 
+  // Keys [begin, end) of a tile, `begin` a multiple of four.
   alignas(64) float scores[kKeyTile * kLanes];
   alignas(64) int8_t weights[kKeyTile * kLanes];  // [key/4][query][4]
 
@@ -116,7 +117,7 @@ struct KeyTileI8 {
     const size_t first = kv_head * a.kv.capacity + c.segment_slot;
     const int8_t* k = a.kv.k + first * c.head_stride;
     const float* k_scale = a.kv.k_scale + first;
-    const int32_t* k_sum = a.kv.k_sum + first;
+    const int32_t* k_start = a.kv.k_start + first;
     F top = V::set1(kMasked);
     for (int key = begin; key < end; key += kChains) {
       const int count = end - key < kChains ? end - key : kChains;
@@ -125,7 +126,7 @@ struct KeyTileI8 {
       unroll<kChains>([&](auto j) POCKETFORMER_LAMBDA {
         const int at = key + (j < count ? static_cast<int>(j) : 0);  // a short last group repeats its first key
         rows[j] = k + static_cast<size_t>(at) * c.head_stride;
-        acc[j] = V::kActivationOffset != 0 ? V::set1_i32(-V::kActivationOffset * k_sum[at]) : V::zero_i32();
+        acc[j] = V::kActivationOffset != 0 ? V::set1_i32(k_start[at]) : V::zero_i32();
       });
       for (int d = 0; d < c.head_stride; d += 4) {
         const B q = query[d / 4];
@@ -151,47 +152,51 @@ struct KeyTileI8 {
     const F shift = V::sub(V::zero(), V::mul(top, factor));
     F sum[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
     F most = V::zero();
-    const auto take = [&](int key, F& total) POCKETFORMER_LAMBDA {
+    const auto take = [&](int key, F& total, auto masked) POCKETFORMER_LAMBDA {
       float* at = scores + (key - begin) * kLanes;
       F p = exp2<V, false>(V::fma(V::load(at), factor, shift));
-      if (range.partial(key, 1)) p = V::select(V::between(range.lo, range.hi, key), p, V::zero());
+      if constexpr (masked) p = V::select(V::between(range.lo, range.hi, key), p, V::zero());
       total = V::add(total, p);
       p = V::mul(p, V::set1(v_scale[key]));
       most = V::max(most, p);
       V::store(at, p);
     };
-    int key = begin;
-    for (; key < end && key % 4 != 0; ++key) take(key, sum[0]);
-    for (; key + 4 <= end; key += 4) unroll<4>([&](auto j) POCKETFORMER_LAMBDA { take(key + j, sum[j]); });
-    for (; key < end; ++key) take(key, sum[0]);
+    // A key's chain is its position's remainder: the sum does not depend on where the lanes' union begins.
+    const auto take_all = [&](auto masked) POCKETFORMER_LAMBDA {
+      int key = begin;
+      for (; key + 4 <= end; key += 4) unroll<4>([&](auto j) POCKETFORMER_LAMBDA { take(key + j, sum[j], masked); });
+      unroll<3>([&](auto j) POCKETFORMER_LAMBDA {
+        if (key + j < end) take(key + j, sum[j], masked);
+      });
+    };
+    if (range.partial(begin, end - begin))
+      take_all(std::true_type{});
+    else
+      take_all(std::false_type{});
     largest = most;
     return V::add(V::add(sum[0], sum[1]), V::add(sum[2], sum[3]));
   }
 
-  // weights = rne(scores·inverse), 0…127, in groups of four keys as the values are stored; zero outside [begin, end).
+  // weights = rne(scores·inverse), 0…127, in groups of four keys as the values are stored; zero from `end` on.
   POCKETFORMER_INLINE void quantize(int begin, int end, F inverse) {
     const auto quantized = [&](int key) POCKETFORMER_LAMBDA {
       return V::to_i32(V::mul(V::load(scores + (key - begin) * kLanes), inverse));
     };
     int8_t* out = weights;
-    for (int group = begin / 4 * 4; group < end; group += 4, out += 4 * kLanes) {
-      if (group >= begin && group + 4 <= end) {
-        V::store_b(out, V::pack4(quantized(group), quantized(group + 1), quantized(group + 2), quantized(group + 3)));
-        continue;
-      }
-      I p[4];
-      unroll<4>([&](auto j) POCKETFORMER_LAMBDA {
-        p[j] = group + j >= begin && group + j < end ? quantized(group + j) : V::zero_i32();
-      });
-      V::store_b(out, V::pack4(p[0], p[1], p[2], p[3]));
-    }
+    int key = begin;
+    for (; key + 4 <= end; key += 4, out += 4 * kLanes)
+      V::store_b(out, V::pack4(quantized(key), quantized(key + 1), quantized(key + 2), quantized(key + 3)));
+    if (key == end) return;
+    I p[4];
+    unroll<4>([&](auto j) POCKETFORMER_LAMBDA { p[j] = key + j < end ? quantized(key + j) : V::zero_i32(); });
+    V::store_b(out, V::pack4(p[0], p[1], p[2], p[3]));
   }
 
   // out = out·keep + (weights · V)·take
   POCKETFORMER_INLINE void accumulate(const AttentionI8Args& a, int kv_head, int begin, int end, F keep, F take, F* out) {
     const AttentionArgs& c = a.common;
-    const int groups = (end + 3) / 4 - begin / 4;
-    const int8_t* v = a.kv.v + (kv_head * a.kv.capacity + c.segment_slot + begin / 4 * 4) * c.head_stride;
+    const int groups = (end - begin + 3) / 4;
+    const int8_t* v = a.kv.v + (kv_head * a.kv.capacity + c.segment_slot + begin) * c.head_stride;
     for (int d = 0; d < c.head_stride; d += kChains) {
       I acc[kChains];
       unroll<kChains>([&](auto i) POCKETFORMER_LAMBDA { acc[i] = V::zero_i32(); });
@@ -206,13 +211,23 @@ struct KeyTileI8 {
   }
 };
 
-// Sixteen queries' dwords side by side: [head_stride/4][16 queries][4]. Idle lanes repeat the first query.
+// Sixteen queries' groups of four channels side by side: [head_stride/4][16 queries][4]. Idle lanes repeat the first query.
 template <class V>
 POCKETFORMER_INLINE void gather_queries(const uint8_t* q, size_t stride, int queries, int head_stride, typename V::B* panel) {
-  for (int d = 0; d < head_stride; d += 4) {
-    alignas(64) uint8_t lanes[64];
-    for (int i = 0; i < kLanes; ++i) std::memcpy(lanes + 4 * i, q + (i < queries ? i : 0) * stride + d, 4);
-    panel[d / 4] = V::load_b(lanes);
+  constexpr int kBytes = 4 * kLanes;
+  for (int d = 0; d < head_stride; d += kBytes) {
+    const int groups = head_stride - d < kBytes ? (head_stride - d) / 4 : kLanes;
+    typename V::F block[kLanes];  // only moved, never computed with
+    for (int i = 0; i < kLanes; ++i) {
+      const uint8_t* row = q + (i < queries ? i : 0) * stride + d;
+      block[i] = V::load_partial(reinterpret_cast<const float*>(row), groups);
+    }
+    V::transpose(block);
+    for (int i = 0; i < groups; ++i) {
+      alignas(64) float lanes[kLanes];
+      V::store(lanes, block[i]);
+      panel[d / 4 + i] = V::load_b(lanes);
+    }
   }
 }
 
@@ -241,7 +256,7 @@ void attend_i8(const AttentionI8Args& a, int head, int first_query, int queries)
   RunningSoftmax<V> softmax(c.head_stride);
   KeyTileI8<V> tile;
   for (int start = range.begin / kKeyTile * kKeyTile; start < range.end; start += kKeyTile) {
-    const int begin = start > range.begin ? start : range.begin;
+    const int begin = (start > range.begin ? start : range.begin) / 4 * 4;
     const int end = start + kKeyTile < range.end ? start + kKeyTile : range.end;
     const F top = tile.template score<kBias>(a, query, range, kv_head, begin, end, scaled, bias, first_position, queries);
     F largest, keep, take;

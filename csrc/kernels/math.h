@@ -17,11 +17,11 @@ POCKETFORMER_INLINE typename V::F clamp(typename V::F x, float lo, float hi) {
   return V::min(V::max(x, V::set1(lo)), V::set1(hi));
 }
 
-// 2^x for x in [−126, 126] (clamped). Exactly 1 at 0. Relative error 1e-7 (kPrecise) or 1e-4, which is 1/40 of the
-// rounding that P meets in int8 attention.
+// 2^x for x ≤ 126; anything below −126 counts as −126. Exactly 1 at 0. Relative error 1e-7 (kPrecise) or 1e-4, which is
+// 1/40 of the rounding that P meets in int8 attention.
 template <class V, bool kPrecise>
 POCKETFORMER_INLINE typename V::F exp2(typename V::F x) {
-  x = clamp<V>(x, -126.0f, 126.0f);
+  x = V::max(x, V::set1(-126.0f));
   const typename V::F n = V::round(x);
   const typename V::F f = V::sub(x, n);
   typename V::F p;
@@ -47,7 +47,7 @@ POCKETFORMER_INLINE typename V::F exp2_or_zero(typename V::F x) {
 
 template <class V>
 POCKETFORMER_INLINE typename V::F tanh(typename V::F x) {
-  const typename V::F e = exp2<V, true>(V::mul(x, V::set1(2 * kLog2E)));
+  const typename V::F e = exp2<V, true>(V::min(V::mul(x, V::set1(2 * kLog2E)), V::set1(126.0f)));
   return V::sub(V::set1(1.0f), V::div(V::set1(2.0f), V::add(e, V::set1(1.0f))));
 }
 
@@ -81,7 +81,7 @@ POCKETFORMER_INLINE typename V::F gelu_tanh(typename V::F x) {
 
 template <class V>
 POCKETFORMER_INLINE typename V::F silu(typename V::F x) {
-  const typename V::F e = exp2<V, true>(V::mul(x, V::set1(-kLog2E)));
+  const typename V::F e = exp2<V, true>(V::min(V::mul(x, V::set1(-kLog2E)), V::set1(126.0f)));
   return V::div(x, V::add(V::set1(1.0f), e));
 }
 

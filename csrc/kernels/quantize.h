@@ -95,8 +95,13 @@ void quantize_rows(const QuantizeArgs& q) {
     uint8_t* out = q.q + r * q.ldq;
     const auto emit = [&](const float* from, int begin, int end, float inverse) {
       const typename V::F scale = V::set1(inverse);
-      for (int c = begin; c < end; c += kLanes)
-        V::store_bytes(out + c, V::add_i32(V::to_i32(V::mul(V::load(from + c - begin), scale)), offset));
+      const auto quantized = [&](int c) POCKETFORMER_LAMBDA { return V::to_i32(V::mul(V::load(from + c - begin), scale)); };
+      int c = begin;
+      for (; c + 4 * kLanes <= end; c += 4 * kLanes) {
+        const I a = quantized(c), b = quantized(c + kLanes), d = quantized(c + 2 * kLanes), e = quantized(c + 3 * kLanes);
+        V::store_b(out + c, V::bias(V::pack64(a, b, d, e)));
+      }
+      for (; c < end; c += kLanes) V::store_bytes(out + c, V::add_i32(quantized(c), offset));
     };
     float amax = 0;
     if (q.rotate <= 1) {

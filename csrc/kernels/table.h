@@ -93,7 +93,7 @@ struct NormArgs {
 struct KeyValuesI8 {
   int8_t* k;       // [kv_heads][capacity][head_stride]
   float* k_scale;  // [kv_heads][capacity]
-  int32_t* k_sum;  // [kv_heads][capacity]: Σ_d k
+  int32_t* k_start;  // [kv_heads][capacity]: −activation_offset · Σ_d k, where a score's accumulator starts
   int8_t* v;       // [kv_heads][capacity/4][head_stride][4]: four consecutive keys of a channel side by side
   float* v_scale;  // [kv_heads][capacity]
   size_t capacity;  // multiple of 16

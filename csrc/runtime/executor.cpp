@@ -173,7 +173,7 @@ class Worker {
     kv.v = kv.k + elements;
     kv.k_scale = reinterpret_cast<float*>(start + 2 * elements);
     kv.v_scale = kv.k_scale + scales;
-    kv.k_sum = reinterpret_cast<int32_t*>(kv.v_scale + scales);
+    kv.k_start = reinterpret_cast<int32_t*>(kv.v_scale + scales);
     kv.capacity = execution_.slots;
     return kv;
   }
