@@ -25,8 +25,8 @@ struct Neon {
 
   static constexpr int kActivationOffset = 0;
   static constexpr int kAttentionChains = 4;  // 16 registers of accumulators + 4 of the query + broadcasts, of 32
-  // 6 rows of 4 registers + 4 weights + activations taken by element: 24 chains hide a latency of 4 on two pipes.
-  static constexpr int kGemmRowsF32 = 6;
+  // 5 rows of 4 registers + 4 weights + activations taken by element: 20 chains hide a latency of 7 on two pipes.
+  static constexpr int kGemmRowsF32 = 5;
 
   // fn on each quarter of the operands.
   template <class R, class Fn, class... X>
@@ -185,12 +185,15 @@ struct Neon {
         },
         x, y, z, w);
   }
-  static POCKETFORMER_INLINE void store_bytes(void* p, I x) {
+  static POCKETFORMER_INLINE int8x16_t low_bytes(I x) {
     const auto low_halves = [](int32x4_t lo, int32x4_t hi) POCKETFORMER_LAMBDA {
       return vreinterpretq_s8_s16(vuzp1q_s16(vreinterpretq_s16_s32(lo), vreinterpretq_s16_s32(hi)));
     };
-    vst1q_s8(static_cast<int8_t*>(p), vuzp1q_s8(low_halves(x.a, x.b), low_halves(x.c, x.d)));
+    return vuzp1q_s8(low_halves(x.a, x.b), low_halves(x.c, x.d));
   }
+  static POCKETFORMER_INLINE void store_bytes(void* p, I x) { vst1q_s8(static_cast<int8_t*>(p), low_bytes(x)); }
+  static POCKETFORMER_INLINE B pack64(I x, I y, I z, I w) { return {low_bytes(x), low_bytes(y), low_bytes(z), low_bytes(w)}; }
+  static POCKETFORMER_INLINE B bias(B x) { return x; }
 };
 
 }  // namespace
