@@ -26,23 +26,29 @@ struct Isa : Neon {
   static POCKETFORMER_INLINE void product(I (&acc)[Rows], const uint8_t* a, size_t lda, const int8_t* w, int groups) {
     int32x4_t half[8 * Rows];  // [channel/2][row]
     unroll<8 * Rows>([&](auto i) POCKETFORMER_LAMBDA { half[i] = vdupq_n_s32(0); });
-    for (; groups > 0; groups -= 2, a += 8, w += 128) {
+    for (; groups > 0; groups -= 2, a += 8) {
       int8x16_t x[2 * Rows];
       unroll<2 * Rows>([&](auto i) POCKETFORMER_LAMBDA { x[i] = broadcast_b(a + (i / 2) * lda + 4 * (i % 2)).a; });
-      unroll<4>([&](auto q) POCKETFORMER_LAMBDA {
-        const int8x16_t w0 = vld1q_s8(w + 16 * q), w1 = vld1q_s8(w + 64 + 16 * q);
-        int16x8_t pair[2 * Rows];
-        unroll<Rows>([&](auto r) POCKETFORMER_LAMBDA {
-          pair[2 * r] = vmull_s8(vget_low_s8(x[2 * r]), vget_low_s8(w0));
-          pair[2 * r + 1] = vmull_high_s8(x[2 * r], w0);
-        });
-        unroll<Rows>([&](auto r) POCKETFORMER_LAMBDA {
-          pair[2 * r] = vmlal_s8(pair[2 * r], vget_low_s8(x[2 * r + 1]), vget_low_s8(w1));
-          pair[2 * r + 1] = vmlal_high_s8(pair[2 * r + 1], x[2 * r + 1], w1);
+      unroll<2>([&](auto h) POCKETFORMER_LAMBDA {
+        // Eight channels at a time: 4·Rows chains hide the latencies.
+        int8x16_t w0[2], w1[2];
+        unroll<2>([&](auto q) POCKETFORMER_LAMBDA { w0[q] = vld1q_s8(w + 16 * q), w1[q] = vld1q_s8(w + 64 + 16 * q); });
+        w += h == 0 ? 32 : 96;
+        int16x8_t pair[4 * Rows];  // [channel/2][row]
+        unroll<2 * Rows>([&](auto i) POCKETFORMER_LAMBDA {
+          constexpr int q = i / Rows, r = i % Rows, at = 2 * q * Rows + r;
+          pair[at] = vmull_s8(vget_low_s8(x[2 * r]), vget_low_s8(w0[q]));
+          pair[at + Rows] = vmull_high_s8(x[2 * r], w0[q]);
         });
         unroll<2 * Rows>([&](auto i) POCKETFORMER_LAMBDA {
-          constexpr int at = (2 * q + i % 2) * Rows + i / 2;
-          half[at] = vpadalq_s16(half[at], pair[i]);
+          constexpr int q = i / Rows, r = i % Rows, at = 2 * q * Rows + r;
+          pair[at] = vmlal_s8(pair[at], vget_low_s8(x[2 * r + 1]), vget_low_s8(w1[q]));
+          pair[at + Rows] = vmlal_high_s8(pair[at + Rows], x[2 * r + 1], w1[q]);
+        });
+        // Keeps the halves apart: g++ 12 would load all weights first and spill sums.
+        __asm__("" : "+r"(w), "+w"(pair[0]));
+        unroll<4 * Rows>([&](auto i) POCKETFORMER_LAMBDA {
+          half[4 * Rows * h + i] = vpadalq_s16(half[4 * Rows * h + i], pair[i]);
         });
       });
     }
