@@ -6,8 +6,6 @@
 // the same reason. scripts/check_spills.py looks at the disassembly.
 #pragma once
 
-#include <utility>
-
 #include "kernels/math.h"
 
 namespace {
@@ -15,15 +13,6 @@ namespace {
 using pocketformer::Epilogue;
 using pocketformer::GemmF32Args;
 using pocketformer::GemmI8Args;
-
-template <int... Is, class Fn>
-POCKETFORMER_INLINE void unroll(std::integer_sequence<int, Is...>, Fn&& fn) {
-  (fn(std::integral_constant<int, Is>{}), ...);
-}
-template <int N, class Fn>
-POCKETFORMER_INLINE void unroll(Fn&& fn) {
-  unroll(std::make_integer_sequence<int, N>{}, fn);
-}
 
 // Activation and residual on a tile that has just been written and is still in the first-level cache.
 // Out of line: one copy for all tiles.
@@ -78,7 +67,16 @@ void gemm_i8_tile(const GemmI8Args& g, int row, int panel) {
     }
     unroll<MR>([&](auto r) POCKETFORMER_LAMBDA { acc[r * NR + c] = start; });
   });
-  for (int left = groups; left > 0; --left) {
+  int left = groups;
+  if constexpr (V::kGemmGroups > 1) {
+    static_assert(NR == 1);
+    const int steps = groups / V::kGemmGroups, whole = steps * V::kGemmGroups;
+    V::template product<MR>(acc, a, g.lda, w, whole);
+    a += 4 * whole;
+    w += 64 * whole;
+    left -= whole;
+  }
+  for (; left > 0; --left) {
     B weight[NR];
     unroll<NR>([&](auto c) POCKETFORMER_LAMBDA {
       weight[c] = V::load_b(w + c * panel_bytes);
@@ -138,14 +136,16 @@ void gemm_f32_tile(const GemmF32Args& g, int row, int panel) {
 
 template <class V, int MR, int NR>
 struct TileI8 {
+  static constexpr int kRows = V::kGemmRows;
   static void run(const GemmI8Args& g, int row, int panel) { gemm_i8_tile<V, MR, NR>(g, row, panel); }
 };
 template <class V, int MR, int NR>
 struct TileF32 {
+  static constexpr int kRows = V::kGemmRowsF32;
   static void run(const GemmF32Args& g, int row, int panel) { gemm_f32_tile<V, MR, NR>(g, row, panel); }
 };
 
-// The tile for each height 1 … kGemmRows.
+// The tile for each height 1 … kRows.
 template <template <class, int, int> class Tile, class V, int NR, class Args, int... Heights>
 POCKETFORMER_INLINE void dispatch_height(std::integer_sequence<int, Heights...>, int height, const Args& g, int row, int panel) {
   using Fn = void (*)(const Args&, int, int);
@@ -157,10 +157,11 @@ POCKETFORMER_INLINE void dispatch_height(std::integer_sequence<int, Heights...>,
 // so that no tile is much less efficient than the others.
 template <template <class, int, int> class Tile, class V, int NR, class Args>
 POCKETFORMER_INLINE void gemm_rows(const Args& g, int panel) {
-  const int tiles = (g.m + V::kGemmRows - 1) / V::kGemmRows;
+  constexpr int kRows = Tile<V, 1, NR>::kRows;
+  const int tiles = (g.m + kRows - 1) / kRows;
   for (int t = 0, row = 0; t < tiles; ++t) {
     const int height = (g.m - row) / (tiles - t);
-    dispatch_height<Tile, V, NR>(std::make_integer_sequence<int, V::kGemmRows>{}, height, g, row, panel);
+    dispatch_height<Tile, V, NR>(std::make_integer_sequence<int, kRows>{}, height, g, row, panel);
     row += height;
   }
 }
