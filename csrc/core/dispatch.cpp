@@ -1,5 +1,9 @@
 #include "core/dispatch.h"
 
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
+
 #include <cstdlib>
 #include <stdexcept>
 
@@ -11,6 +15,10 @@ const KernelTable* kernel_table_avx2();
 const KernelTable* kernel_table_avxvnni();
 const KernelTable* kernel_table_avxvnni_evex();
 const KernelTable* kernel_table_avx512vnni();
+#elif defined(__aarch64__)
+const KernelTable* kernel_table_neon();
+const KernelTable* kernel_table_dotprod();
+const KernelTable* kernel_table_i8mm();
 #endif
 
 namespace {
@@ -32,6 +40,11 @@ bool has_avxvnni() {
   __asm__("cpuid" : "+a"(eax), "+b"(ebx), "+c"(ecx), "+d"(edx));
   return (eax >> 4 & 1) != 0;
 }
+#elif defined(__aarch64__)
+// The kernel reports what every core has, so a big.LITTLE pair counts as its weaker half. Bit numbers as in
+// asm/hwcap.h, which older headers do not all define.
+bool has_dotprod() { return (getauxval(AT_HWCAP) >> 20 & 1) != 0; }
+bool has_i8mm() { return has_dotprod() && (getauxval(AT_HWCAP2) >> 13 & 1) != 0; }
 #endif
 
 }  // namespace
@@ -43,6 +56,10 @@ const std::vector<Isa>& isas() {
       {"avxvnni", has_avxvnni, kernel_table_avxvnni},
       {"avxvnni_evex", has_avx512vnni, kernel_table_avxvnni_evex},
       {"avx2", has_avx2, kernel_table_avx2},
+#elif defined(__aarch64__)
+      {"i8mm", has_i8mm, kernel_table_i8mm},
+      {"dotprod", has_dotprod, kernel_table_dotprod},
+      {"neon", always, kernel_table_neon},
 #endif
       {"scalar", always, kernel_table_scalar},
   };

@@ -18,6 +18,9 @@ struct Avx2 {
   using B = I;
   using M = I;  // all ones or all zeros in each lane
 
+  static constexpr int kGemmGroups = 1;
+  static constexpr int kAttentionChains = 4;  // 8 registers of accumulators of 16; 8 chains would spill
+
   static POCKETFORMER_INLINE F load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
   static POCKETFORMER_INLINE void store(float* p, F x) {
     _mm256_storeu_ps(p, x.lo);

@@ -18,6 +18,9 @@ struct Isa {
   // 14 × 2 accumulators + 2 weights + 1 activation of 32 registers; 28 independent chains hide the latency of 4–5.
   static constexpr int kGemmRows = 14;
   static constexpr int kGemmPanels = 2;
+  static constexpr int kGemmRowsF32 = kGemmRows;
+  static constexpr int kGemmGroups = 1;
+  static constexpr int kAttentionChains = 8;  // hide the dot product's latency and leave registers for the query
 
   static POCKETFORMER_INLINE F load(const float* p) { return _mm512_loadu_ps(p); }
   static POCKETFORMER_INLINE void store(float* p, F x) { _mm512_storeu_ps(p, x); }

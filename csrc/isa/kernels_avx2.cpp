@@ -8,6 +8,7 @@ struct Isa : Avx2 {
   // 4 × 2 registers of accumulators + 2 weights + an activation, its absolute value and products in flight of 16 registers.
   static constexpr int kGemmRows = 4;
   static constexpr int kGemmPanels = 1;
+  static constexpr int kGemmRowsF32 = kGemmRows;
 
   // |a| · (w with a's sign): pair sums stay within 2·127·127 = 32,258, so vpmaddubsw cannot saturate.
   static POCKETFORMER_INLINE I dot4(I acc, B a, B w) {

@@ -6,14 +6,17 @@
 // AVX-512, two on AVX2, four on NEON, an array in the scalar build).
 //
 //   kName, kActivationOffset      "avx2"; 0 or 128 (docs/format.md): what dot4's first operand is biased by
-//   kGemmRows, kGemmPanels        register tile of the products, rows × panels of 16 channels, with its reason
+//   kGemmRows, kGemmPanels        register tile of the int8 product, rows × panels of 16 channels, with its reason
+//   kGemmRowsF32                  rows of the fp32 product's tile
+//   kGemmGroups                   k-groups of four that the int8 product takes in one step; 1: dot4 after dot4
+//   kAttentionChains              keys or channels that attention takes at once; divides 16
 //
 //   load store zero set1          F from/to float*, unaligned
 //   load_partial store_partial    the first n of 16 lanes (0 ≤ n ≤ 16), zeros elsewhere; touches no memory beyond them
 //   load_i8                       16 signed bytes → F
 //   add sub mul div sqrt          IEEE, one rounding each
 //   fma(a, b, c)                  a·b + c with one rounding, on every ISA
-//   max min abs
+//   max min abs                   finite operands; of two zeros either
 //   round                         to nearest even, |x| < 2^31
 //   scale2(x, n)                  x·2^n, n integral in [−126, 126], result normal
 //   to_i32 to_f32                 nearest even
@@ -30,6 +33,8 @@
 //   store_b
 //   dot4(acc, a, w)               acc + Σ of 4 products a·w; a = activation + offset, w in −127…127; exact
 //   dot4_p(acc, a, w)             the same with a in 0…127, no offset
+//   product<R>(acc[R], a, lda, w, groups)  only where kGemmGroups > 1: adds the product of R rows and one panel over
+//                                 `groups`, a multiple of kGemmGroups
 //   pack4(a, b, c, d)             low bytes of four I side by side in each group → B
 //   store_bytes(p, x)             low byte of 16 lanes → 16 bytes
 //   pack64(a, b, c, d)            64 lanes within −127…127 one after the other → B
@@ -39,8 +44,23 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 // Kernels must be inlined into the unit compiled for their ISA.
 #define POCKETFORMER_INLINE inline __attribute__((always_inline))
 // The same for a lambda: late inlining would leave the arrays it captures in memory.
 #define POCKETFORMER_LAMBDA __attribute__((always_inline))
+
+namespace {
+
+// fn(0), fn(1), … fn(N − 1) with the index as a constant.
+template <int... Is, class Fn>
+POCKETFORMER_INLINE void unroll(std::integer_sequence<int, Is...>, Fn&& fn) {
+  (fn(std::integral_constant<int, Is>{}), ...);
+}
+template <int N, class Fn>
+POCKETFORMER_INLINE void unroll(Fn&& fn) {
+  unroll(std::make_integer_sequence<int, N>{}, fn);
+}
+
+}  // namespace

@@ -34,6 +34,9 @@ struct Isa {
   static constexpr int kActivationOffset = 0;
   static constexpr int kGemmRows = 2;  // small: the arrays live on the stack
   static constexpr int kGemmPanels = 1;
+  static constexpr int kGemmRowsF32 = kGemmRows;
+  static constexpr int kGemmGroups = 1;
+  static constexpr int kAttentionChains = 4;
 
   struct F {
     float v[16];

@@ -28,7 +28,7 @@ void store_f32(const StoreF32Args& s) {
 template <class V>
 void attend_f32(const AttentionF32Args& a, int head, int first_query, int queries) {
   using F = typename V::F;
-  constexpr int kChains = KeyTileI8<V>::kChains;
+  constexpr int kChains = V::kAttentionChains;
   const AttentionArgs& c = a.common;
   const int kv_head = head / (c.heads / c.kv_heads);
   const int first_position = c.first_position + first_query;

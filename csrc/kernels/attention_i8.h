@@ -103,9 +103,7 @@ struct KeyTileI8 {
   using I = typename V::I;
   using B = typename V::B;
 
-  // Eight keys (or channels) at once: eight chains hide the dot product's latency and leave registers for the
-  // query on every ISA but AVX2's 16, where four do.
-  static constexpr int kChains = sizeof(B) == 64 && sizeof(F) == 64 ? 8 : 4;
+  static constexpr int kChains = V::kAttentionChains;
 
   // Keys [begin, end) of a tile, `begin` a multiple of four.
   alignas(64) float scores[kKeyTile * kLanes];

@@ -6,8 +6,6 @@
 // the same reason. scripts/check_spills.py looks at the disassembly.
 #pragma once
 
-#include <utility>
-
 #include "kernels/math.h"
 
 namespace {
@@ -16,21 +14,12 @@ using pocketformer::Epilogue;
 using pocketformer::GemmF32Args;
 using pocketformer::GemmI8Args;
 
-template <int... Is, class Fn>
-POCKETFORMER_INLINE void unroll(std::integer_sequence<int, Is...>, Fn&& fn) {
-  (fn(std::integral_constant<int, Is>{}), ...);
-}
-template <int N, class Fn>
-POCKETFORMER_INLINE void unroll(Fn&& fn) {
-  unroll(std::make_integer_sequence<int, N>{}, fn);
-}
-
 // Activation and residual on a tile that has just been written and is still in the first-level cache.
 // Out of line: one copy for all tiles.
-template <class V>
+template <class V, bool kPrecise>
 __attribute__((noinline)) void finish_tile(const Epilogue& e, float* out, size_t ldo, int row, int column, int rows,
                                            int columns) {
-  activate<V>(e.activation, out, ldo, rows, columns);
+  activate<V, kPrecise>(e.activation, out, ldo, rows, columns);
   if (e.residual == nullptr) return;
   const float* residual = e.residual + row * e.ld_residual + column;
   for (int r = 0; r < rows; ++r)
@@ -41,7 +30,7 @@ __attribute__((noinline)) void finish_tile(const Epilogue& e, float* out, size_t
 }
 
 // Bias is already in `y`; without an activation the residual is added in registers.
-template <class V, int MR, int NR, class Value>
+template <class V, int MR, int NR, bool kPrecise, class Value>
 POCKETFORMER_INLINE void store_tile(const Epilogue& e, float* out, size_t ldo, int row, int column, Value value) {
   const bool add = e.residual != nullptr && e.activation == Activation::kNone;
   const float* residual = add ? e.residual + row * e.ld_residual + column : nullptr;
@@ -51,7 +40,7 @@ POCKETFORMER_INLINE void store_tile(const Epilogue& e, float* out, size_t ldo, i
     if (add) y = V::add(y, V::load(residual + r * e.ld_residual + c * kLanes));
     V::store(out + r * ldo + c * kLanes, y);
   });
-  if (e.activation != Activation::kNone) finish_tile<V>(e, out, ldo, row, column, MR, NR * kLanes);
+  if (e.activation != Activation::kNone) finish_tile<V, kPrecise>(e, out, ldo, row, column, MR, NR * kLanes);
 }
 
 // The panels after these, on their way to the second-level cache while these are multiplied: with few rows a product is
@@ -78,7 +67,16 @@ void gemm_i8_tile(const GemmI8Args& g, int row, int panel) {
     }
     unroll<MR>([&](auto r) POCKETFORMER_LAMBDA { acc[r * NR + c] = start; });
   });
-  for (int left = groups; left > 0; --left) {
+  int left = groups;
+  if constexpr (V::kGemmGroups > 1) {
+    static_assert(NR == 1);
+    const int steps = groups / V::kGemmGroups, whole = steps * V::kGemmGroups;
+    V::template product<MR>(acc, a, g.lda, w, whole);
+    a += 4 * whole;
+    w += 64 * whole;
+    left -= whole;
+  }
+  for (; left > 0; --left) {
     B weight[NR];
     unroll<NR>([&](auto c) POCKETFORMER_LAMBDA {
       weight[c] = V::load_b(w + c * panel_bytes);
@@ -98,7 +96,7 @@ void gemm_i8_tile(const GemmI8Args& g, int row, int panel) {
     scale[c] = V::load(g.w_scale + column + c * kLanes);
     bias[c] = g.epilogue.bias != nullptr ? V::load(g.epilogue.bias + column + c * kLanes) : V::zero();
   });
-  store_tile<V, MR, NR>(g.epilogue, g.out + row * g.ldo + column, g.ldo, row, column, [&](auto i) POCKETFORMER_LAMBDA {
+  store_tile<V, MR, NR, false>(g.epilogue, g.out + row * g.ldo + column, g.ldo, row, column, [&](auto i) POCKETFORMER_LAMBDA {
     constexpr int r = i / NR, c = i % NR;
     return V::fma(V::mul(V::to_f32(acc[i]), scale[c]), V::set1(g.a_scale[row + r]), bias[c]);
   });
@@ -130,7 +128,7 @@ void gemm_f32_tile(const GemmF32Args& g, int row, int panel) {
   unroll<NR>([&](auto c) POCKETFORMER_LAMBDA {
     bias[c] = g.epilogue.bias != nullptr ? V::load(g.epilogue.bias + column + c * kLanes) : V::zero();
   });
-  store_tile<V, MR, NR>(g.epilogue, g.out + row * g.ldo + column, g.ldo, row, column, [&](auto i) POCKETFORMER_LAMBDA {
+  store_tile<V, MR, NR, true>(g.epilogue, g.out + row * g.ldo + column, g.ldo, row, column, [&](auto i) POCKETFORMER_LAMBDA {
     constexpr int c = i % NR;
     return V::add(acc[i], bias[c]);
   });
@@ -138,14 +136,16 @@ void gemm_f32_tile(const GemmF32Args& g, int row, int panel) {
 
 template <class V, int MR, int NR>
 struct TileI8 {
+  static constexpr int kRows = V::kGemmRows;
   static void run(const GemmI8Args& g, int row, int panel) { gemm_i8_tile<V, MR, NR>(g, row, panel); }
 };
 template <class V, int MR, int NR>
 struct TileF32 {
+  static constexpr int kRows = V::kGemmRowsF32;
   static void run(const GemmF32Args& g, int row, int panel) { gemm_f32_tile<V, MR, NR>(g, row, panel); }
 };
 
-// The tile for each height 1 … kGemmRows.
+// The tile for each height 1 … kRows.
 template <template <class, int, int> class Tile, class V, int NR, class Args, int... Heights>
 POCKETFORMER_INLINE void dispatch_height(std::integer_sequence<int, Heights...>, int height, const Args& g, int row, int panel) {
   using Fn = void (*)(const Args&, int, int);
@@ -157,10 +157,11 @@ POCKETFORMER_INLINE void dispatch_height(std::integer_sequence<int, Heights...>,
 // so that no tile is much less efficient than the others.
 template <template <class, int, int> class Tile, class V, int NR, class Args>
 POCKETFORMER_INLINE void gemm_rows(const Args& g, int panel) {
-  const int tiles = (g.m + V::kGemmRows - 1) / V::kGemmRows;
+  constexpr int kRows = Tile<V, 1, NR>::kRows;
+  const int tiles = (g.m + kRows - 1) / kRows;
   for (int t = 0, row = 0; t < tiles; ++t) {
     const int height = (g.m - row) / (tiles - t);
-    dispatch_height<Tile, V, NR>(std::make_integer_sequence<int, V::kGemmRows>{}, height, g, row, panel);
+    dispatch_height<Tile, V, NR>(std::make_integer_sequence<int, kRows>{}, height, g, row, panel);
     row += height;
   }
 }

@@ -124,7 +124,8 @@ void pool(const PoolArgs& g) {
         const F next = V::load(g.x + r * g.ldx + c);
         v = g.kind == PoolKind::kMean ? V::add(v, next) : V::max(v, next);
       }
-    V::store(g.out + c, g.kind == PoolKind::kMean ? V::div(v, count) : v);
+    // Adding +0 leaves no −0, whose order below +0 differs between ISAs.
+    V::store(g.out + c, g.kind == PoolKind::kMean ? V::div(v, count) : V::add(v, V::zero()));
   }
 }
 

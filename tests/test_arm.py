@@ -1,0 +1,123 @@
+"""One file, one input, the same bytes on every CPU: the aarch64 wheel and x86 without AVX under emulation, against this CPU.
+
+scripts/install_arm_tools.sh installs the cross compiler and the emulator; a test fails when they are missing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models import model_folder
+from pocket_helpers import MODEL, TEXT, TOKENIZER_JSON
+from pocketformer.compress import compress
+from pocketformer.compress.pack import pack_graph
+from pocketformer.graph import Graph
+from pocketformer.pocketfile import read_pocket, write_pocket
+from run_cases import run_cases
+from runtime_helpers import LENGTHS, batch, encoder
+
+ROOT = Path(__file__).parents[1]
+# The emulated core, the table it must choose, and all that it can run, best first.
+CPUS = {
+    "cortex-a53": ["neon", "scalar"],
+    "cortex-a76": ["dotprod", "neon", "scalar"],
+    "max": ["i8mm", "dotprod", "neon", "scalar"],
+}
+# numpy's newer wheels need SSE4.2; the library does not.
+NUMPY_WITHOUT_SSE4 = "numpy==2.2.6"
+
+
+def save(folder: Path, name: str, graph: Graph, batch: dict[str, Any]) -> None:
+    write_pocket(folder / f"{name}.pocket", pack_graph(graph), model=MODEL, text=TEXT, tokenizer_json=TOKENIZER_JSON)
+    np.savez(folder / name, **batch)
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small encoders: odd widths, biased and grouped attention, rotations, tails of every kind; and MiniLM in int8."""
+    folder = tmp_path_factory.mktemp("cases")
+    shapes: dict[str, dict[str, Any]] = {
+        "odd": {},
+        "relative": {"relative": True, "hidden": 48, "ffn": 96},
+        "grouped": {"heads": 4, "kv_heads": 2, "head_dim": 32, "hidden": 128, "ffn": 200},
+        "words": {"task": "fill_mask", "hidden": 64},
+    }
+    for weights in ("int8", "fp32"):
+        for name, options in shapes.items():
+            rows = {"rows": np.arange(0, sum(LENGTHS), 7)} if name == "words" else {}
+            save(folder, f"{name}-{weights}", encoder(weights, **options), {**batch(LENGTHS), **rows})
+    compress(model_folder("minilm"), folder / "minilm.pocket", weights="int8")
+    ids = np.array([101, 1037, 4937, 7719, 2006, 1996, 13523, 1012, 102], np.int32)  # "A cat sits on the mat."
+    np.savez(folder / "minilm", ids=ids, offsets=np.array([0, len(ids)]))
+    assert len(list(folder.glob("*.pocket"))) == 9
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(cases: Path) -> dict[str, str]:
+    """Digests by case on this CPU, equal for all its instruction sets."""
+    digests = run_cases(cases)
+    for isa, results in digests.items():
+        assert results == digests["scalar"], isa
+    return digests["scalar"]
+
+
+def run(command: list[str], **environment: str) -> str:
+    """Standard output of a successful command."""
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHON": sys.executable, **environment}, text=True, capture_output=True, cwd=ROOT
+    )
+    assert done.returncode == 0, f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def arm_root() -> Path:
+    return Path(run(["scripts/arm_root.sh"]).strip())
+
+
+@pytest.fixture(scope="module")
+def arm_packages(arm_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The aarch64 wheel (POCKETFORMER_ARM_WHEEL or built here), installed into a folder of its own."""
+    folder = tmp_path_factory.mktemp("arm")
+    given = os.environ.get("POCKETFORMER_ARM_WHEEL")
+    wheel = given or run(["scripts/build_arm_wheel.sh", str(folder)], ARM_ROOT=str(arm_root)).strip()
+    assert Path(wheel).stat().st_size < 3e6
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "site-packages")
+    return folder / "site-packages"
+
+
+@pytest.mark.parametrize("cpu", CPUS)
+def test_aarch64(cpu: str, cases: Path, expected: dict[str, str], arm_root: Path, arm_packages: Path) -> None:
+    python = f"{arm_root}/usr/bin/python3.11"
+    path = f"{arm_packages}:{arm_root}/site-packages"
+    result = json.loads(
+        run(
+            ["qemu-aarch64-static", "-cpu", cpu, "-L", str(arm_root), python, "tests/run_cases.py", str(cases)],
+            PYTHONHOME=f"{arm_root}/usr",
+            PYTHONPATH=path,
+            PYTHONDONTWRITEBYTECODE="1",
+        )
+    )
+    assert result["default"] == CPUS[cpu][0]
+    assert result["digests"] == {isa: expected for isa in CPUS[cpu]}
+
+
+def test_x86_without_avx(cases: Path, expected: dict[str, str], tmp_path: Path) -> None:
+    import pocketformer._core
+
+    run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(tmp_path), NUMPY_WITHOUT_SSE4])
+    package = Path(pocketformer._core.__file__).parents[1]
+    command = ["qemu-x86_64-static", "-cpu", "qemu64", sys.executable, "tests/run_cases.py", str(cases)]
+    result = json.loads(run(command, PYTHONPATH=f"{tmp_path}:{package}", PYTHONDONTWRITEBYTECODE="1"))
+    assert result == {"default": "scalar", "digests": {"scalar": expected}}
