@@ -90,13 +90,17 @@ def test_load_time(minilm_int8: Path) -> None:
 
 
 def test_first_embedding(minilm_int8: Path) -> None:
-    times = []
+    times, numpy_times = [], []
     for _ in range(8):
         begin = time.perf_counter()
+        fresh("import numpy; print(0)")
+        middle = time.perf_counter()
         peak = fresh(FIRST, minilm_int8)
-        times.append(time.perf_counter() - begin)
-    print(f"\nfirst embedding: {min(times):.3f} s, peak RSS {peak / 1e6:.1f} MB")
-    assert min(times) <= 0.22
+        numpy_times.append(middle - begin)
+        times.append(time.perf_counter() - middle)
+    print(f"\nfirst embedding: {min(times):.3f} s (numpy alone {min(numpy_times):.3f} s), peak RSS {peak / 1e6:.1f} MB")
+    # 0.22 s where a process that imports numpy takes 0.11 s; a machine that is slower or busy takes longer for both.
+    assert min(times) <= 0.22 * max(1.0, min(numpy_times) / 0.11)
     assert peak <= 60e6
 
 
