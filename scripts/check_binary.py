@@ -2,7 +2,7 @@
 
     python scripts/check_binary.py [--compiler g++] [--table] [EXTENSION.so]
 
-compiles csrc with the flags of CMakeLists.txt (nothing is linked), prints what is wrong and exits with 1 if anything is.
+compiles csrc with the flags of CMakeLists.txt (nothing is linked), prints what is wrong and then exits with 1.
 ``--table`` prints every hot loop. Needs binutils; scripts/install_tools.sh installs it and clang.
 """
 
@@ -41,7 +41,7 @@ def run(*command: str | Path) -> str:
     return subprocess.run([str(c) for c in command], check=True, capture_output=True, text=True).stdout
 
 
-# --- compiling -------------------------------------------------------------------------------------------------------------
+# --- compiling --------------------------------------------------------------------------------------------------------
 
 
 def units(compiler: str) -> dict[Path, list[str]]:
@@ -78,7 +78,7 @@ def compile_units(compiler: str, directory: Path, only: str = "") -> dict[str, P
         return dict(pool.map(build, chosen))
 
 
-# --- hot loops -------------------------------------------------------------------------------------------------------------
+# --- hot loops --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def disassemble(target: Path) -> str:
     return run("objdump", "-dC", "--no-show-raw-insn", target)
 
 
-# --- symbols ---------------------------------------------------------------------------------------------------------------
+# --- symbols ----------------------------------------------------------------------------------------------------------
 
 
 def wrong_symbols(target: Path, name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What compilers make of csrc: no spills in hot loops, nothing of one ISA in reach of another, runs on older systems."""
+"""What compilers make of csrc: no spills in hot loops, no ISA in reach of another, nothing older systems lack."""
 
 from __future__ import annotations
 

@@ -140,7 +140,13 @@ class Kernels:
         """``kind`` is ``mean``, ``cls`` or ``max``."""
     def l2_normalize(self, x: _F32, out: _F32, width: int) -> None: ...
     def store_i8(
-        self, qkv: _F32, q: NDArray[np.uint8], q_scale: _F32, cache: tuple[NDArray[Any], ...], head_dim: int, slot: int = 0
+        self,
+        qkv: _F32,
+        q: NDArray[np.uint8],
+        q_scale: _F32,
+        cache: tuple[NDArray[Any], ...],
+        head_dim: int,
+        slot: int = 0,
     ) -> None:
         """``q`` is uint8 [rows, heads, stride], ``cache`` the arrays of KeyValuesI8 in its order."""
     def store_f32(self, qkv: _F32, q: _F32, cache: tuple[_F32, _F32], head_dim: int, slot: int = 0) -> None:
