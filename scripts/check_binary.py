@@ -2,7 +2,7 @@
 
     python scripts/check_binary.py [--compiler g++] [--table] [EXTENSION.so]
 
-compiles csrc with the flags of CMakeLists.txt (nothing is linked), prints what is wrong and exits with 1 if anything is.
+compiles csrc with the flags of CMakeLists.txt (nothing is linked), prints what is wrong and then exits with 1.
 ``--table`` prints every hot loop. Needs binutils; scripts/install_tools.sh installs it and clang.
 """
 
@@ -24,7 +24,8 @@ DOT = {"i8": re.compile(r"\b(vpdpbusd|vpmaddubsw)\b"), "f32": re.compile(r"\bvfm
 VECTOR = re.compile(r"%[xyz]mm\d+")
 STACK = re.compile(r"\(%r[sb]p\b")
 JUMP = re.compile(r"\bj\w+\s+([0-9a-f]+)\b")
-HOT = re.compile(r"((?:gemm|attend)_(i8|f32)(?:_tile)?)<.*?Isa(?:, (.*?))?>\(")
+# g++ keeps the tiles apart, clang inlines them into TileI8::run and attend_i8 into attention_i8.
+HOT = re.compile(r"(gemm|Tile|attend|attention)_?(i8|f32|I8|F32)(?:_tile)?<.*?Isa(?:, ([^>]*))?>")
 LOADED_BY_KERNELS = {"memcpy", "memset", "memmove", "nearbyintf", "_GLOBAL_OFFSET_TABLE_"}
 
 # What manylinux_2_28 has. Above it stand only names whose version depends on the build machine: glibc 2.34 joined
@@ -40,7 +41,7 @@ def run(*command: str | Path) -> str:
     return subprocess.run([str(c) for c in command], check=True, capture_output=True, text=True).stdout
 
 
-# --- compiling -------------------------------------------------------------------------------------------------------------
+# --- compiling --------------------------------------------------------------------------------------------------------
 
 
 def units(compiler: str) -> dict[Path, list[str]]:
@@ -77,7 +78,7 @@ def compile_units(compiler: str, directory: Path, only: str = "") -> dict[str, P
         return dict(pool.map(build, chosen))
 
 
-# --- hot loops -------------------------------------------------------------------------------------------------------------
+# --- hot loops --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Loop:
 
     @property
     def product(self) -> bool:
-        return self.function.startswith("gemm")
+        return self.function.startswith("product")
 
     @property
     def spills(self) -> bool:
@@ -136,9 +137,10 @@ def hot_loops(listing: str) -> list[Loop]:
         hot = HOT.search(name)
         if not hot:
             continue
-        label = f"{hot[1]}<{hot[3] or ''}>"
+        kind = hot[2].lower()
+        label = f"{'attention' if hot[1].startswith('att') else 'product'}_{kind}<{hot[3] or ''}>"
         for loop in innermost(lines):
-            dots = sum(bool(DOT[hot[2]].search(line)) for line in loop)
+            dots = sum(bool(DOT[kind].search(line)) for line in loop)
             if dots and is_product(loop):
                 found.append(Loop(label, dots, len(loop), *moves(loop)))
     return sorted(found, key=lambda loop: (loop.function, -loop.dots))
@@ -153,7 +155,7 @@ def disassemble(target: Path) -> str:
     return run("objdump", "-dC", "--no-show-raw-insn", target)
 
 
-# --- symbols ---------------------------------------------------------------------------------------------------------------
+# --- symbols ----------------------------------------------------------------------------------------------------------
 
 
 def wrong_symbols(target: Path, name: str) -> list[str]:

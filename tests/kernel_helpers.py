@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ def panels(weight: Array) -> Array:
 
 
 def fma32(a: Array, b: Array, c: Array) -> Array:
-    """a·b + c for float32 with one rounding: the sum in float64 rounded to odd, then to float32 (Boldo, Melquiond 2008)."""
+    """a·b + c in float32 with one rounding: the float64 sum is rounded to odd first (Boldo and Melquiond, 2008)."""
     product, addend = a.astype(np.float64) * b, np.asarray(c, np.float64)
     total = np.asarray(product + addend)
     virtual = total - product
@@ -103,7 +104,7 @@ class Heads:
         return float(np.float32(self.head_dim**-0.5))
 
     def split(self) -> tuple[Array, Array, Array]:
-        """Queries, keys and values as [heads, length, head_dim], keys and values repeated for the heads that share them."""
+        """Queries, keys and values as [heads, length, head_dim], the latter repeated for the heads that share them."""
         x = self.qkv.reshape(self.length, -1, self.head_dim).transpose(1, 0, 2)
         q, k, v = np.split(x, [self.heads, self.heads + self.kv_heads])
         share = self.heads // self.kv_heads
@@ -146,7 +147,7 @@ class Attention:
         else:
             self.cache = (fresh(keys, fill=0), fresh(keys, fill=0))
         bounds = [0, *np.cumsum(self.parts), h.length] if self.parts else [0, h.length]
-        for begin, end in zip(bounds, bounds[1:], strict=False):
+        for begin, end in pairwise(bounds):
             if begin < end:
                 self.store(int(begin), int(end))
 

@@ -1,4 +1,4 @@
-"""Attention of every ISA against float64, on the integers that the kernels make; equal bytes wherever the work is the same."""
+"""Attention of every ISA against float64, and equal bytes however the work is divided."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kernel_helpers import EPS, OLD, Attention, Heads, fresh, heads_of, kernels, padded, quantized
+from kernel_helpers import EPS, OLD, Attention, Heads, heads_of, kernels, padded, quantized
 from pocketformer import _core
 from pocketformer.graph import Array
 from pocketformer.layout import LANES, round_up
@@ -70,7 +70,7 @@ def oracle_f32(heads: Heads, left: int, right: int, bias: Array | None) -> tuple
 
 
 def oracle_i8(heads: Heads, left: int, right: int, bias: Array | None) -> tuple[Array, Array]:
-    """The result with docs/format.md's roundings in int64 and float64, and a bound from the roundings that may go either way."""
+    """The result with docs/format.md's roundings, and a bound from those of P that may go either way."""
     (q, qs), (k, ks), (v, vs) = (quantized(x) for x in heads.split())
     qs, ks, vs = (s.astype(np.float64) for s in (qs, ks, vs))
     log2e = 1 / np.log(2)
@@ -113,7 +113,7 @@ def same_bytes(a: Array, b: Array) -> None:
     np.testing.assert_array_equal(np.ascontiguousarray(a).view(np.uint8), np.ascontiguousarray(b).view(np.uint8))
 
 
-# --- against the oracle, and every ISA against the scalar one --------------------------------------------------------------
+# --- against the oracle, and every ISA against the scalar one ---------------------------------------------------------
 
 
 @both_kinds
@@ -184,7 +184,7 @@ def test_stored_integers_equal_numpy(isa: str, int8: bool) -> None:
     assert (np.ascontiguousarray(keys[:, :16]).view(np.uint8) == OLD).all()
 
 
-# --- the same bytes however the work is divided ----------------------------------------------------------------------------
+# --- the same bytes however the work is divided -----------------------------------------------------------------------
 
 
 @every_isa
@@ -226,7 +226,7 @@ def test_heads_apart(isa: str, int8: bool) -> None:
         assert (np.ascontiguousarray(outside).view(np.uint8) == OLD).all()
 
 
-# --- windows ---------------------------------------------------------------------------------------------------------------
+# --- windows ----------------------------------------------------------------------------------------------------------
 
 
 def spoil(stored: Attention, begin: int, end: int) -> None:

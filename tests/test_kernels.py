@@ -35,7 +35,7 @@ def floats(shape: tuple[int, ...], seed: int = 0, spread: float = 1.0) -> Array:
     return (np.random.default_rng((seed, *shape)).standard_normal(shape) * spread).astype(np.float32)
 
 
-# --- int8 product ------------------------------------------------------------------------------------------------------
+# --- int8 product -----------------------------------------------------------------------------------------------------
 
 
 def int8_case(kind: str, rows: int, n: int, k: int) -> tuple[Array, Array]:
@@ -120,7 +120,7 @@ def test_panel_ranges_touch_nothing_else(isa: str, begin: int, end: int) -> None
         assert (np.ascontiguousarray(outside).view(np.uint8) == OLD).all()
 
 
-# --- fp32 product, epilogues ---------------------------------------------------------------------------------------------
+# --- fp32 product, epilogues ------------------------------------------------------------------------------------------
 
 
 def product_f32(isa: str, x: Array, w: Array, **options: Any) -> Array:
@@ -195,7 +195,7 @@ def test_residual_may_be_the_output(isa: str) -> None:
     same_bytes(residual, apart)
 
 
-# --- row quantization ----------------------------------------------------------------------------------------------------
+# --- row quantization -------------------------------------------------------------------------------------------------
 
 
 def quantize(isa: str, x: Array, rotate: int = 0) -> tuple[Array, Array]:
@@ -243,7 +243,7 @@ def test_ties_are_in_the_data() -> None:
     assert np.abs(x).max() == 127
 
 
-# --- embedding, norms, pooling ---------------------------------------------------------------------------------------------
+# --- embedding, norms, pooling ----------------------------------------------------------------------------------------
 
 
 @every_isa
@@ -358,7 +358,7 @@ def test_l2_normalize(isa: str, width: int) -> None:
     assert not results[0][:, width:].any()
 
 
-# --- the binding -----------------------------------------------------------------------------------------------------------
+# --- the binding ------------------------------------------------------------------------------------------------------
 
 
 def bad_calls() -> list[tuple[str, Callable[[_core.Kernels], None]]]:

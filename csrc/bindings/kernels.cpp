@@ -210,7 +210,7 @@ struct Kernels {
     table.l2_normalize({from.data, from.ld(), to.data, to.ld(), from.rows(), static_cast<int>(width)});
   }
 
-  // --- attention -----------------------------------------------------------------------------------------------------
+  // --- attention ----------------------------------------------------------------------------------------------------
 
   struct Shape {
     int64_t rows, heads, kv_heads, head_dim, stride, capacity;
@@ -316,9 +316,9 @@ struct Kernels {
   }
 };
 
-// --- peaks -------------------------------------------------------------------------------------------------------------
+// --- peaks ----------------------------------------------------------------------------------------------------------
 
-// Billions of units a second; `work(n)` does n rounds and returns its units. The best of slices, for neighbours disturb.
+// Billions of units a second; `work(n)` does n rounds and returns its units. The best slice: neighbours disturb.
 template <typename Work>
 double best_rate(int64_t milliseconds, int64_t rounds, Work work) {
   using Clock = std::chrono::steady_clock;

@@ -6,7 +6,7 @@
 
 namespace {
 
-// Has `x` in a register, or in memory where a virtual vector is an array of scalars: a value the compiler must take as new.
+// Has `x` in a register, or in memory where a virtual vector is an array: a value the compiler must take as new.
 template <class V, class T>
 POCKETFORMER_INLINE void renew(T& x) {
   if constexpr (alignof(T) < 16)
