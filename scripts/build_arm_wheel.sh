@@ -7,12 +7,14 @@ cd "$(dirname "$0")/.."
 out=$(realpath -m "${1:-dist}")
 python=${PYTHON:-python3.11}
 export ARM_ROOT=${ARM_ROOT:-$(scripts/arm_root.sh)}
-# sysconfig takes the platform of the wheel's tag from here.
-export _PYTHON_HOST_PLATFORM=linux-aarch64
-export CMAKE_TOOLCHAIN_FILE="$PWD/cmake/aarch64.cmake"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-"$python" -m pip wheel -q --no-deps -w "$work" --config-settings=build-dir="$work/build" . >&2
+# Build tools of this machine, before anything pretends to be another one: pip would fetch those of the target.
+"$python" -m venv "$work/tools"
+"$work/tools/bin/pip" install -q "scikit-build-core>=0.10" "pybind11>=2.13" cmake ninja >&2
+# sysconfig takes the platform of the wheel's tag from the first.
+PATH="$work/tools/bin:$PATH" _PYTHON_HOST_PLATFORM=linux-aarch64 CMAKE_TOOLCHAIN_FILE="$PWD/cmake/aarch64.cmake" \
+  "$work/tools/bin/pip" wheel -q --no-deps --no-build-isolation -w "$work" --config-settings=build-dir="$work/build" . >&2
 
 wheel=$(echo "$work"/*.whl)
 "$python" -m zipfile -e "$wheel" "$work/unpacked"

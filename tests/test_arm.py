@@ -1,4 +1,4 @@
-"""One file, one input, the same bytes on every CPU: the aarch64 wheel and x86 without AVX under emulation, against this CPU.
+"""One file, one input, the same bytes on every CPU: the aarch64 wheel and x86 without AVX, emulated, against this CPU.
 
 scripts/install_arm_tools.sh installs the cross compiler and the emulator; a test fails when they are missing.
 """
@@ -21,7 +21,7 @@ from pocket_helpers import MODEL, TEXT, TOKENIZER_JSON
 from pocketformer.compress import compress
 from pocketformer.compress.pack import pack_graph
 from pocketformer.graph import Graph
-from pocketformer.pocketfile import read_pocket, write_pocket
+from pocketformer.pocketfile import write_pocket
 from run_cases import run_cases
 from runtime_helpers import LENGTHS, batch, encoder
 
