@@ -235,7 +235,7 @@ struct Kernels {
     const std::vector<Extent> slots = {{s.kv_heads}, {s.capacity}};
     return {output<int8_t>(cache[0], "keys", {{s.kv_heads}, {s.capacity}, {s.stride}}).data,
             output<float>(cache[1], "key scales", slots).data,
-            output<int32_t>(cache[2], "key sums", slots).data,
+            output<int32_t>(cache[2], "key starts", slots).data,
             output<int8_t>(cache[3], "values", {{s.kv_heads}, {s.capacity / 4}, {s.stride}, {4}}).data,
             output<float>(cache[4], "value scales", slots).data,
             static_cast<size_t>(s.capacity)};
