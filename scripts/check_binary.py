@@ -9,6 +9,7 @@ compiles csrc with the flags of CMakeLists.txt (nothing is linked), prints what 
 from __future__ import annotations
 
 import argparse
+import platform
 import re
 import shlex
 import subprocess
@@ -60,7 +61,8 @@ def units(compiler: str) -> dict[Path, list[str]]:
     if "clang" not in compiler:
         isa_flags.append("-Wno-maybe-uninitialized")
     for name, own in re.findall(r"^\s*add_isa\((\w+)([^)]*)\)", cmake, re.MULTILINE):
-        flags[ROOT / f"csrc/isa/kernels_{name}.cpp"] = [*common, *own.split(), *isa_flags]
+        if ("-march=arm" in own) == (platform.machine() == "aarch64") or name == "scalar":
+            flags[ROOT / f"csrc/isa/kernels_{name}.cpp"] = [*common, *own.split(), *isa_flags]
     return flags
 
 
