@@ -1,11 +1,11 @@
-"""Real models for tests, from the cache of ``scripts/fetch_models.py`` (downloaded on first use)."""
+"""Real models for tests, from the cache of ``pocketformer.fetch`` (downloaded on first use)."""
 
 from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
 
-from fetch_models import fetch
+from pocketformer.fetch import fetch
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ from numpy.typing import NDArray
 from corpus import ndcg, retrieval, texts, top1_agreement
 from engines import native_packed
 from models import model_folder
-from pocketformer.compress import compress
 from pocketformer.importers.huggingface import load_checkpoint
 from pocketformer.pocketfile import read_pocket
 from test_minilm import tokenize, torch_embeddings
@@ -27,14 +27,12 @@ class Figures:
 
 
 @pytest.fixture(scope="module")
-def figures(tmp_path_factory: pytest.TempPathFactory) -> Figures:
+def figures(minilm_int8: Path) -> Figures:
     """The corpus embedded by torch in fp32 and by the int8 file, without any calibration data."""
-    path = tmp_path_factory.mktemp("quality") / "minilm.pocket"
-    compress(model_folder("minilm"), path, weights="int8")
     sequences = tokenize(load_checkpoint(model_folder("minilm")), texts())
-    graph = read_pocket(path).graph
+    graph = read_pocket(minilm_int8).graph
     actual = native_packed(graph, np.concatenate(sequences), [len(ids) for ids in sequences])
-    return Figures(path.stat().st_size, torch_embeddings(sequences), actual)
+    return Figures(minilm_int8.stat().st_size, torch_embeddings(sequences), actual)
 
 
 def test_cosine(figures: Figures) -> None:

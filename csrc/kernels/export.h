@@ -4,6 +4,7 @@
 #include "kernels/attention_f32.h"
 #include "kernels/attention_i8.h"
 #include "kernels/gemm.h"
+#include "kernels/probe.h"
 #include "kernels/quantize.h"
 #include "kernels/rows.h"
 
@@ -14,7 +15,8 @@
                                            quantize_rows<Isa>,  gemm_i8<Isa>,           gemm_f32<Isa>,         \
                                            embed<Isa>,          norm<Isa>,              store_i8<Isa>,         \
                                            store_f32<Isa>,      attention_i8<Isa>,      attention_f32<Isa>,    \
-                                           pool<Isa>,           l2_normalize<Isa>};                            \
+                                           pool<Isa>,           l2_normalize<Isa>,      probe_dot4<Isa>,       \
+                                           probe_fma<Isa>};                                                    \
     return &kTable;                                                                                            \
   }                                                                                                            \
   }

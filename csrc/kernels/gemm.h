@@ -16,10 +16,10 @@ using pocketformer::GemmI8Args;
 
 // Activation and residual on a tile that has just been written and is still in the first-level cache.
 // Out of line: one copy for all tiles.
-template <class V>
+template <class V, bool kPrecise>
 __attribute__((noinline)) void finish_tile(const Epilogue& e, float* out, size_t ldo, int row, int column, int rows,
                                            int columns) {
-  activate<V>(e.activation, out, ldo, rows, columns);
+  activate<V, kPrecise>(e.activation, out, ldo, rows, columns);
   if (e.residual == nullptr) return;
   const float* residual = e.residual + row * e.ld_residual + column;
   for (int r = 0; r < rows; ++r)
@@ -30,7 +30,7 @@ __attribute__((noinline)) void finish_tile(const Epilogue& e, float* out, size_t
 }
 
 // Bias is already in `y`; without an activation the residual is added in registers.
-template <class V, int MR, int NR, class Value>
+template <class V, int MR, int NR, bool kPrecise, class Value>
 POCKETFORMER_INLINE void store_tile(const Epilogue& e, float* out, size_t ldo, int row, int column, Value value) {
   const bool add = e.residual != nullptr && e.activation == Activation::kNone;
   const float* residual = add ? e.residual + row * e.ld_residual + column : nullptr;
@@ -40,7 +40,7 @@ POCKETFORMER_INLINE void store_tile(const Epilogue& e, float* out, size_t ldo, i
     if (add) y = V::add(y, V::load(residual + r * e.ld_residual + c * kLanes));
     V::store(out + r * ldo + c * kLanes, y);
   });
-  if (e.activation != Activation::kNone) finish_tile<V>(e, out, ldo, row, column, MR, NR * kLanes);
+  if (e.activation != Activation::kNone) finish_tile<V, kPrecise>(e, out, ldo, row, column, MR, NR * kLanes);
 }
 
 // The panels after these, on their way to the second-level cache while these are multiplied: with few rows a product is
@@ -96,7 +96,7 @@ void gemm_i8_tile(const GemmI8Args& g, int row, int panel) {
     scale[c] = V::load(g.w_scale + column + c * kLanes);
     bias[c] = g.epilogue.bias != nullptr ? V::load(g.epilogue.bias + column + c * kLanes) : V::zero();
   });
-  store_tile<V, MR, NR>(g.epilogue, g.out + row * g.ldo + column, g.ldo, row, column, [&](auto i) POCKETFORMER_LAMBDA {
+  store_tile<V, MR, NR, false>(g.epilogue, g.out + row * g.ldo + column, g.ldo, row, column, [&](auto i) POCKETFORMER_LAMBDA {
     constexpr int r = i / NR, c = i % NR;
     return V::fma(V::mul(V::to_f32(acc[i]), scale[c]), V::set1(g.a_scale[row + r]), bias[c]);
   });
@@ -128,7 +128,7 @@ void gemm_f32_tile(const GemmF32Args& g, int row, int panel) {
   unroll<NR>([&](auto c) POCKETFORMER_LAMBDA {
     bias[c] = g.epilogue.bias != nullptr ? V::load(g.epilogue.bias + column + c * kLanes) : V::zero();
   });
-  store_tile<V, MR, NR>(g.epilogue, g.out + row * g.ldo + column, g.ldo, row, column, [&](auto i) POCKETFORMER_LAMBDA {
+  store_tile<V, MR, NR, true>(g.epilogue, g.out + row * g.ldo + column, g.ldo, row, column, [&](auto i) POCKETFORMER_LAMBDA {
     constexpr int c = i % NR;
     return V::add(acc[i], bias[c]);
   });

@@ -34,7 +34,7 @@ struct QuantizeArgs {
 // What follows a product, applied in registers to rows of 16 channels.
 struct Epilogue {
   const float* bias;      // [round_up(n, 16)] or null
-  const float* residual;  // [m][ld_residual] or null; added after the activation; may alias `out`
+  const float* residual;  // [m][ld_residual] or null; added after the activation; may be `out` without one
   size_t ld_residual;
   Activation activation;
 };
@@ -191,6 +191,9 @@ struct KernelTable {
   void (*attention_f32)(const AttentionF32Args&);
   void (*pool)(const PoolArgs&);
   void (*l2_normalize)(const L2NormalizeArgs&);
+  // Peak of dot4 and of fma on registers: the multiply-adds done in so many rounds of a product's tile.
+  int64_t (*probe_dot4)(int64_t iterations);
+  int64_t (*probe_fma)(int64_t iterations);
 };
 
 }  // namespace pocketformer

@@ -303,7 +303,8 @@ class Lowering {
     step.activation = activation;
     step.k = static_cast<int>(op.k);
     step.panels = static_cast<int>(panels(op.n));
-    step.out = write(op.out, domain, op.n, overwrites);
+    // With an activation the product is stored before the residual is read.
+    step.out = write(op.out, domain, op.n, activation == Activation::kNone ? overwrites : kNone);
     step.residual = read(residual);
     emit(step);
   }

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+_F32 = NDArray[np.float32]
+
 def isas() -> list[str]:
     """Names of the instruction sets that this build has and this CPU supports, best first."""
 
@@ -72,3 +74,126 @@ class Session:
     def profile(self, on: bool) -> None: ...
     def phases(self) -> dict[str, float]:
         """Seconds by kind of step, summed over threads, since profiling was turned on."""
+
+class Kernels:
+    """The kernels of one ISA on numpy arrays, for tests: csrc/kernels/table.h says what each does.
+
+    Arrays start at multiples of 64 bytes; rows are as long as the kernel's layout asks and hold zeros in their padding.
+    Results go to the arrays named ``out``, ``q``, ``scale`` and ``cache``. The GIL is kept. Raises ValueError for an
+    array or a number that does not fit. An empty ``isa`` takes POCKETFORMER_ISA or the best one supported.
+    """
+
+    def __init__(self, isa: str = "") -> None: ...
+    @property
+    def isa(self) -> str: ...
+    @property
+    def activation_offset(self) -> int:
+        """What is added to quantized activations: 0 or 128."""
+    @property
+    def gemm_rows(self) -> int:
+        """Rows of the product's register tile."""
+    def quantize_rows(self, x: _F32, q: NDArray[np.uint8], scale: _F32, k: int, rotate: int = 0) -> None:
+        """float32 [rows, ≥ k by 16s] → uint8 [rows, ≥ k by 64s], float32 [rows]."""
+    def gemm_i8(
+        self,
+        a: NDArray[np.uint8],
+        a_scale: _F32,
+        weight: NDArray[np.int8],
+        w_scale: _F32,
+        colsum: NDArray[np.int32],
+        out: _F32,
+        k: int,
+        panel_begin: int = 0,
+        panel_end: int = -1,
+        bias: _F32 | None = None,
+        residual: _F32 | None = None,
+        activation: str = "none",
+    ) -> None:
+        """``weight`` is int8 [panels, ⌈k/4⌉, 16, 4]; ``out`` and ``residual`` float32 [rows, ≥ 16·panels]."""
+    def gemm_f32(
+        self,
+        a: _F32,
+        weight: _F32,
+        out: _F32,
+        k: int,
+        panel_begin: int = 0,
+        panel_end: int = -1,
+        bias: _F32 | None = None,
+        residual: _F32 | None = None,
+        activation: str = "none",
+    ) -> None:
+        """``weight`` is float32 [panels, k, 16]; ``out`` and ``residual`` float32 [rows, ≥ 16·panels]."""
+    def embed(
+        self,
+        weight: NDArray[np.int8] | _F32,
+        scale: _F32 | None,
+        index: NDArray[np.int32],
+        out: _F32,
+        width: int,
+        rotate: int = 0,
+        accumulate: bool = False,
+    ) -> None:
+        """``weight`` is [entries, width] or panels; int8 with a ``scale``, else float32."""
+    def norm(self, x: _F32, weight: _F32, bias: _F32 | None, out: _F32, width: int, eps: float, kind: str) -> None:
+        """``kind`` is ``layer`` or ``rms``."""
+    def pool(self, x: _F32, out: _F32, width: int, kind: str) -> None:
+        """``kind`` is ``mean``, ``cls`` or ``max``."""
+    def l2_normalize(self, x: _F32, out: _F32, width: int) -> None: ...
+    def store_i8(
+        self,
+        qkv: _F32,
+        q: NDArray[np.uint8],
+        q_scale: _F32,
+        cache: tuple[NDArray[Any], ...],
+        head_dim: int,
+        slot: int = 0,
+    ) -> None:
+        """``q`` is uint8 [rows, heads, stride], ``cache`` the arrays of KeyValuesI8 in its order."""
+    def store_f32(self, qkv: _F32, q: _F32, cache: tuple[_F32, _F32], head_dim: int, slot: int = 0) -> None:
+        """``q`` is float32 [rows, heads, stride], ``cache`` keys and values [kv_heads, capacity, stride]."""
+    def attention_i8(
+        self,
+        q: NDArray[np.uint8],
+        q_scale: _F32,
+        cache: tuple[NDArray[Any], ...],
+        out: _F32,
+        head_dim: int,
+        keys: int,
+        scale: float,
+        first_position: int = 0,
+        slot: int = 0,
+        left: int = -1,
+        right: int = -1,
+        bias: _F32 | None = None,
+        bias_center: int = 0,
+        head_begin: int = 0,
+        head_end: int = -1,
+    ) -> None:
+        """``left`` and ``right`` bound the keys a query sees, both ends included; −1 is unlimited."""
+    def attention_f32(
+        self,
+        q: _F32,
+        cache: tuple[_F32, _F32],
+        out: _F32,
+        head_dim: int,
+        keys: int,
+        scale: float,
+        first_position: int = 0,
+        slot: int = 0,
+        left: int = -1,
+        right: int = -1,
+        bias: _F32 | None = None,
+        bias_center: int = 0,
+        head_begin: int = 0,
+        head_end: int = -1,
+    ) -> None:
+        """``left`` and ``right`` bound the keys a query sees, both ends included; −1 is unlimited."""
+
+def probe_int8(isa: str = "", milliseconds: int = 50) -> float:
+    """Peak of one thread in 10⁹ int8 multiply-adds a second: the product's inner operation on registers alone."""
+
+def probe_f32(isa: str = "", milliseconds: int = 50) -> float:
+    """Peak of one thread in 10⁹ float32 multiply-adds a second, on registers alone."""
+
+def probe_bandwidth(milliseconds: int = 500) -> float:
+    """Gigabytes a second that one thread reads from memory (256 MB, beyond every cache)."""

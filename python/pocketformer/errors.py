@@ -13,3 +13,7 @@ class UnsupportedModelError(ValueError):
 
 class PocketFileError(ValueError):
     """A pocket file, or a graph about to become one, that breaks the format (docs/format.md)."""
+
+
+class TaskError(TypeError):
+    """A method of ``Model`` that does not fit what the model was trained for."""

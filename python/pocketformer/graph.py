@@ -17,9 +17,9 @@ Array = NDArray[Any]
 class Graph:
     """Operators in execution order and their parameters.
 
-    Before packing, ``params`` holds plain arrays: ``W.weight`` [N, K] and ``W.bias`` [N] of a linear, ``T.weight`` [rows, width] of a table,
-    ``G.weight`` / ``G.bias`` [width] of a norm, attention biases [heads, 2·max_length−1]. After packing it holds the
-    tensors of the pocket file.
+    Before packing, ``params`` holds plain arrays: ``W.weight`` [N, K] and ``W.bias`` [N] of a linear, ``T.weight``
+    [rows, width] of a table, ``G.weight`` / ``G.bias`` [width] of a norm, attention biases [heads, 2·max_length−1].
+    After packing it holds the tensors of the pocket file.
     """
 
     ops: list[Op]
@@ -44,7 +44,8 @@ class Table:
 class GraphBuilder:
     """Collects operators; each method appends one and returns the name of its value.
 
-    A parameter given twice under one name must be the same array: it is stored once (ALBERT's shared layer, tied decoders).
+    A parameter given twice under one name must be the same array: it is stored once (ALBERT's shared layer, tied
+    decoders).
     """
 
     vocab_size: int
@@ -57,7 +58,8 @@ class GraphBuilder:
         for table in tables:
             self._param(f"{table.name}.weight", table.weight)
         entries = [
-            {"weight": t.name, "rows": t.weight.shape[0], "index": t.index, "offset": t.offset, "rotate": 0} for t in tables
+            {"weight": t.name, "rows": t.weight.shape[0], "index": t.index, "offset": t.offset, "rotate": 0}
+            for t in tables
         ]
         return self._append("embed", width=tables[0].weight.shape[1], tables=entries)
 
@@ -84,9 +86,7 @@ class GraphBuilder:
         if bias is not None:
             self._param(f"{name}.bias", bias)
         n, k = weight.shape
-        return self._append(
-            "linear", x, weight=name, n=n, k=k, activation=activation, residual=residual, rotate=0
-        )
+        return self._append("linear", x, weight=name, n=n, k=k, activation=activation, residual=residual, rotate=0)
 
     def attention(
         self,

@@ -56,6 +56,10 @@ class PocketFile:
     text: dict[str, Any]
     _tokenizer: Array | None
 
+    @property
+    def has_tokenizer(self) -> bool:
+        return self._tokenizer is not None
+
     def tokenizer(self) -> bytes | None:
         """The text of ``tokenizer.json``, or None in a file without one; copied from the map at each call."""
         return None if self._tokenizer is None else self._tokenizer.tobytes()

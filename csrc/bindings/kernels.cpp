@@ -1,0 +1,391 @@
+// The kernel tables on numpy arrays, for tests and measurements. A kernel trusts its arguments; here they are checked.
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+
+#include "bindings/arrays.h"
+#include "bindings/bindings.h"
+#include "core/aligned_buffer.h"
+#include "core/dispatch.h"
+
+namespace pocketformer::bindings {
+namespace {
+
+using Object = const py::object&;
+
+// An argument's memory and shape, checked as it is taken.
+template <typename T>
+struct Operand {
+  T* data = nullptr;
+  std::vector<py::ssize_t> shape;
+
+  size_t ld() const { return static_cast<size_t>(shape.back()); }
+  int rows() const { return static_cast<int>(shape.front()); }
+};
+
+// A shape's entry: exactly `size`, or at least `size` and a multiple of `multiple`.
+struct Extent {
+  int64_t size;
+  int64_t multiple = 0;
+
+  bool fits(py::ssize_t n) const { return multiple == 0 ? n == size : n >= size && n % multiple == 0; }
+  std::string text() const {
+    return multiple == 0 ? std::to_string(size) : concat(size, " or more by ", multiple, "s");
+  }
+};
+
+template <typename T>
+Operand<T> input(Object object, const char* name, const std::vector<Extent>& extents, bool write = false) {
+  const auto array = array_of<std::remove_const_t<T>>(object, name, static_cast<int>(extents.size()));
+  Operand<T> operand{const_cast<T*>(array.data()), {array.shape(), array.shape() + array.ndim()}};
+  bool fits = true;
+  std::string wanted;
+  for (size_t i = 0; i < extents.size(); ++i) {
+    fits = fits && extents[i].fits(array.shape(static_cast<py::ssize_t>(i)));
+    wanted += (i != 0 ? ", " : "") + extents[i].text();
+  }
+  require(fits, name, " is ", describe(object), "; it must have shape (", wanted, ")");
+  require(reinterpret_cast<uintptr_t>(operand.data) % kAlignment == 0, name, " does not start at a multiple of ",
+          kAlignment, " bytes; copy it to an aligned array");
+  require(!write || array.writeable(), name, " is read-only; pass a writable array");
+  return operand;
+}
+
+template <typename T>
+Operand<T> output(Object object, const char* name, const std::vector<Extent>& extents) {
+  return input<T>(object, name, extents, true);
+}
+
+template <typename T>
+const T* optional(Object object, const char* name, const std::vector<Extent>& extents) {
+  return object.is_none() ? nullptr : input<const T>(object, name, extents).data;
+}
+
+int64_t at_least(const char* name, int64_t value, int64_t least, int64_t most = 1 << 24) {
+  require(value >= least && value <= most, name, " is ", value, "; it must be ", least, " to ", most);
+  return value;
+}
+
+// Rows of any object that has them; 1 to 2^24, so that no later product of sizes overflows.
+int64_t rows_of(Object object, const char* name) {
+  require(py::isinstance<py::array>(object), name, " is ", describe(object), "; pass a numpy array");
+  const auto array = py::reinterpret_borrow<py::array>(object);
+  require(array.ndim() >= 1, name, " is ", describe(object), "; it must have rows");
+  return at_least(concat("the number of rows of ", name).c_str(), array.shape(0), 1);
+}
+
+template <typename T, size_t N>
+T choice(const char* name, const std::string& value, const std::pair<const char*, T> (&choices)[N]) {
+  std::string known;
+  for (const auto& [text, result] : choices) {
+    if (value == text) return result;
+    known += concat(known.empty() ? "" : ", ", text);
+  }
+  throw std::invalid_argument(concat(name, " is '", value, "'; it must be one of ", known));
+}
+
+Activation activation(const std::string& name) {
+  constexpr std::pair<const char*, Activation> kNames[] = {
+      {"none", Activation::kNone}, {"gelu", Activation::kGelu}, {"gelu_tanh", Activation::kGeluTanh},
+      {"relu", Activation::kRelu}, {"silu", Activation::kSilu}, {"tanh", Activation::kTanh}};
+  return choice("activation", name, kNames);
+}
+
+void check_rotate(int64_t rotate, int64_t width) {
+  at_least("rotate", rotate, 0, 128);
+  require((rotate & (rotate - 1)) == 0 && (rotate == 0 || width % rotate == 0), "rotate is ", rotate,
+          "; it must be 0 or a power of two that divides ", width);
+}
+
+int64_t padded(int64_t width) { return static_cast<int64_t>(round_up(static_cast<size_t>(width), kLanes)); }
+
+struct Kernels {
+  const KernelTable& table;
+
+  void quantize_rows(Object x, Object q, Object scale, int64_t k, int64_t rotate) const {
+    const int64_t rows = rows_of(x, "x");
+    at_least("k", k, 1);
+    check_rotate(rotate, k);
+    const auto from = input<const float>(x, "x", {{rows}, {k, kLanes}});
+    const auto to = output<uint8_t>(q, "q", {{rows}, {k, 64}});
+    table.quantize_rows({from.data, from.ld(), to.data, to.ld(), output<float>(scale, "scale", {{rows}}).data,
+                         from.rows(), static_cast<int>(k), static_cast<int>(rotate)});
+  }
+
+  // Panels [begin, end) of `panels`, and what follows the product.
+  struct Products {
+    Operand<float> out;
+    int begin, end;
+    Epilogue epilogue;
+  };
+  static Products products(Object out, int64_t rows, int64_t panels, int64_t panel_begin, int64_t panel_end,
+                           Object bias, Object residual, const std::string& name) {
+    const int64_t end = panel_end < 0 ? panels : panel_end;
+    at_least("panel_end", end, 0, panels);
+    at_least("panel_begin", panel_begin, 0, end);
+    const int64_t columns = panels * kLanes;
+    Products p{output<float>(out, "out", {{rows}, {columns, kLanes}}), static_cast<int>(panel_begin),
+               static_cast<int>(end), {optional<float>(bias, "bias", {{columns}}), nullptr, 0, activation(name)}};
+    if (!residual.is_none()) {
+      const auto added = input<const float>(residual, "residual", {{rows}, {columns, kLanes}});
+      p.epilogue.residual = added.data;
+      p.epilogue.ld_residual = added.ld();
+    }
+    return p;
+  }
+
+  void gemm_i8(Object a, Object a_scale, Object weight, Object w_scale, Object colsum, Object out, int64_t k,
+               int64_t panel_begin, int64_t panel_end, Object bias, Object residual, const std::string& name) const {
+    const int64_t rows = rows_of(a, "a"), panels = rows_of(weight, "weight");
+    at_least("k", k, 1);
+    const Products p = products(out, rows, panels, panel_begin, panel_end, bias, residual, name);
+    const auto from = input<const uint8_t>(a, "a", {{rows}, {k, 64}});
+    table.gemm_i8({from.data, from.ld(), input<const float>(a_scale, "a_scale", {{rows}}).data,
+                   input<const int8_t>(weight, "weight", {{panels}, {(k + 3) / 4}, {kLanes}, {4}}).data,
+                   input<const float>(w_scale, "w_scale", {{panels * kLanes}}).data,
+                   input<const int32_t>(colsum, "colsum", {{panels * kLanes}}).data, p.out.data, p.out.ld(),
+                   from.rows(), static_cast<int>(k), p.begin, p.end, p.epilogue});
+  }
+
+  void gemm_f32(Object a, Object weight, Object out, int64_t k, int64_t panel_begin, int64_t panel_end, Object bias,
+                Object residual, const std::string& name) const {
+    const int64_t rows = rows_of(a, "a"), panels = rows_of(weight, "weight");
+    at_least("k", k, 1);
+    const Products p = products(out, rows, panels, panel_begin, panel_end, bias, residual, name);
+    const auto from = input<const float>(a, "a", {{rows}, {k, kLanes}});
+    table.gemm_f32({from.data, from.ld(), input<const float>(weight, "weight", {{panels}, {k}, {kLanes}}).data,
+                    p.out.data, p.out.ld(), from.rows(), static_cast<int>(k), p.begin, p.end, p.epilogue});
+  }
+
+  void embed(Object weight, Object scale, Object index, Object out, int64_t width, int64_t rotate,
+             bool accumulate) const {
+    const int64_t rows = rows_of(index, "index"), height = rows_of(weight, "weight");
+    at_least("width", width, 1);
+    check_rotate(rotate, width);
+    const int dimensions = static_cast<int>(py::reinterpret_borrow<py::array>(weight).ndim());
+    const bool int8 = !scale.is_none(), panels = dimensions != 2;
+    require(!panels || !accumulate, "accumulate is true; only tables stored by rows can be added");
+    require(panels || rotate == 0, "rotate is ", rotate, "; tables stored by rows are not rotated");
+    const void* data = nullptr;
+    if (int8 && panels) data = input<const int8_t>(weight, "weight", {{height}, {(width + 3) / 4}, {kLanes}, {4}}).data;
+    if (int8 && !panels) data = input<const int8_t>(weight, "weight", {{height}, {width}}).data;
+    if (!int8 && panels) data = input<const float>(weight, "weight", {{height}, {width}, {kLanes}}).data;
+    if (!int8 && !panels) data = input<const float>(weight, "weight", {{height}, {width}}).data;
+    const int64_t entries = panels ? height * kLanes : height;
+    const auto which = input<const int32_t>(index, "index", {{rows}});
+    for (int64_t i = 0; i < rows; ++i) at_least("index", which.data[i], 0, entries - 1);
+    const auto to = output<float>(out, "out", {{rows}, {width, kLanes}});
+    table.embed({data, optional<float>(scale, "scale", {{entries, kLanes}}), panels, which.data,
+                 static_cast<int>(rows), static_cast<int>(width), static_cast<int>(rotate), accumulate, to.data,
+                 to.ld()});
+  }
+
+  void norm(Object x, Object weight, Object bias, Object out, int64_t width, float eps,
+            const std::string& kind) const {
+    constexpr std::pair<const char*, NormKind> kKinds[] = {{"layer", NormKind::kLayer}, {"rms", NormKind::kRms}};
+    const int64_t rows = rows_of(x, "x");
+    at_least("width", width, 1);
+    const auto from = input<const float>(x, "x", {{rows}, {width, kLanes}});
+    const auto to = output<float>(out, "out", {{rows}, {width, kLanes}});
+    table.norm({from.data, from.ld(), input<const float>(weight, "weight", {{padded(width)}}).data,
+                optional<float>(bias, "bias", {{padded(width)}}), to.data, to.ld(), from.rows(),
+                static_cast<int>(width), eps, choice("kind", kind, kKinds)});
+  }
+
+  void pool(Object x, Object out, int64_t width, const std::string& kind) const {
+    constexpr std::pair<const char*, PoolKind> kKinds[] = {
+        {"mean", PoolKind::kMean}, {"cls", PoolKind::kCls}, {"max", PoolKind::kMax}};
+    const int64_t rows = rows_of(x, "x");
+    at_least("width", width, 1);
+    const auto from = input<const float>(x, "x", {{rows}, {width, kLanes}});
+    table.pool({from.data, from.ld(), from.rows(), static_cast<int>(width), choice("kind", kind, kKinds),
+                output<float>(out, "out", {{padded(width)}}).data});
+  }
+
+  void l2_normalize(Object x, Object out, int64_t width) const {
+    const int64_t rows = rows_of(x, "x");
+    at_least("width", width, 1);
+    const auto from = input<const float>(x, "x", {{rows}, {width, kLanes}});
+    const auto to = output<float>(out, "out", {{rows}, {width, kLanes}});
+    table.l2_normalize({from.data, from.ld(), to.data, to.ld(), from.rows(), static_cast<int>(width)});
+  }
+
+  // --- attention -----------------------------------------------------------------------------------------------------
+
+  struct Shape {
+    int64_t rows, heads, kv_heads, head_dim, stride, capacity;
+  };
+
+  // q is [rows, heads, stride]; `cache` begins with keys [kv_heads, capacity, stride].
+  static Shape shape(Object q, const py::tuple& cache, size_t arrays, int64_t head_dim) {
+    require(cache.size() == arrays, "cache has ", cache.size(), " arrays; it must have ", arrays);
+    const py::object keys = cache[0];
+    Shape s{rows_of(q, "q"), 0, rows_of(keys, "keys"), at_least("head_dim", head_dim, 1, kMaxHeadDim),
+            padded(head_dim), 0};
+    const auto queries = py::reinterpret_borrow<py::array>(q), k = py::reinterpret_borrow<py::array>(keys);
+    require(queries.ndim() == 3 && k.ndim() == 3, "q and keys must have 3 dimensions");
+    s.heads = at_least("heads", queries.shape(1), 1, 1024);
+    s.capacity = at_least("capacity", k.shape(1), 16);
+    require(s.capacity % 16 == 0, "capacity is ", s.capacity, "; it must be a multiple of 16");
+    require(s.heads % s.kv_heads == 0, "heads is ", s.heads, "; it must be a multiple of kv_heads, ", s.kv_heads);
+    return s;
+  }
+
+  static KeyValuesI8 cache_i8(const py::tuple& cache, const Shape& s) {
+    const std::vector<Extent> slots = {{s.kv_heads}, {s.capacity}};
+    return {output<int8_t>(cache[0], "keys", {{s.kv_heads}, {s.capacity}, {s.stride}}).data,
+            output<float>(cache[1], "key scales", slots).data,
+            output<int32_t>(cache[2], "key sums", slots).data,
+            output<int8_t>(cache[3], "values", {{s.kv_heads}, {s.capacity / 4}, {s.stride}, {4}}).data,
+            output<float>(cache[4], "value scales", slots).data,
+            static_cast<size_t>(s.capacity)};
+  }
+  static KeyValuesF32 cache_f32(const py::tuple& cache, const Shape& s) {
+    const std::vector<Extent> extents = {{s.kv_heads}, {s.capacity}, {s.stride}};
+    return {output<float>(cache[0], "keys", extents).data, output<float>(cache[1], "values", extents).data,
+            static_cast<size_t>(s.capacity)};
+  }
+
+  static Operand<const float> projection(Object qkv, const Shape& s, int64_t slot) {
+    at_least("slot", slot, 0, s.capacity - s.rows);
+    return input<const float>(qkv, "qkv", {{s.rows}, {(s.heads + 2 * s.kv_heads) * s.head_dim, kLanes}});
+  }
+
+  void store_i8(Object qkv, Object q, Object q_scale, const py::tuple& cache, int64_t head_dim, int64_t slot) const {
+    const Shape s = shape(q, cache, 5, head_dim);
+    const auto from = projection(qkv, s, slot);
+    table.store_i8({from.data, from.ld(), from.rows(), static_cast<int>(s.heads), static_cast<int>(s.kv_heads),
+                    static_cast<int>(head_dim), static_cast<int>(s.stride), static_cast<size_t>(slot),
+                    output<uint8_t>(q, "q", {{s.rows}, {s.heads}, {s.stride}}).data,
+                    output<float>(q_scale, "q_scale", {{s.rows}, {s.heads}}).data, cache_i8(cache, s)});
+  }
+
+  void store_f32(Object qkv, Object q, const py::tuple& cache, int64_t head_dim, int64_t slot) const {
+    const Shape s = shape(q, cache, 2, head_dim);
+    const auto from = projection(qkv, s, slot);
+    table.store_f32({from.data, from.ld(), from.rows(), static_cast<int>(s.heads), static_cast<int>(s.kv_heads),
+                     static_cast<int>(head_dim), static_cast<int>(s.stride), static_cast<size_t>(slot),
+                     output<float>(q, "q", {{s.rows}, {s.heads}, {s.stride}}).data, cache_f32(cache, s)});
+  }
+
+  static AttentionArgs common(const Shape& s, Object out, int64_t first, int64_t keys, int64_t slot, int64_t left,
+                              int64_t right, float scale, Object bias, int64_t center, int64_t head_begin,
+                              int64_t head_end) {
+    at_least("keys", keys, 1, s.capacity);
+    at_least("slot", slot, 0, s.capacity - static_cast<int64_t>(round_up(static_cast<size_t>(keys), 16)));
+    require(slot % 16 == 0, "slot is ", slot, "; a sequence starts at a multiple of 16");
+    at_least("first_position", first, 0, keys - s.rows);
+    const int64_t end = head_end < 0 ? s.heads : head_end;
+    at_least("head_end", end, 0, s.heads);
+    at_least("head_begin", head_begin, 0, end);
+    const auto bound = [](const char* name, int64_t n) {
+      return n < 0 ? kUnlimited : static_cast<int>(at_least(name, n, 0));
+    };
+    AttentionArgs a{};
+    a.queries = static_cast<int>(s.rows), a.first_position = static_cast<int>(first);
+    a.keys = static_cast<int>(keys), a.segment_slot = static_cast<size_t>(slot);
+    a.heads = static_cast<int>(s.heads), a.kv_heads = static_cast<int>(s.kv_heads);
+    a.head_dim = static_cast<int>(s.head_dim), a.head_stride = static_cast<int>(s.stride);
+    a.head_begin = static_cast<int>(head_begin), a.head_end = static_cast<int>(end);
+    a.scale = scale, a.range = {bound("left", left), bound("right", right)};
+    if (!bias.is_none()) {
+      const auto table = input<const float>(bias, "bias", {{s.heads}, {first + s.rows + center, kLanes}});
+      at_least("bias_center", center, keys - 1);
+      a.bias = table.data, a.ld_bias = table.ld(), a.bias_center = static_cast<int>(center);
+    }
+    const auto to = output<float>(out, "out", {{s.rows}, {s.heads * s.head_dim, kLanes}});
+    a.out = to.data, a.ldo = to.ld();
+    return a;
+  }
+
+  void attention_i8(Object q, Object q_scale, const py::tuple& cache, Object out, int64_t head_dim, int64_t keys,
+                    float scale, int64_t first, int64_t slot, int64_t left, int64_t right, Object bias, int64_t center,
+                    int64_t head_begin, int64_t head_end) const {
+    const Shape s = shape(q, cache, 5, head_dim);
+    table.attention_i8({input<const uint8_t>(q, "q", {{s.rows}, {s.heads}, {s.stride}}).data,
+                        input<const float>(q_scale, "q_scale", {{s.rows}, {s.heads}}).data, cache_i8(cache, s),
+                        common(s, out, first, keys, slot, left, right, scale, bias, center, head_begin, head_end)});
+  }
+
+  void attention_f32(Object q, const py::tuple& cache, Object out, int64_t head_dim, int64_t keys, float scale,
+                     int64_t first, int64_t slot, int64_t left, int64_t right, Object bias, int64_t center,
+                     int64_t head_begin, int64_t head_end) const {
+    const Shape s = shape(q, cache, 2, head_dim);
+    table.attention_f32({input<const float>(q, "q", {{s.rows}, {s.heads}, {s.stride}}).data, cache_f32(cache, s),
+                         common(s, out, first, keys, slot, left, right, scale, bias, center, head_begin, head_end)});
+  }
+};
+
+// --- peaks -------------------------------------------------------------------------------------------------------------
+
+// Billions of units a second; `work(n)` does n rounds and returns its units. The best of slices, for neighbours disturb.
+template <typename Work>
+double best_rate(int64_t milliseconds, int64_t rounds, Work work) {
+  using Clock = std::chrono::steady_clock;
+  at_least("milliseconds", milliseconds, 1, 60'000);
+  const py::gil_scoped_release no_gil;
+  const auto end = Clock::now() + std::chrono::milliseconds(milliseconds);
+  double best = 0;
+  do {
+    const auto start = Clock::now();
+    const auto units = static_cast<double>(work(rounds));
+    const std::chrono::duration<double, std::nano> spent = Clock::now() - start;
+    best = std::max(best, units / spent.count());
+  } while (Clock::now() < end);
+  return best;
+}
+
+double bandwidth(int64_t milliseconds) {
+  constexpr size_t kBytes = size_t{256} << 20;  // beyond every cache
+  AlignedBuffer buffer;
+  buffer.reserve(kBytes);
+  std::memset(buffer.data(), 1, kBytes);  // or every page would be the one page of zeros
+  return best_rate(milliseconds, 1, [&](int64_t) {
+    const auto* words = reinterpret_cast<const uint64_t*>(buffer.data());
+    uint64_t sums[8] = {};
+    for (size_t i = 0; i < kBytes / 8; i += 8)
+      for (size_t j = 0; j < 8; ++j) sums[j] += words[i + j];
+    for (uint64_t& sum : sums) __asm__ volatile("" : : "r"(sum));
+    return kBytes;
+  });
+}
+
+}  // namespace
+
+void bind_kernels(py::module_& m) {
+  const auto none = py::none();
+  const auto p = [](const char* name) { return py::arg(name); };
+  py::class_<Kernels>(m, "Kernels")
+      .def(py::init([](const std::string& isa) { return Kernels{kernels(isa)}; }), p("isa") = "")
+      .def_property_readonly("isa", [](const Kernels& k) { return k.table.isa; })
+      .def_property_readonly("activation_offset", [](const Kernels& k) { return k.table.activation_offset; })
+      .def_property_readonly("gemm_rows", [](const Kernels& k) { return k.table.gemm_rows; })
+      .def("quantize_rows", &Kernels::quantize_rows, p("x"), p("q"), p("scale"), p("k"), p("rotate") = 0)
+      .def("gemm_i8", &Kernels::gemm_i8, p("a"), p("a_scale"), p("weight"), p("w_scale"), p("colsum"), p("out"), p("k"),
+           p("panel_begin") = 0, p("panel_end") = -1, p("bias") = none, p("residual") = none, p("activation") = "none")
+      .def("gemm_f32", &Kernels::gemm_f32, p("a"), p("weight"), p("out"), p("k"), p("panel_begin") = 0,
+           p("panel_end") = -1, p("bias") = none, p("residual") = none, p("activation") = "none")
+      .def("embed", &Kernels::embed, p("weight"), p("scale"), p("index"), p("out"), p("width"), p("rotate") = 0,
+           p("accumulate") = false)
+      .def("norm", &Kernels::norm, p("x"), p("weight"), p("bias"), p("out"), p("width"), p("eps"), p("kind"))
+      .def("pool", &Kernels::pool, p("x"), p("out"), p("width"), p("kind"))
+      .def("l2_normalize", &Kernels::l2_normalize, p("x"), p("out"), p("width"))
+      .def("store_i8", &Kernels::store_i8, p("qkv"), p("q"), p("q_scale"), p("cache"), p("head_dim"), p("slot") = 0)
+      .def("store_f32", &Kernels::store_f32, p("qkv"), p("q"), p("cache"), p("head_dim"), p("slot") = 0)
+      .def("attention_i8", &Kernels::attention_i8, p("q"), p("q_scale"), p("cache"), p("out"), p("head_dim"), p("keys"),
+           p("scale"), p("first_position") = 0, p("slot") = 0, p("left") = -1, p("right") = -1, p("bias") = none,
+           p("bias_center") = 0, p("head_begin") = 0, p("head_end") = -1)
+      .def("attention_f32", &Kernels::attention_f32, p("q"), p("cache"), p("out"), p("head_dim"), p("keys"), p("scale"),
+           p("first_position") = 0, p("slot") = 0, p("left") = -1, p("right") = -1, p("bias") = none,
+           p("bias_center") = 0, p("head_begin") = 0, p("head_end") = -1);
+  m.def(
+      "probe_int8",
+      [](const std::string& isa, int64_t ms) { return best_rate(ms, 20'000, kernels(isa).probe_dot4); },
+      p("isa") = "", p("milliseconds") = 50);
+  m.def(
+      "probe_f32", [](const std::string& isa, int64_t ms) { return best_rate(ms, 20'000, kernels(isa).probe_fma); },
+      p("isa") = "", p("milliseconds") = 50);
+  m.def("probe_bandwidth", &bandwidth, p("milliseconds") = 500);
+}
+
+}  // namespace pocketformer::bindings

@@ -1,0 +1,56 @@
+"""Compressed transformers on CPU-only boards: one small file, the same bits on every CPU.
+
+Example:
+    >>> import pocketformer
+    >>> pocketformer.compress("all-MiniLM-L6-v2", "minilm.pocket")  # doctest: +SKIP
+    >>> model = pocketformer.load("minilm.pocket")  # doctest: +SKIP
+    >>> model.encode(["A cat sits on the mat.", "Es regnet."]).shape  # doctest: +SKIP
+    (2, 384)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .compress import compress
+    from .errors import CheckpointError, PocketFileError, TaskError, UnsupportedModelError
+    from .model import Model, load
+
+__version__ = "0.1.0"
+__all__ = [
+    "CheckpointError",
+    "Model",
+    "PocketFileError",
+    "TaskError",
+    "UnsupportedModelError",
+    "__version__",
+    "compress",
+    "load",
+]
+
+# Imported on first use (PEP 562): importing the package costs nothing, and running never imports compression.
+_HOMES = {
+    "CheckpointError": "errors",
+    "Model": "model",
+    "PocketFileError": "errors",
+    "TaskError": "errors",
+    "UnsupportedModelError": "errors",
+    "compress": "compress",
+    "load": "model",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    home = import_module(f".{_HOMES[name]}", __name__)
+    value = home if name == "compress" else getattr(home, name)  # that subpackage is callable itself
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,1 @@
+"""The subcommands. Heavy imports stand inside of their functions, so that ``--help`` is quick."""

@@ -1,0 +1,79 @@
+"""Show what a pocket file holds and what it will need; with --machine, what this machine offers."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from .. import console
+from . import options
+
+HELP = "show a pocket file, its memory, and this machine"
+EXAMPLE = """  pocketformer info minilm.pocket --lengths 16 128 256
+  pocketformer info --machine"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", metavar="FILE.pocket", help="a file that `pocketformer compress` wrote")
+    parser.add_argument(
+        "--lengths", type=options.positive, nargs="+", metavar="N", help="sequence lengths to plan the memory for"
+    )
+    parser.add_argument("--machine", action="store_true", help="show CPU, instruction set and threads, and why")
+    options.threads(parser)
+
+
+def execute(args: argparse.Namespace) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    if args.model is None and not args.machine:
+        raise ValueError("there is nothing to show; name a pocket file, or use --machine")
+    if args.model is not None:
+        from ..model import load
+
+        model = load(args.model, args.threads)
+        longest = model.info()["max_length"]
+        lengths = args.lengths or [n for n in (16, 32, 128, 256, 512) if n <= longest]
+        result["model"] = model.info()
+        result["plan"] = [{"length": n, "bytes": model.plan([n])} for n in lengths]
+    if args.machine:
+        from ..machine import describe_machine
+
+        result["machine"] = describe_machine()
+    return result
+
+
+def show(result: dict[str, Any]) -> None:
+    if "model" in result:
+        _show_model(result["model"], result["plan"])
+    if "machine" in result:
+        machine = result["machine"]
+        rows = [
+            ("CPU", machine["cpu"]),
+            ("instruction sets", ", ".join(machine["isas"])),
+            ("chosen", f"{machine['isa']}: {machine['isa_reason']}"),
+            ("threads", f"{machine['threads']}: {machine['threads_reason']}"),
+        ]
+        console.table("Machine", ("", ""), rows)
+
+
+def _show_model(model: dict[str, Any], plan: list[dict[str, int]]) -> None:
+    rows = [
+        ("family", model["family"]),
+        ("task", model["task"]),
+        ("labels", console.shorten(", ".join(model["labels"] or []) or "none", 80)),
+        ("parameters", f"{model['params']:,}"),
+        ("weights", model["weights"]),
+        ("file", console.megabytes(model["file_bytes"])),
+        ("output", f"{model['output']} × {model['width']}"),
+        ("longest text", f"{model['text'].get('max_length') or model['max_length']} tokens"),
+        ("longest sequence", f"{model['max_length']} tokens"),
+        ("tokenizer", "in the file" if model["tokenizer"] else "none"),
+        ("runs on", f"{model['isa']}, {model['threads']} threads"),
+    ]
+    console.table(model["name"], ("", ""), rows)
+    sizes = sorted(model["tensor_bytes"].items(), key=lambda item: -item[1])
+    console.table("Parameters by type", ("dtype", "size"), [(name, console.megabytes(size)) for name, size in sizes])
+    console.table(
+        "Working memory of one sequence",
+        ("tokens", "memory"),
+        [(entry["length"], console.megabytes(entry["bytes"])) for entry in plan],
+    )

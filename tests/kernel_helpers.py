@@ -1,0 +1,175 @@
+"""Arrays in the layouts of docs/format.md, and exact numpy counterparts of the kernels' arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketformer import _core
+from pocketformer.graph import Array
+from pocketformer.layout import ALIGNMENT, GROUP, LANES, round_up
+
+EPS = 2.0**-24
+"""Half a unit in the last place of 1.0 in float32: the relative error of one rounding."""
+OLD = 0xA5
+"""What memory holds before a kernel writes to it, so that what was not written shows."""
+
+
+def fresh(shape: tuple[int, ...], dtype: Any = np.float32, fill: int = OLD) -> Array:
+    """An aligned array whose bytes are all ``fill``."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory = np.full(size + ALIGNMENT, fill, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def aligned(array: Array) -> Array:
+    copy = fresh(array.shape, array.dtype)
+    copy[...] = array
+    return copy
+
+
+def padded(array: Array, multiple: int = LANES) -> Array:
+    """An aligned copy with zero columns up to a multiple."""
+    out = fresh((*array.shape[:-1], round_up(array.shape[-1], multiple)), array.dtype, 0)
+    out[..., : array.shape[-1]] = array
+    return out
+
+
+def panels(weight: Array) -> Array:
+    """[n, k] as panels: int8 [p, ⌈k/4⌉, 16, 4], float32 [p, k, 16]."""
+    n, k = weight.shape
+    group = GROUP if weight.dtype == np.int8 else 1
+    full = np.zeros((round_up(n, LANES), round_up(k, group)), weight.dtype)
+    full[:n, :k] = weight
+    packed = full.reshape(-1, LANES, full.shape[1] // group, group).transpose(0, 2, 1, 3)
+    return aligned(packed if group > 1 else packed[..., 0])
+
+
+def fma32(a: Array, b: Array, c: Array) -> Array:
+    """a·b + c for float32 with one rounding: the sum in float64 rounded to odd, then to float32 (Boldo, Melquiond 2008)."""
+    product, addend = a.astype(np.float64) * b, np.asarray(c, np.float64)
+    total = np.asarray(product + addend)
+    virtual = total - product
+    error = (product - (total - virtual)) + (addend - virtual)
+    towards = np.where(error > 0, np.inf, -np.inf)
+    even = (total.view(np.int64) & 1) == 0
+    return np.where((error != 0) & even, np.nextafter(total, towards), total).astype(np.float32)
+
+
+def quantized(x: Array) -> tuple[NDArray[np.int64], Array]:
+    """Rows of float32 as integers in −127…127 and one scale a row."""
+    amax = np.abs(x).max(-1, keepdims=True, initial=0)
+    inverse = np.divide(np.float32(127), amax, out=np.zeros_like(amax), where=amax > 1e-36)
+    return np.rint(x * inverse).astype(np.int64), amax[..., 0] * np.float32(1 / 127)
+
+
+def rotated(x: Array, block: int) -> Array:
+    """Each ``block`` columns times the Walsh–Hadamard matrix, with float32 butterflies from far to near."""
+    y = x.copy()
+    distance = block // 2
+    while distance >= 1:
+        pairs = y.reshape(*x.shape[:-1], -1, 2, distance)
+        a, b = pairs[..., 0, :].copy(), pairs[..., 1, :].copy()
+        pairs[..., 0, :], pairs[..., 1, :] = a + b, a - b
+        distance //= 2
+    return y
+
+
+@cache
+def kernels(isa: str) -> _core.Kernels:
+    return _core.Kernels(isa)
+
+
+@dataclass(frozen=True)
+class Heads:
+    """A layer's projection [length, (heads + 2·kv_heads)·head_dim] and the shape that attention sees in it."""
+
+    qkv: Array
+    head_dim: int
+    heads: int = 4
+    kv_heads: int = 2
+
+    @property
+    def length(self) -> int:
+        return int(self.qkv.shape[0])
+
+    @property
+    def scale(self) -> float:
+        return float(np.float32(self.head_dim**-0.5))
+
+    def split(self) -> tuple[Array, Array, Array]:
+        """Queries, keys and values as [heads, length, head_dim], keys and values repeated for the heads that share them."""
+        x = self.qkv.reshape(self.length, -1, self.head_dim).transpose(1, 0, 2)
+        q, k, v = np.split(x, [self.heads, self.heads + self.kv_heads])
+        share = self.heads // self.kv_heads
+        return q, k.repeat(share, 0), v.repeat(share, 0)
+
+
+def heads_of(length: int, head_dim: int, heads: int = 4, kv_heads: int = 2, seed: int = 0) -> Heads:
+    """Random heads whose scores spread over about ±8, with a few rows of zeros and of large values."""
+    rng = np.random.default_rng((seed, length, head_dim))
+    qkv = rng.standard_normal((length, (heads + 2 * kv_heads) * head_dim)).astype(np.float32) * np.float32(1.7)
+    qkv[length // 3] = 0
+    qkv[:: max(1, length // 4), (heads + kv_heads) * head_dim :] *= 30
+    return Heads(qkv, head_dim, heads, kv_heads)
+
+
+@dataclass
+class Attention:
+    """What one ISA stores for some heads, ready to attend. ``parts`` are the row blocks in which it is stored."""
+
+    isa: str
+    heads: Heads
+    int8: bool
+    slot: int = 0
+    spare: int = 0
+    parts: tuple[int, ...] = ()
+    q: Array = field(init=False)
+    q_scale: Array = field(init=False)
+    cache: tuple[Array, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        h, stride = self.heads, round_up(self.heads.head_dim, LANES)
+        capacity = self.slot + round_up(h.length, LANES) + self.spare
+        self.q = fresh((h.length, h.heads, stride), np.uint8 if self.int8 else np.float32)
+        self.q_scale = fresh((h.length, h.heads))
+        keys, scales = (h.kv_heads, capacity, stride), (h.kv_heads, capacity)
+        if self.int8:
+            values = (h.kv_heads, capacity // 4, stride, 4)
+            floats = fresh(scales, fill=0), fresh(scales, fill=0)
+            self.cache = (fresh(keys, np.int8), floats[0], fresh(scales, np.int32), fresh(values, np.int8), floats[1])
+        else:
+            self.cache = (fresh(keys, fill=0), fresh(keys, fill=0))
+        bounds = [0, *np.cumsum(self.parts), h.length] if self.parts else [0, h.length]
+        for begin, end in zip(bounds, bounds[1:], strict=False):
+            if begin < end:
+                self.store(int(begin), int(end))
+
+    def store(self, begin: int, end: int) -> None:
+        rows, at = padded(self.heads.qkv[begin:end]), self.slot + begin
+        q, scale = aligned(self.q[begin:end]), aligned(self.q_scale[begin:end])
+        if self.int8:
+            kernels(self.isa).store_i8(rows, q, scale, self.cache, self.heads.head_dim, at)
+        else:
+            kernels(self.isa).store_f32(rows, q, self.cache, self.heads.head_dim, at)  # type: ignore[arg-type]
+        self.q[begin:end], self.q_scale[begin:end] = q, scale
+
+    def attend(self, begin: int = 0, end: int | None = None, **options: Any) -> Array:
+        """Rows [begin, end) of the result, float32 [rows, heads·head_dim]."""
+        h, end = self.heads, self.heads.length if end is None else end
+        out = fresh((end - begin, round_up(h.heads * h.head_dim, LANES)))
+        shared = {"keys": h.length, "scale": h.scale, "first_position": begin, "slot": self.slot} | options
+        q = aligned(self.q[begin:end])
+        if self.int8:
+            scale = aligned(self.q_scale[begin:end])
+            kernels(self.isa).attention_i8(q, scale, self.cache, out, h.head_dim, **shared)
+        else:
+            kernels(self.isa).attention_f32(q, self.cache, out, h.head_dim, **shared)  # type: ignore[arg-type]
+        columns = h.heads * h.head_dim
+        assert (out[:, columns:].view(np.uint8) == OLD).all(), "columns beyond the heads belong to the caller"
+        return out[:, :columns]
