@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,20 +99,44 @@ def arm_packages(arm_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder / "site-packages"
 
 
-@pytest.mark.parametrize("cpu", CPUS)
-def test_aarch64(cpu: str, cases: Path, expected: dict[str, str], arm_root: Path, arm_packages: Path) -> None:
-    python = f"{arm_root}/usr/bin/python3.11"
-    path = f"{arm_packages}:{arm_root}/site-packages"
-    result = json.loads(
-        run(
-            ["qemu-aarch64-static", "-cpu", cpu, "-L", str(arm_root), python, "tests/run_cases.py", str(cases)],
+@pytest.fixture(params=CPUS)
+def arm_python(request: pytest.FixtureRequest, arm_root: Path, arm_packages: Path) -> Callable[..., str]:
+    """Runs the emulated core's Python, with the wheel and its dependencies alone, and returns its standard output."""
+
+    def python(*arguments: str) -> str:
+        return run(
+            [
+                "qemu-aarch64-static",
+                "-cpu",
+                request.param,
+                "-L",
+                str(arm_root),
+                f"{arm_root}/usr/bin/python3.11",
+                *arguments,
+            ],
             PYTHONHOME=f"{arm_root}/usr",
-            PYTHONPATH=path,
+            PYTHONPATH=f"{arm_packages}:{arm_root}/site-packages",
             PYTHONDONTWRITEBYTECODE="1",
         )
-    )
+
+    python.cpu = request.param  # type: ignore[attr-defined]
+    return python
+
+
+def test_aarch64(arm_python: Any, cases: Path, expected: dict[str, str]) -> None:
+    cpu = arm_python.cpu
+    result = json.loads(arm_python("tests/run_cases.py", str(cases)))
     assert result["default"] == CPUS[cpu][0]
     assert result["digests"] == {isa: expected for isa in CPUS[cpu]}
+
+
+def test_aarch64_kernels(arm_python: Any) -> None:
+    """The integer products of every instruction set equal numpy's, partial tiles and tails of k included."""
+    pytest_options = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--override-ini=pythonpath=tests scripts"]
+    output = arm_python(*pytest_options, "tests/test_kernels.py", "-k", "int8_product or panel_ranges or pool")
+    assert re.search(r"\b\d+ passed", output), output
+    assert "failed" not in output
+    assert "skipped" not in output
 
 
 def test_x86_without_avx(cases: Path, expected: dict[str, str], tmp_path: Path) -> None:
