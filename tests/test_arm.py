@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -99,41 +99,40 @@ def arm_packages(arm_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder / "site-packages"
 
 
-@pytest.fixture(params=CPUS)
-def arm_python(request: pytest.FixtureRequest, arm_root: Path, arm_packages: Path) -> Callable[..., str]:
-    """Runs the emulated core's Python, with the wheel and its dependencies alone, and returns its standard output."""
+@dataclass(frozen=True)
+class Emulated:
+    """Python on an emulated core, with the wheel and its dependencies alone."""
 
-    def python(*arguments: str) -> str:
+    cpu: str
+    root: Path
+    packages: Path
+
+    def python(self, *arguments: str) -> str:
+        """Standard output of a successful run."""
         return run(
-            [
-                "qemu-aarch64-static",
-                "-cpu",
-                request.param,
-                "-L",
-                str(arm_root),
-                f"{arm_root}/usr/bin/python3.11",
-                *arguments,
-            ],
-            PYTHONHOME=f"{arm_root}/usr",
-            PYTHONPATH=f"{arm_packages}:{arm_root}/site-packages",
+            ["qemu-aarch64-static", "-cpu", self.cpu, "-L", str(self.root)]
+            + [f"{self.root}/usr/bin/python3.11", *arguments],
+            PYTHONHOME=f"{self.root}/usr",
+            PYTHONPATH=f"{self.packages}:{self.root}/site-packages",
             PYTHONDONTWRITEBYTECODE="1",
         )
 
-    python.cpu = request.param  # type: ignore[attr-defined]
-    return python
+
+@pytest.fixture(params=CPUS)
+def core(request: pytest.FixtureRequest, arm_root: Path, arm_packages: Path) -> Emulated:
+    return Emulated(request.param, arm_root, arm_packages)
 
 
-def test_aarch64(arm_python: Any, cases: Path, expected: dict[str, str]) -> None:
-    cpu = arm_python.cpu
-    result = json.loads(arm_python("tests/run_cases.py", str(cases)))
-    assert result["default"] == CPUS[cpu][0]
-    assert result["digests"] == {isa: expected for isa in CPUS[cpu]}
+def test_aarch64(core: Emulated, cases: Path, expected: dict[str, str]) -> None:
+    result = json.loads(core.python("tests/run_cases.py", str(cases)))
+    assert result["default"] == CPUS[core.cpu][0]
+    assert result["digests"] == {isa: expected for isa in CPUS[core.cpu]}
 
 
-def test_aarch64_kernels(arm_python: Any) -> None:
+def test_aarch64_kernels(core: Emulated) -> None:
     """The integer products of every instruction set equal numpy's, partial tiles and tails of k included."""
     pytest_options = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--override-ini=pythonpath=tests scripts"]
-    output = arm_python(*pytest_options, "tests/test_kernels.py", "-k", "int8_product or panel_ranges or pool")
+    output = core.python(*pytest_options, "tests/test_kernels.py", "-k", "int8_product or panel_ranges or pool")
     assert re.search(r"\b\d+ passed", output), output
     assert "failed" not in output
     assert "skipped" not in output
