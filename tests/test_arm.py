@@ -107,11 +107,14 @@ class Emulated:
     root: Path
     packages: Path
 
+    @property
+    def interpreter(self) -> str:
+        return f"{self.root}/usr/bin/python3.11"
+
     def python(self, *arguments: str) -> str:
         """Standard output of a successful run."""
         return run(
-            ["qemu-aarch64-static", "-cpu", self.cpu, "-L", str(self.root)]
-            + [f"{self.root}/usr/bin/python3.11", *arguments],
+            ["qemu-aarch64-static", "-cpu", self.cpu, "-L", str(self.root), self.interpreter, *arguments],
             PYTHONHOME=f"{self.root}/usr",
             PYTHONPATH=f"{self.packages}:{self.root}/site-packages",
             PYTHONDONTWRITEBYTECODE="1",
@@ -136,6 +139,18 @@ def test_aarch64_kernels(core: Emulated) -> None:
     assert re.search(r"\b\d+ passed", output), output
     assert "failed" not in output
     assert "skipped" not in output
+
+
+def test_no_instruction_above_the_baseline(arm_packages: Path) -> None:
+    """LSE atomics and half-precision or scalable arithmetic occur nowhere, checked at run time or not."""
+    (core,) = (arm_packages / "pocketformer").glob("_core.*.so")
+    listing = run(["aarch64-linux-gnu-objdump", "-d", "--no-show-raw-insn", str(core)])
+    code = re.findall(r"^\s+[0-9a-f]+:\t(\S+)[ \t]*([^\n]*)$", listing, re.MULTILINE)
+    assert sum(mnemonic == "sdot" for mnemonic, _ in code) > 64
+    above = r"(cas|swp|ld(add|clr|set|eor|[su]max|[su]min)|st(add|clr|set|eor))[albh]*p?$"
+    assert [mnemonic for mnemonic, _ in code if re.match(above, mnemonic)] == []
+    assert [operands for _, operands in code if re.search(r"\bz\d+\.[bhsd]\b", operands)] == []
+    assert [m for m, operands in code if m.startswith("f") and re.search(r"\.[48]h\b|\bh\d+\b", operands)] == []
 
 
 def test_x86_without_avx(cases: Path, expected: dict[str, str], tmp_path: Path) -> None:
