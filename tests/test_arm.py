@@ -34,6 +34,7 @@ CPUS = {
     "cortex-a76": ["dotprod", "neon", "scalar"],
     "max": ["i8mm", "dotprod", "neon", "scalar"],
 }
+TEXT_OF_MINILM = "A cat sits on the mat."
 # numpy's newer wheels need SSE4.2; the library does not.
 NUMPY_WITHOUT_SSE4 = "numpy==2.2.6"
 
@@ -58,7 +59,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
             rows = {"rows": np.arange(0, sum(LENGTHS), 7)} if name == "words" else {}
             save(folder, f"{name}-{weights}", encoder(weights, **options), {**batch(LENGTHS), **rows})
     compress(model_folder("minilm"), folder / "minilm.pocket", weights="int8")
-    ids = np.array([101, 1037, 4937, 7719, 2006, 1996, 13523, 1012, 102], np.int32)  # "A cat sits on the mat."
+    ids = np.array([101, 1037, 4937, 7719, 2006, 1996, 13523, 1012, 102], np.int32)  # TEXT_OF_MINILM
     np.savez(folder / "minilm", ids=ids, offsets=np.array([0, len(ids)]))
     assert len(list(folder.glob("*.pocket"))) == 9
     return folder
@@ -130,6 +131,15 @@ def test_aarch64(core: Emulated, cases: Path, expected: dict[str, str]) -> None:
     result = json.loads(core.python("tests/run_cases.py", str(cases)))
     assert result["default"] == CPUS[core.cpu][0]
     assert result["digests"] == {isa: expected for isa in CPUS[core.cpu]}
+
+
+def test_aarch64_text(core: Emulated, cases: Path, expected: dict[str, str]) -> None:
+    """From text to the embedding, tokenizer included."""
+    code = f"""if True:
+        import hashlib, pocketformer
+        model = pocketformer.load({str(cases / "minilm.pocket")!r})
+        print(hashlib.sha256(model.encode([{TEXT_OF_MINILM!r}]).tobytes()).hexdigest())"""
+    assert core.python("-c", code).strip() == expected["minilm"]
 
 
 def test_aarch64_kernels(core: Emulated) -> None:
