@@ -138,6 +138,7 @@ struct Neon {
 
   static POCKETFORMER_INLINE void pin(F& x) { __asm__("" : "+w"(x.a), "+w"(x.b), "+w"(x.c), "+w"(x.d)); }
   static POCKETFORMER_INLINE void pin(I& x) { __asm__("" : "+w"(x.a), "+w"(x.b), "+w"(x.c), "+w"(x.d)); }
+  static POCKETFORMER_INLINE void pin(B& x) { __asm__("" : "+w"(x.a), "+w"(x.b), "+w"(x.c), "+w"(x.d)); }
 
   static POCKETFORMER_INLINE I set1_i32(int32_t x) {
     const int32x4_t v = vdupq_n_s32(x);
