@@ -5,7 +5,7 @@ set -euo pipefail
 root=${POCKETFORMER_CACHE:-$HOME/.cache/pocketformer}/arm64-root
 packages="python3.11-minimal libpython3.11-minimal libpython3.11-stdlib libpython3.11-dev python3.11 libc6 libgcc-s1 libstdc++6
   zlib1g libexpat1 libssl3 libffi8 libbz2-1.0 liblzma5 libsqlite3-0 libuuid1 libncursesw6 libtinfo6 libreadline8"
-wheels="numpy==2.3.* tokenizers==0.22.*"
+wheels="numpy==2.3.* tokenizers==0.22.* pytest==9.0.* pluggy==1.6.* iniconfig==2.* packaging==25.* pygments==2.*"
 # A changed list makes a new root.
 stamp=$(echo "$packages $wheels 1" | sha256sum | cut -d' ' -f1)
 if [ "$(cat "$root/stamp" 2>/dev/null)" = "$stamp" ]; then

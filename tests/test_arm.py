@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ CPUS = {
     "cortex-a76": ["dotprod", "neon", "scalar"],
     "max": ["i8mm", "dotprod", "neon", "scalar"],
 }
+TEXT_OF_MINILM = "A cat sits on the mat."
 # numpy's newer wheels need SSE4.2; the library does not.
 NUMPY_WITHOUT_SSE4 = "numpy==2.2.6"
 
@@ -56,7 +59,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
             rows = {"rows": np.arange(0, sum(LENGTHS), 7)} if name == "words" else {}
             save(folder, f"{name}-{weights}", encoder(weights, **options), {**batch(LENGTHS), **rows})
     compress(model_folder("minilm"), folder / "minilm.pocket", weights="int8")
-    ids = np.array([101, 1037, 4937, 7719, 2006, 1996, 13523, 1012, 102], np.int32)  # "A cat sits on the mat."
+    ids = np.array([101, 1037, 4937, 7719, 2006, 1996, 13523, 1012, 102], np.int32)  # TEXT_OF_MINILM
     np.savez(folder / "minilm", ids=ids, offsets=np.array([0, len(ids)]))
     assert len(list(folder.glob("*.pocket"))) == 9
     return folder
@@ -97,20 +100,67 @@ def arm_packages(arm_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder / "site-packages"
 
 
-@pytest.mark.parametrize("cpu", CPUS)
-def test_aarch64(cpu: str, cases: Path, expected: dict[str, str], arm_root: Path, arm_packages: Path) -> None:
-    python = f"{arm_root}/usr/bin/python3.11"
-    path = f"{arm_packages}:{arm_root}/site-packages"
-    result = json.loads(
-        run(
-            ["qemu-aarch64-static", "-cpu", cpu, "-L", str(arm_root), python, "tests/run_cases.py", str(cases)],
-            PYTHONHOME=f"{arm_root}/usr",
-            PYTHONPATH=path,
+@dataclass(frozen=True)
+class Emulated:
+    """Python on an emulated core, with the wheel and its dependencies alone."""
+
+    cpu: str
+    root: Path
+    packages: Path
+
+    @property
+    def interpreter(self) -> str:
+        return f"{self.root}/usr/bin/python3.11"
+
+    def python(self, *arguments: str) -> str:
+        """Standard output of a successful run."""
+        return run(
+            ["qemu-aarch64-static", "-cpu", self.cpu, "-L", str(self.root), self.interpreter, *arguments],
+            PYTHONHOME=f"{self.root}/usr",
+            PYTHONPATH=f"{self.packages}:{self.root}/site-packages",
             PYTHONDONTWRITEBYTECODE="1",
         )
-    )
-    assert result["default"] == CPUS[cpu][0]
-    assert result["digests"] == {isa: expected for isa in CPUS[cpu]}
+
+
+@pytest.fixture(params=CPUS)
+def core(request: pytest.FixtureRequest, arm_root: Path, arm_packages: Path) -> Emulated:
+    return Emulated(request.param, arm_root, arm_packages)
+
+
+def test_aarch64(core: Emulated, cases: Path, expected: dict[str, str]) -> None:
+    result = json.loads(core.python("tests/run_cases.py", str(cases)))
+    assert result["default"] == CPUS[core.cpu][0]
+    assert result["digests"] == {isa: expected for isa in CPUS[core.cpu]}
+
+
+def test_aarch64_text(core: Emulated, cases: Path, expected: dict[str, str]) -> None:
+    """From text to the embedding, tokenizer included."""
+    code = f"""if True:
+        import hashlib, pocketformer
+        model = pocketformer.load({str(cases / "minilm.pocket")!r})
+        print(hashlib.sha256(model.encode([{TEXT_OF_MINILM!r}]).tobytes()).hexdigest())"""
+    assert core.python("-c", code).strip() == expected["minilm"]
+
+
+def test_aarch64_kernels(core: Emulated) -> None:
+    """The integer products of every instruction set equal numpy's, partial tiles and tails of k included."""
+    pytest_options = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--override-ini=pythonpath=tests scripts"]
+    output = core.python(*pytest_options, "tests/test_kernels.py", "-k", "int8_product or panel_ranges or pool")
+    assert re.search(r"\b\d+ passed", output), output
+    assert "failed" not in output
+    assert "skipped" not in output
+
+
+def test_no_instruction_above_the_baseline(arm_packages: Path) -> None:
+    """LSE atomics and half-precision or scalable arithmetic occur nowhere, checked at run time or not."""
+    (core,) = (arm_packages / "pocketformer").glob("_core.*.so")
+    listing = run(["aarch64-linux-gnu-objdump", "-d", "--no-show-raw-insn", str(core)])
+    code = re.findall(r"^\s+[0-9a-f]+:\t(\S+)[ \t]*([^\n]*)$", listing, re.MULTILINE)
+    assert sum(mnemonic == "sdot" for mnemonic, _ in code) > 64
+    above = r"(cas|swp|ld(add|clr|set|eor|[su]max|[su]min)|st(add|clr|set|eor))[albh]*p?$"
+    assert [mnemonic for mnemonic, _ in code if re.match(above, mnemonic)] == []
+    assert [operands for _, operands in code if re.search(r"\bz\d+\.[bhsd]\b", operands)] == []
+    assert [m for m, operands in code if m.startswith("f") and re.search(r"\.[48]h\b|\bh\d+\b", operands)] == []
 
 
 def test_x86_without_avx(cases: Path, expected: dict[str, str], tmp_path: Path) -> None:
