@@ -124,8 +124,10 @@ struct Kernels {
     at_least("panel_end", end, 0, panels);
     at_least("panel_begin", panel_begin, 0, end);
     const int64_t columns = panels * kLanes;
-    Products p{output<float>(out, "out", {{rows}, {columns, kLanes}}), static_cast<int>(panel_begin),
-               static_cast<int>(end), {optional<float>(bias, "bias", {{columns}}), nullptr, 0, activation(name)}};
+    Products p{output<float>(out, "out", {{rows}, {columns, kLanes}}),
+               static_cast<int>(panel_begin),
+               static_cast<int>(end),
+               {optional<float>(bias, "bias", {{columns}}), nullptr, 0, activation(name)}};
     if (!residual.is_none()) {
       const auto added = input<const float>(residual, "residual", {{rows}, {columns, kLanes}});
       p.epilogue.residual = added.data;
@@ -175,13 +177,11 @@ struct Kernels {
     const auto which = input<const int32_t>(index, "index", {{rows}});
     for (int64_t i = 0; i < rows; ++i) at_least("index", which.data[i], 0, entries - 1);
     const auto to = output<float>(out, "out", {{rows}, {width, kLanes}});
-    table.embed({data, optional<float>(scale, "scale", {{entries, kLanes}}), panels, which.data,
-                 static_cast<int>(rows), static_cast<int>(width), static_cast<int>(rotate), accumulate, to.data,
-                 to.ld()});
+    table.embed({data, optional<float>(scale, "scale", {{entries, kLanes}}), panels, which.data, static_cast<int>(rows),
+                 static_cast<int>(width), static_cast<int>(rotate), accumulate, to.data, to.ld()});
   }
 
-  void norm(Object x, Object weight, Object bias, Object out, int64_t width, float eps,
-            const std::string& kind) const {
+  void norm(Object x, Object weight, Object bias, Object out, int64_t width, float eps, const std::string& kind) const {
     constexpr std::pair<const char*, NormKind> kKinds[] = {{"layer", NormKind::kLayer}, {"rms", NormKind::kRms}};
     const int64_t rows = rows_of(x, "x");
     at_least("width", width, 1);
@@ -220,7 +220,7 @@ struct Kernels {
   static Shape shape(Object q, const py::tuple& cache, size_t arrays, int64_t head_dim) {
     require(cache.size() == arrays, "cache has ", cache.size(), " arrays; it must have ", arrays);
     const py::object keys = cache[0];
-    Shape s{rows_of(q, "q"), 0, rows_of(keys, "keys"), at_least("head_dim", head_dim, 1, kMaxHeadDim),
+    Shape s{rows_of(q, "q"),  0, rows_of(keys, "keys"), at_least("head_dim", head_dim, 1, kMaxHeadDim),
             padded(head_dim), 0};
     const auto queries = py::reinterpret_borrow<py::array>(q), k = py::reinterpret_borrow<py::array>(keys);
     require(queries.ndim() == 3 && k.ndim() == 3, "q and keys must have 3 dimensions");
@@ -379,8 +379,7 @@ void bind_kernels(py::module_& m) {
            p("first_position") = 0, p("slot") = 0, p("left") = -1, p("right") = -1, p("bias") = none,
            p("bias_center") = 0, p("head_begin") = 0, p("head_end") = -1);
   m.def(
-      "probe_int8",
-      [](const std::string& isa, int64_t ms) { return best_rate(ms, 20'000, kernels(isa).probe_dot4); },
+      "probe_int8", [](const std::string& isa, int64_t ms) { return best_rate(ms, 20'000, kernels(isa).probe_dot4); },
       p("isa") = "", p("milliseconds") = 50);
   m.def(
       "probe_f32", [](const std::string& isa, int64_t ms) { return best_rate(ms, 20'000, kernels(isa).probe_fma); },

@@ -43,7 +43,8 @@ struct Avx2 {
   }
   static POCKETFORMER_INLINE F load_i8(const int8_t* p) {
     const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(x, 8)))};
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)),
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(x, 8)))};
   }
 
   static POCKETFORMER_INLINE F add(F a, F b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
@@ -141,7 +142,9 @@ struct Avx2 {
 
   static POCKETFORMER_INLINE I set1_i32(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
   static POCKETFORMER_INLINE I zero_i32() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
-  static POCKETFORMER_INLINE I add_i32(I a, I b) { return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }
+  static POCKETFORMER_INLINE I add_i32(I a, I b) {
+    return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)};
+  }
   static POCKETFORMER_INLINE I load_i32(const int32_t* p) { return load_b(p); }
   static POCKETFORMER_INLINE I negate_i32(I a) {
     const __m256i z = _mm256_setzero_si256();

@@ -6,8 +6,8 @@
 namespace {
 
 struct DotProd : Neon {
-  // 4 rows of 4 registers + 4 activations of 4 k-groups + 12 for weights in flight, of 32. Six rows would save loads, which
-  // are not the limit, and g++ 12 then moves accumulators about.
+  // 4 rows of 4 registers + 4 activations of 4 k-groups + 12 for weights in flight, of 32. Six rows would save loads,
+  // which are not the limit, and g++ 12 then moves accumulators about.
   static constexpr int kGemmRows = 4;
   static constexpr int kGemmPanels = 1;
   static constexpr int kGemmGroups = 4;

@@ -5,7 +5,8 @@ namespace {
 struct Isa : Avx2 {
   static constexpr const char* kName = "avx2";
   static constexpr int kActivationOffset = 0;
-  // 4 × 2 registers of accumulators + 2 weights + an activation, its absolute value and products in flight of 16 registers.
+  // 4 × 2 registers of accumulators + 2 weights + an activation, its absolute value and products in flight of 16
+  // registers.
   static constexpr int kGemmRows = 4;
   static constexpr int kGemmPanels = 1;
   static constexpr int kGemmRowsF32 = kGemmRows;

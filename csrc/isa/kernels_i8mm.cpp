@@ -9,8 +9,8 @@ struct Isa : DotProd {
   static constexpr int kGemmRows = 6;
   static constexpr int kGemmGroups = 2;
 
-  // Two k-groups of the packed layout interleave to eight consecutive values of two channels: 8 more instructions a step,
-  // shared by all rows. An odd last row is paired with itself.
+  // Two k-groups of the packed layout interleave to eight consecutive values of two channels: 8 more instructions a
+  // step, shared by all rows. An odd last row is paired with itself.
   template <int Rows>
   static POCKETFORMER_INLINE void product(I (&acc)[Rows], const uint8_t* a, size_t lda, const int8_t* w, int groups) {
     constexpr int kPairs = (Rows + 1) / 2;
@@ -23,7 +23,8 @@ struct Isa : DotProd {
         x[p] = vreinterpretq_s8_u8(vcombine_u8(vld1_u8(a + 2 * p * lda), vld1_u8(a + second * lda)));
       });
       unroll<4>([&](auto q) POCKETFORMER_LAMBDA {
-        const int32x4_t w0 = vreinterpretq_s32_s8(vld1q_s8(w + 16 * q)), w1 = vreinterpretq_s32_s8(vld1q_s8(w + 64 + 16 * q));
+        const int32x4_t w0 = vreinterpretq_s32_s8(vld1q_s8(w + 16 * q)),
+                        w1 = vreinterpretq_s32_s8(vld1q_s8(w + 64 + 16 * q));
         const int8x16_t lo = vreinterpretq_s8_s32(vzip1q_s32(w0, w1)), hi = vreinterpretq_s8_s32(vzip2q_s32(w0, w1));
         unroll<kPairs>([&](auto p) POCKETFORMER_LAMBDA {
           constexpr int at = 2 * q * kPairs + p;

@@ -47,9 +47,8 @@ struct Isa : Neon {
         });
         // Keeps the halves apart: g++ 12 would load all weights first and spill sums.
         __asm__("" : "+r"(w), "+w"(pair[0]));
-        unroll<4 * Rows>([&](auto i) POCKETFORMER_LAMBDA {
-          half[4 * Rows * h + i] = vpadalq_s16(half[4 * Rows * h + i], pair[i]);
-        });
+        unroll<4 * Rows>(
+            [&](auto i) POCKETFORMER_LAMBDA { half[4 * Rows * h + i] = vpadalq_s16(half[4 * Rows * h + i], pair[i]); });
       });
     }
     unroll<4 * Rows>([&](auto i) POCKETFORMER_LAMBDA {

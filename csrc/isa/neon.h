@@ -1,5 +1,5 @@
-// NEON as every 64-bit ARM core has it (armv8.0): four registers are one virtual vector. kernels_neon.cpp, kernels_dotprod.cpp
-// and kernels_i8mm.cpp derive `Isa` from this base and add the integer products.
+// NEON as every 64-bit ARM core has it (armv8.0): four registers are one virtual vector. kernels_neon.cpp,
+// kernels_dotprod.cpp and kernels_i8mm.cpp derive `Isa` from this base and add the integer products.
 #pragma once
 
 #include <arm_neon.h>
@@ -77,11 +77,9 @@ struct Neon {
   static POCKETFORMER_INLINE F abs(F x) { return each<F>(vabsq_f32, x); }
   static POCKETFORMER_INLINE F round(F x) { return each<F>(vrndnq_f32, x); }
   static POCKETFORMER_INLINE F scale2(F x, F n) {  // n into the exponent
-    return each<F>(
-        [](float32x4_t v, int32x4_t e) POCKETFORMER_LAMBDA {
-          return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(v), e));
-        },
-        x, shift_left<23>(to_i32(n)));
+    return each<F>([](float32x4_t v, int32x4_t e)
+                       POCKETFORMER_LAMBDA { return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(v), e)); },
+                   x, shift_left<23>(to_i32(n)));
   }
   static POCKETFORMER_INLINE I to_i32(F x) { return each<I>(vcvtnq_s32_f32, x); }
   static POCKETFORMER_INLINE F to_f32(I x) { return each<F>(vcvtq_f32_s32, x); }
@@ -89,7 +87,8 @@ struct Neon {
   template <int D>
   static POCKETFORMER_INLINE F xor_lanes(F x) {
     if constexpr (D == 1) return each<F>(vrev64q_f32, x);
-    if constexpr (D == 2) return {vextq_f32(x.a, x.a, 2), vextq_f32(x.b, x.b, 2), vextq_f32(x.c, x.c, 2), vextq_f32(x.d, x.d, 2)};
+    if constexpr (D == 2)
+      return {vextq_f32(x.a, x.a, 2), vextq_f32(x.b, x.b, 2), vextq_f32(x.c, x.c, 2), vextq_f32(x.d, x.d, 2)};
     if constexpr (D == 4) return {x.b, x.a, x.d, x.c};
     return {x.c, x.d, x.a, x.b};
   }
@@ -193,7 +192,9 @@ struct Neon {
     return vuzp1q_s8(low_halves(x.a, x.b), low_halves(x.c, x.d));
   }
   static POCKETFORMER_INLINE void store_bytes(void* p, I x) { vst1q_s8(static_cast<int8_t*>(p), low_bytes(x)); }
-  static POCKETFORMER_INLINE B pack64(I x, I y, I z, I w) { return {low_bytes(x), low_bytes(y), low_bytes(z), low_bytes(w)}; }
+  static POCKETFORMER_INLINE B pack64(I x, I y, I z, I w) {
+    return {low_bytes(x), low_bytes(y), low_bytes(z), low_bytes(w)};
+  }
   static POCKETFORMER_INLINE B bias(B x) { return x; }
 };
 

@@ -1,6 +1,6 @@
-// The contract an ISA header fulfils. It defines one struct `Isa` in an anonymous namespace; the kernels are templates over
-// it (kernels/*.h) and are compiled once per ISA by isa/kernels_<name>.cpp with that ISA's flags. Everything lives in the
-// anonymous namespace, so that no symbol built for one CPU can be picked by the linker for another.
+// The contract an ISA header fulfils. It defines one struct `Isa` in an anonymous namespace; the kernels are templates
+// over it (kernels/*.h) and are compiled once per ISA by isa/kernels_<name>.cpp with that ISA's flags. Everything lives
+// in the anonymous namespace, so that no symbol built for one CPU can be picked by the linker for another.
 //
 // Types: F = 16 floats, I = 16 int32, B = 16 groups of 4 bytes, M = 16 booleans ("virtual" vectors: one register on
 // AVX-512, two on AVX2, four on NEON, an array in the scalar build).

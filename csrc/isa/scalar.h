@@ -20,7 +20,8 @@ POCKETFORMER_INLINE float fused_multiply_add(float a, float b, float c) {
   const double error = (product - (sum - virtual_addend)) + (addend - virtual_addend);
   uint64_t bits;
   std::memcpy(&bits, &sum, 8);
-  // Inexact with an even last bit: step to the odd neighbour on the error's side. Overflow and NaN have no finite error.
+  // Inexact with an even last bit: step to the odd neighbour on the error's side. Overflow and NaN have no finite
+  // error.
   const bool step = error != 0 && std::fabs(error) < 1e300 && (bits & 1) == 0;
   if (step) bits += ((error > 0) == (sum > 0)) ? 1 : -1;
   double odd;

@@ -1,8 +1,8 @@
 // What the int8 and fp32 attention kernels share: queries stand in the lanes, keys pass one by one.
 //
 // Sixteen queries of one head are one virtual vector, so a row's maximum, sum and rescaling are plain vector operations
-// and a key's or a value's element is a broadcast. Keys pass in tiles of kKeyTile counted from the start of the sequence;
-// a tile outside every lane's range is never touched. A lane's result does not depend on its neighbours.
+// and a key's or a value's element is a broadcast. Keys pass in tiles of kKeyTile counted from the start of the
+// sequence; a tile outside every lane's range is never touched. A lane's result does not depend on its neighbours.
 #pragma once
 
 #include "kernels/rows.h"
@@ -18,9 +18,9 @@ constexpr float kMasked = -1e30f;  // finite, so that differences of masked scor
 // The lanes' key ranges and their union.
 template <class V>
 struct LaneRanges {
-  typename V::I lo, hi;       // per lane, first and one past the last key
-  int begin, end;             // union
-  int full_begin, full_end;   // keys that every lane sees
+  typename V::I lo, hi;      // per lane, first and one past the last key
+  int begin, end;            // union
+  int full_begin, full_end;  // keys that every lane sees
 
   POCKETFORMER_INLINE LaneRanges(const AttentionArgs& a, int first_query, int queries) {
     if (a.range.left >= a.keys && a.range.right >= a.keys) {

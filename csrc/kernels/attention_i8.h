@@ -111,8 +111,8 @@ struct KeyTileI8 {
 
   // scores[key][query] = float(q·k)·k_scale for keys [begin, end); returns their maximum per lane.
   template <bool kBias>
-  POCKETFORMER_INLINE F score(const AttentionI8Args& a, const B* query, const LaneRanges<V>& range, int kv_head, int begin,
-                              int end, F factor, const float* bias, int first_position, int queries) {
+  POCKETFORMER_INLINE F score(const AttentionI8Args& a, const B* query, const LaneRanges<V>& range, int kv_head,
+                              int begin, int end, F factor, const float* bias, int first_position, int queries) {
     const AttentionArgs& c = a.common;
     const size_t first = kv_head * a.kv.capacity + c.segment_slot;
     const int8_t* k = a.kv.k + first * c.head_stride;
@@ -147,8 +147,8 @@ struct KeyTileI8 {
   }
 
   // scores → p·v_scale with p = 2^(score·factor − top·factor); returns Σ p and the largest product.
-  POCKETFORMER_INLINE F exponentiate(const LaneRanges<V>& range, int begin, int end, F factor, F top, const float* v_scale,
-                                     F& largest) {
+  POCKETFORMER_INLINE F exponentiate(const LaneRanges<V>& range, int begin, int end, F factor, F top,
+                                     const float* v_scale, F& largest) {
     const F shift = V::sub(V::zero(), V::mul(top, factor));
     F sum[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
     F most = V::zero();
@@ -193,7 +193,8 @@ struct KeyTileI8 {
   }
 
   // out = out·keep + (weights · V)·take
-  POCKETFORMER_INLINE void accumulate(const AttentionI8Args& a, int kv_head, int begin, int end, F keep, F take, F* out) {
+  POCKETFORMER_INLINE void accumulate(const AttentionI8Args& a, int kv_head, int begin, int end, F keep, F take,
+                                      F* out) {
     const AttentionArgs& c = a.common;
     const int groups = (end - begin + 3) / 4;
     const int8_t* v = a.kv.v + (kv_head * a.kv.capacity + c.segment_slot + begin) * c.head_stride;
@@ -203,17 +204,21 @@ struct KeyTileI8 {
       const int8_t* row = v + d * 4;
       for (int g = 0; g < groups; ++g, row += c.head_stride * 4) {
         const B p = V::load_b(weights + g * 64);
-        unroll<kChains>([&](auto i) POCKETFORMER_LAMBDA { acc[i] = V::dot4_p(acc[i], p, V::broadcast_b(row + i * 4)); });
+        unroll<kChains>([&](auto i)
+                            POCKETFORMER_LAMBDA { acc[i] = V::dot4_p(acc[i], p, V::broadcast_b(row + i * 4)); });
       }
       unroll<kChains>([&](auto i) POCKETFORMER_LAMBDA { V::pin(acc[i]); });
-      unroll<kChains>([&](auto i) POCKETFORMER_LAMBDA { out[d + i] = V::fma(V::to_f32(acc[i]), take, V::mul(out[d + i], keep)); });
+      unroll<kChains>(
+          [&](auto i) POCKETFORMER_LAMBDA { out[d + i] = V::fma(V::to_f32(acc[i]), take, V::mul(out[d + i], keep)); });
     }
   }
 };
 
-// Sixteen queries' groups of four channels side by side: [head_stride/4][16 queries][4]. Idle lanes repeat the first query.
+// Sixteen queries' groups of four channels side by side: [head_stride/4][16 queries][4]. Idle lanes repeat the first
+// query.
 template <class V>
-POCKETFORMER_INLINE void gather_queries(const uint8_t* q, size_t stride, int queries, int head_stride, typename V::B* panel) {
+POCKETFORMER_INLINE void gather_queries(const uint8_t* q, size_t stride, int queries, int head_stride,
+                                        typename V::B* panel) {
   constexpr int kBytes = 4 * kLanes;
   for (int d = 0; d < head_stride; d += kBytes) {
     const int groups = head_stride - d < kBytes ? (head_stride - d) / 4 : kLanes;
@@ -243,7 +248,8 @@ void attend_i8(const AttentionI8Args& a, int head, int first_query, int queries)
   const float* bias = kBias ? c.bias + head * c.ld_bias + c.bias_center : nullptr;
 
   typename V::B query[kMaxHeadDim / 4];
-  gather_queries<V>(a.q + row * c.head_stride, static_cast<size_t>(c.heads) * c.head_stride, queries, c.head_stride, query);
+  gather_queries<V>(a.q + row * c.head_stride, static_cast<size_t>(c.heads) * c.head_stride, queries, c.head_stride,
+                    query);
   alignas(64) float factors[kLanes];
   for (int i = 0; i < kLanes; ++i) {
     // Never zero, so that a masked score stays far below every other even for a query of zeros.
@@ -258,7 +264,8 @@ void attend_i8(const AttentionI8Args& a, int head, int first_query, int queries)
   for (int start = range.begin / kKeyTile * kKeyTile; start < range.end; start += kKeyTile) {
     const int begin = (start > range.begin ? start : range.begin) / 4 * 4;
     const int end = start + kKeyTile < range.end ? start + kKeyTile : range.end;
-    const F top = tile.template score<kBias>(a, query, range, kv_head, begin, end, scaled, bias, first_position, queries);
+    const F top =
+        tile.template score<kBias>(a, query, range, kv_head, begin, end, scaled, bias, first_position, queries);
     F largest, keep, take;
     const F sum = tile.exponentiate(range, begin, end, factor, top, v_scale, largest);
     tile.quantize(begin, end, V::div(V::set1(127.0f), V::max(largest, V::set1(1e-30f))));

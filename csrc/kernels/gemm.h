@@ -1,9 +1,9 @@
-// Products: rows × panels of 16 output channels, in register tiles. Each output is one chain over k in ascending order, so
-// neither the tile nor the split over threads can change a bit.
+// Products: rows × panels of 16 output channels, in register tiles. Each output is one chain over k in ascending order,
+// so neither the tile nor the split over threads can change a bit.
 //
 // The accumulators are a one-dimensional array touched by fold expressions only: with constant indices g++ 12 keeps
-// them in registers, with loops it does not and the product runs two to three times slower. The pins after the loop are there for
-// the same reason. scripts/check_spills.py looks at the disassembly.
+// them in registers, with loops it does not and the product runs two to three times slower. The pins after the loop are
+// there for the same reason. scripts/check_spills.py looks at the disassembly.
 #pragma once
 
 #include "kernels/math.h"
@@ -96,10 +96,11 @@ void gemm_i8_tile(const GemmI8Args& g, int row, int panel) {
     scale[c] = V::load(g.w_scale + column + c * kLanes);
     bias[c] = g.epilogue.bias != nullptr ? V::load(g.epilogue.bias + column + c * kLanes) : V::zero();
   });
-  store_tile<V, MR, NR, false>(g.epilogue, g.out + row * g.ldo + column, g.ldo, row, column, [&](auto i) POCKETFORMER_LAMBDA {
-    constexpr int r = i / NR, c = i % NR;
-    return V::fma(V::mul(V::to_f32(acc[i]), scale[c]), V::set1(g.a_scale[row + r]), bias[c]);
-  });
+  store_tile<V, MR, NR, false>(
+      g.epilogue, g.out + row * g.ldo + column, g.ldo, row, column, [&](auto i) POCKETFORMER_LAMBDA {
+        constexpr int r = i / NR, c = i % NR;
+        return V::fma(V::mul(V::to_f32(acc[i]), scale[c]), V::set1(g.a_scale[row + r]), bias[c]);
+      });
 }
 
 template <class V, int MR, int NR>
@@ -128,10 +129,11 @@ void gemm_f32_tile(const GemmF32Args& g, int row, int panel) {
   unroll<NR>([&](auto c) POCKETFORMER_LAMBDA {
     bias[c] = g.epilogue.bias != nullptr ? V::load(g.epilogue.bias + column + c * kLanes) : V::zero();
   });
-  store_tile<V, MR, NR, true>(g.epilogue, g.out + row * g.ldo + column, g.ldo, row, column, [&](auto i) POCKETFORMER_LAMBDA {
-    constexpr int c = i % NR;
-    return V::add(acc[i], bias[c]);
-  });
+  store_tile<V, MR, NR, true>(g.epilogue, g.out + row * g.ldo + column, g.ldo, row, column,
+                              [&](auto i) POCKETFORMER_LAMBDA {
+                                constexpr int c = i % NR;
+                                return V::add(acc[i], bias[c]);
+                              });
 }
 
 template <class V, int MR, int NR>
@@ -147,14 +149,15 @@ struct TileF32 {
 
 // The tile for each height 1 … kRows.
 template <template <class, int, int> class Tile, class V, int NR, class Args, int... Heights>
-POCKETFORMER_INLINE void dispatch_height(std::integer_sequence<int, Heights...>, int height, const Args& g, int row, int panel) {
+POCKETFORMER_INLINE void dispatch_height(std::integer_sequence<int, Heights...>, int height, const Args& g, int row,
+                                         int panel) {
   using Fn = void (*)(const Args&, int, int);
   static constexpr Fn kTiles[] = {&Tile<V, Heights + 1, NR>::run...};
   kTiles[height - 1](g, row, panel);
 }
 
-// Panels outside, rows inside: a panel stays in the first-level cache while the rows pass. Heights differ by at most one,
-// so that no tile is much less efficient than the others.
+// Panels outside, rows inside: a panel stays in the first-level cache while the rows pass. Heights differ by at most
+// one, so that no tile is much less efficient than the others.
 template <template <class, int, int> class Tile, class V, int NR, class Args>
 POCKETFORMER_INLINE void gemm_rows(const Args& g, int panel) {
   constexpr int kRows = Tile<V, 1, NR>::kRows;

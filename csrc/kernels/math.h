@@ -1,5 +1,5 @@
-// Elementary functions and activations on virtual vectors. Fixed polynomials, fused multiply-add everywhere: the same bits on
-// every ISA. Coefficients are minimax fits (Lawson-weighted least squares on Chebyshev nodes).
+// Elementary functions and activations on virtual vectors. Fixed polynomials, fused multiply-add everywhere: the same
+// bits on every ISA. Coefficients are minimax fits (Lawson-weighted least squares on Chebyshev nodes).
 #pragma once
 
 #include "isa/primitives.h"
@@ -57,7 +57,8 @@ POCKETFORMER_INLINE typename V::F tanh(typename V::F x) {
 template <class V, bool kPrecise>
 POCKETFORMER_INLINE typename V::F gelu(typename V::F x) {
   static constexpr float kCoefficients[2][13] = {
-      {-0.0027289512f, 0.0082112271f, -0.013260051f, 0.021621767f, -0.036495358f, 0.056050796f, -0.08435747f, 0.17594776f},
+      {-0.0027289512f, 0.0082112271f, -0.013260051f, 0.021621767f, -0.036495358f, 0.056050796f, -0.08435747f,
+       0.17594776f},
       {0.00049295730f, -0.0015141431f, 0.0020018890f, -0.0029156977f, 0.0061654057f, -0.010973211f, 0.016497666f,
        -0.023336738f, 0.031426229f, -0.040432949f, 0.051521420f, -0.070296653f, 0.14136378f}};
   constexpr float kClamp = kPrecise ? 5.0f : 4.0f;
@@ -93,12 +94,18 @@ template <class V, bool kPrecise>
 POCKETFORMER_INLINE void activate(Activation kind, float* x, size_t ld, int rows, int columns) {
   using F = typename V::F;
   switch (kind) {
-    case Activation::kNone: return;
-    case Activation::kGelu: return map_rows<V>(x, ld, rows, columns, [](F v) { return gelu<V, kPrecise>(v); });
-    case Activation::kGeluTanh: return map_rows<V>(x, ld, rows, columns, [](F v) { return gelu_tanh<V>(v); });
-    case Activation::kRelu: return map_rows<V>(x, ld, rows, columns, [](F v) { return V::max(v, V::zero()); });
-    case Activation::kSilu: return map_rows<V>(x, ld, rows, columns, [](F v) { return silu<V>(v); });
-    case Activation::kTanh: return map_rows<V>(x, ld, rows, columns, [](F v) { return tanh<V>(v); });
+    case Activation::kNone:
+      return;
+    case Activation::kGelu:
+      return map_rows<V>(x, ld, rows, columns, [](F v) { return gelu<V, kPrecise>(v); });
+    case Activation::kGeluTanh:
+      return map_rows<V>(x, ld, rows, columns, [](F v) { return gelu_tanh<V>(v); });
+    case Activation::kRelu:
+      return map_rows<V>(x, ld, rows, columns, [](F v) { return V::max(v, V::zero()); });
+    case Activation::kSilu:
+      return map_rows<V>(x, ld, rows, columns, [](F v) { return silu<V>(v); });
+    case Activation::kTanh:
+      return map_rows<V>(x, ld, rows, columns, [](F v) { return tanh<V>(v); });
   }
 }
 

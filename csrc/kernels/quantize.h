@@ -50,10 +50,14 @@ POCKETFORMER_INLINE void rotate_blocks(const float* x, float* y, int columns) {
 template <class V>
 void rotate_row(const float* x, float* y, int columns, int block) {
   switch (block) {
-    case 128: return rotate_blocks<V, 8>(x, y, columns);
-    case 64: return rotate_blocks<V, 4>(x, y, columns);
-    case 32: return rotate_blocks<V, 2>(x, y, columns);
-    case 16: return rotate_blocks<V, 1>(x, y, columns);
+    case 128:
+      return rotate_blocks<V, 8>(x, y, columns);
+    case 64:
+      return rotate_blocks<V, 4>(x, y, columns);
+    case 32:
+      return rotate_blocks<V, 2>(x, y, columns);
+    case 16:
+      return rotate_blocks<V, 1>(x, y, columns);
   }
   for (int c = 0; c < columns; c += kLanes) {  // blocks of 2, 4, 8; padding holds zeros and stays zero
     typename V::F v = V::load(x + c);
@@ -95,10 +99,12 @@ void quantize_rows(const QuantizeArgs& q) {
     uint8_t* out = q.q + r * q.ldq;
     const auto emit = [&](const float* from, int begin, int end, float inverse) {
       const typename V::F scale = V::set1(inverse);
-      const auto quantized = [&](int c) POCKETFORMER_LAMBDA { return V::to_i32(V::mul(V::load(from + c - begin), scale)); };
+      const auto quantized = [&](int c)
+                                 POCKETFORMER_LAMBDA { return V::to_i32(V::mul(V::load(from + c - begin), scale)); };
       int c = begin;
       for (; c + 4 * kLanes <= end; c += 4 * kLanes) {
-        const I a = quantized(c), b = quantized(c + kLanes), d = quantized(c + 2 * kLanes), e = quantized(c + 3 * kLanes);
+        const I a = quantized(c), b = quantized(c + kLanes), d = quantized(c + 2 * kLanes),
+                e = quantized(c + 3 * kLanes);
         V::store_b(out + c, V::bias(V::pack64(a, b, d, e)));
       }
       for (; c < end; c += kLanes) V::store_bytes(out + c, V::add_i32(quantized(c), offset));

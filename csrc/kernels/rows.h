@@ -1,5 +1,5 @@
-// Row-local operators: embedding lookup, norms, pooling, L2 normalisation. Sums of a row run in 4 × 16 virtual lanes that are
-// joined by a fixed tree.
+// Row-local operators: embedding lookup, norms, pooling, L2 normalisation. Sums of a row run in 4 × 16 virtual lanes
+// that are joined by a fixed tree.
 #pragma once
 
 #include "kernels/quantize.h"

@@ -2,8 +2,8 @@
 //
 // A kernel neither allocates, nor threads, nor dispatches; it trusts its arguments (the runtime has checked them).
 // Row buffers of floats have a leading dimension that is a multiple of 16 and hold zeros in the padding columns
-// [width, round_up(width, 16)); every kernel that writes a row keeps that promise. All base pointers are 64-byte aligned
-// unless a comment says otherwise. docs/format.md defines the layouts and the arithmetic.
+// [width, round_up(width, 16)); every kernel that writes a row keeps that promise. All base pointers are 64-byte
+// aligned unless a comment says otherwise. docs/format.md defines the layouts and the arithmetic.
 #pragma once
 
 #include <cstddef>
@@ -20,8 +20,9 @@ enum class Activation : int32_t { kNone, kGelu, kGeluTanh, kRelu, kSilu, kTanh }
 enum class NormKind : int32_t { kLayer, kRms };
 enum class PoolKind : int32_t { kMean, kCls, kMax };
 
-// x[rows][ldx] → q[rows][ldq] with one scale a row. `q` holds value + activation_offset; columns [k, round_up(k, 4)) are
-// written as zero + offset. `ldq` is a multiple of 64. `rotate` is the Hadamard block (0 or a power of two dividing k).
+// x[rows][ldx] → q[rows][ldq] with one scale a row. `q` holds value + activation_offset; columns [k, round_up(k, 4))
+// are written as zero + offset. `ldq` is a multiple of 64. `rotate` is the Hadamard block (0 or a power of two dividing
+// k).
 struct QuantizeArgs {
   const float* x;
   size_t ldx;
@@ -88,15 +89,15 @@ struct NormArgs {
   NormKind kind;
 };
 
-// Keys and values of one attention layer, all sequences; a sequence owns consecutive slots that start at a multiple of 16.
-// `head_stride` = round_up(head_dim, 16). Unused slots may hold anything finite.
+// Keys and values of one attention layer, all sequences; a sequence owns consecutive slots that start at a multiple
+// of 16. `head_stride` = round_up(head_dim, 16). Unused slots may hold anything finite.
 struct KeyValuesI8 {
-  int8_t* k;       // [kv_heads][capacity][head_stride]
-  float* k_scale;  // [kv_heads][capacity]
+  int8_t* k;         // [kv_heads][capacity][head_stride]
+  float* k_scale;    // [kv_heads][capacity]
   int32_t* k_start;  // [kv_heads][capacity]: −activation_offset · Σ_d k, where a score's accumulator starts
-  int8_t* v;       // [kv_heads][capacity/4][head_stride][4]: four consecutive keys of a channel side by side
-  float* v_scale;  // [kv_heads][capacity]
-  size_t capacity;  // multiple of 16
+  int8_t* v;         // [kv_heads][capacity/4][head_stride][4]: four consecutive keys of a channel side by side
+  float* v_scale;    // [kv_heads][capacity]
+  size_t capacity;   // multiple of 16
 };
 
 struct KeyValuesF32 {

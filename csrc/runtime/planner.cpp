@@ -14,8 +14,9 @@ namespace {
 // of the register tiles in use (14, 8, 7, 4 and 2 rows) and of the groups of four keys in a value panel.
 constexpr size_t kMaxBlockRows = 56;
 constexpr size_t kKeyGroup = 4;
-// In row mode each thread streams all the weights. With fewer rows than this a thread spends longer on reading them (one
-// byte per weight and row block) than on multiplying, and splitting the weights is worth a barrier after every step.
+// In row mode each thread streams all the weights. With fewer rows than this a thread spends longer on reading them
+// (one byte per weight and row block) than on multiplying, and splitting the weights is worth a barrier after every
+// step.
 constexpr size_t kMinThreadRows = 16;
 
 class Arena {
