@@ -17,6 +17,9 @@ COMPILERS = ("g++", "clang++")
 VECTOR_ISAS = ("avx2", "avxvnni", "avxvnni_evex", "avx512vnni")
 TILES = {"avx2": 4, "avxvnni": 6, "avxvnni_evex": 6, "avx512vnni": 28}  # rows × panels of the largest
 
+# g++ 12 keeps one vector of an fp32 attention loop on the stack. What spills no longer must leave this list.
+ATTENTION_SPILLS = {("g++", "avx2"), ("g++", "avxvnni"), ("g++", "avxvnni_evex")}
+
 pytestmark = pytest.mark.skipif(
     platform.machine() != "x86_64", reason="runs on x86-64 machines, whose ISAs it looks at"
 )
@@ -51,17 +54,12 @@ def test_products_do_not_spill(loops: dict[str, list[Loop]], isa: str) -> None:
         assert max(loop.dots for loop in products if loop.function.startswith(kind)) >= TILES[isa] * registers
 
 
-# Four keys' sums take half of 16 registers twice over; what is left is too little for either compiler.
-SIXTEEN_REGISTERS = pytest.mark.xfail(reason="attention spills with 16 vector registers")
-
-
-@pytest.mark.parametrize(
-    "isa", [pytest.param(isa, marks=[SIXTEEN_REGISTERS] if isa in ("avx2", "avxvnni") else []) for isa in VECTOR_ISAS]
-)
-def test_attention_does_not_spill(loops: dict[str, list[Loop]], isa: str) -> None:
+@pytest.mark.parametrize("isa", VECTOR_ISAS)
+def test_attention_does_not_spill(loops: dict[str, list[Loop]], isa: str, request: pytest.FixtureRequest) -> None:
+    case = (request.node.callspec.params["objects"], isa)
     attention = [loop for loop in loops[f"kernels_{isa}"] if not loop.product]
     assert {loop.function.split("<")[0] for loop in attention} == {"attention_i8", "attention_f32"}
-    assert [loop for loop in attention if loop.spills] == []
+    assert any(loop.spills for loop in attention) == (case in ATTENTION_SPILLS)
 
 
 def test_isa_units_show_their_table_only(objects: dict[str, Path]) -> None:
