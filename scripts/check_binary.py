@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOT = {"i8": re.compile(r"\b(vpdpbusd|vpmaddubsw)\b"), "f32": re.compile(r"\bvfmadd\w+ps\b")}
 VECTOR = re.compile(r"%[xyz]mm\d+")
 STACK = re.compile(r"\(%r[sb]p\b")
-JUMP = re.compile(r"\bj\w+\s+([0-9a-f]+)\b")
+JUMP = re.compile(r"\bj(?!mp)\w+\s+([0-9a-f]+)\b")  # a plain jmp back ends a cold block, not a loop
 # g++ keeps the tiles apart, clang inlines them into TileI8::run and attend_i8 into attention_i8.
 HOT = re.compile(r"(gemm|Tile|attend|attention)_?(i8|f32|I8|F32)(?:_tile)?<.*?Isa(?:, ([^>]*))?>")
 LOADED_BY_KERNELS = {"memcpy", "memset", "memmove", "nearbyintf", "_GLOBAL_OFFSET_TABLE_"}

@@ -51,13 +51,7 @@ def test_products_do_not_spill(loops: dict[str, list[Loop]], isa: str) -> None:
         assert max(loop.dots for loop in products if loop.function.startswith(kind)) >= TILES[isa] * registers
 
 
-# Four keys' sums take half of 16 registers twice over; what is left is too little for either compiler.
-SIXTEEN_REGISTERS = pytest.mark.xfail(reason="attention spills with 16 vector registers")
-
-
-@pytest.mark.parametrize(
-    "isa", [pytest.param(isa, marks=[SIXTEEN_REGISTERS] if isa in ("avx2", "avxvnni") else []) for isa in VECTOR_ISAS]
-)
+@pytest.mark.parametrize("isa", VECTOR_ISAS)
 def test_attention_does_not_spill(loops: dict[str, list[Loop]], isa: str) -> None:
     attention = [loop for loop in loops[f"kernels_{isa}"] if not loop.product]
     assert {loop.function.split("<")[0] for loop in attention} == {"attention_i8", "attention_f32"}
