@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench format clean dist/installed
+.PHONY: help demo test tools lint bench format clean dist/installed
 
 PYTHON ?= python3
 POCKETFORMER_CACHE ?= $(HOME)/.cache/pocketformer
@@ -28,8 +28,11 @@ demo: .venv/installed  ## compress a real model and search with it
 	.venv/bin/pip install --quiet '.[compress]'
 	touch $@
 
-test: dist/installed lint  ## lint, then run every test against the installed wheel
-	$(test_bin)/python -m pytest -q -x
+test: tools dist/installed lint  ## lint, then run every test against the installed wheel
+	$(test_bin)/python -m pytest -q -x --durations=15
+
+tools:
+	scripts/install_tools.sh
 
 lint: $(test_venv)/ready  ## ruff, mypy and clang-format
 	$(test_bin)/ruff check $(python_files)

@@ -1,12 +1,35 @@
-#!/bin/sh
-# Installs what tests/test_binary.py needs beside the build: clang and binutils, from Debian's or Ubuntu's packages.
-set -eu
-if [ "$(id -u)" -ne 0 ]; then
-  echo "run as root: apt-get install clang binutils" >&2
+#!/usr/bin/env bash
+# Installs what the tests need beside Python, from Debian's or Ubuntu's packages: compilers and binutils for
+# tests/test_binary.py; the aarch64 compiler and the emulator for tests/test_arm.py; llvm-mca for scripts/simulate_boards.py.
+# Does nothing, and needs no root, when all are there.
+set -euo pipefail
+
+has() { command -v "$1" > /dev/null; }
+any() { for tool in "$@"; do if has "$tool"; then return; fi; done; return 1; }
+install() { DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" > /dev/null; }
+
+missing=()
+has g++ || missing+=(g++)
+has objdump || missing+=(binutils)
+has aarch64-linux-gnu-g++ || missing+=(g++-aarch64-linux-gnu)
+has aarch64-linux-gnu-objdump || missing+=(binutils-aarch64-linux-gnu)
+has qemu-aarch64-static || missing+=(qemu-user-static)
+any clang++ clang++-19 || missing+=(clang)
+any llvm-mca llvm-mca-{14..30} || missing+=(llvm)
+if [ ${#missing[@]} -eq 0 ]; then exit; fi
+
+if [ "$(id -u)" -ne 0 ] || ! has apt-get; then
+  echo "missing tools; as root on Debian or Ubuntu: apt-get install ${missing[*]}" >&2
   exit 1
 fi
+echo "installing ${missing[*]}"
 apt-get update -qq
-for clang in clang-19 clang; do  # the newest that g++ 12's headers and our tests have met, else the distribution's
-  if apt-get install -y -qq --no-install-recommends "$clang" binutils; then exit 0; fi
+for package in "${missing[@]}"; do
+  case $package in
+    clang) install clang-19 || install clang ;;  # 19 is what the tests have met
+    llvm)  # the newest: its models of the ARM cores keep improving
+      newest=$(apt-cache search --names-only '^llvm-[0-9]+$' | grep -oE '^llvm-[0-9]+' | sort -t- -k2 -n | tail -1)
+      install "${newest:-llvm}" ;;
+    *) install "$package" ;;
+  esac
 done
-exit 1

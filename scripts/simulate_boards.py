@@ -1,6 +1,6 @@
 """Simulates the inner loops of the ARM kernels on the cores of common boards with llvm-mca and writes docs/boards.md.
 
-    scripts/install_arm_tools.sh
+    scripts/install_tools.sh
     python scripts/simulate_boards.py            # or --check: fails when the page is out of date or a loop is too slow
 
 Each unit is cross-compiled as the wheel is, disassembled, and its densest loop of products taken out. The issue limit
@@ -99,7 +99,7 @@ def simulate(code: list[tuple[str, str]], core: str) -> tuple[float, float]:
     """Cycles of an iteration and the reciprocal throughput that the pipes alone would allow."""
     tools = [tool for tool in (f"llvm-mca-{version}" for version in range(30, 13, -1)) if shutil.which(tool)]
     if not tools:
-        raise SystemExit("llvm-mca is missing; run scripts/install_arm_tools.sh")
+        raise SystemExit("llvm-mca is missing; run scripts/install_tools.sh")
     text = ".loop:\n" + "\n".join(f"{m} {re.sub(r'[0-9a-f]+ <.*', '.loop', operands)}" for m, operands in code)
     options = ["-mtriple=aarch64-linux-gnu", "-mattr=+dotprod,+i8mm", f"-mcpu={core}", f"-iterations={ITERATIONS}"]
     done = subprocess.run([tools[0], *options], input=text, text=True, capture_output=True, check=True)

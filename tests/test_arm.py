@@ -1,13 +1,15 @@
 """One file, one input, the same bytes on every CPU: the aarch64 wheel and x86 without AVX, emulated, against this CPU.
 
-scripts/install_arm_tools.sh installs the cross compiler and the emulator; a test fails when they are missing.
+scripts/install_tools.sh installs the cross compiler and the emulator; a test fails when they are missing.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -22,6 +24,7 @@ from models import model_folder
 from pocket_helpers import MODEL, TEXT, TOKENIZER_JSON
 from pocketformer.compress import compress
 from pocketformer.compress.pack import pack_graph
+from pocketformer.fetch import cache_folder
 from pocketformer.graph import Graph
 from pocketformer.pocketfile import write_pocket
 from run_cases import run_cases
@@ -88,13 +91,30 @@ def arm_root() -> Path:
     return Path(run(["scripts/arm_root.sh"]).strip())
 
 
+def arm_wheel(arm_root: Path) -> Path:
+    """The wheel of these sources: the build takes minutes, so the cache keeps the last one."""
+    parts = ["csrc", "cmake", "python", "CMakeLists.txt", "pyproject.toml", "README.md", "scripts/build_arm_wheel.sh"]
+    files = sorted(path for part in parts for path in [ROOT / part, *(ROOT / part).rglob("*")] if path.is_file())
+    digest = hashlib.sha256()
+    for path in files:
+        if path.suffix not in (".pyc", ".so"):
+            digest.update(f"{path.relative_to(ROOT)}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    cache = cache_folder() / "arm-wheel"
+    folder = cache / digest.hexdigest()[:16]
+    if not list(folder.glob("*.whl")):
+        shutil.rmtree(cache, ignore_errors=True)
+        run(["scripts/build_arm_wheel.sh", str(folder)], ARM_ROOT=str(arm_root))
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
 @pytest.fixture(scope="module")
 def arm_packages(arm_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The aarch64 wheel (POCKETFORMER_ARM_WHEEL or built here), installed into a folder of its own."""
+    """The aarch64 wheel (POCKETFORMER_ARM_WHEEL or ``arm_wheel``'s), installed into a folder of its own."""
     folder = tmp_path_factory.mktemp("arm")
     given = os.environ.get("POCKETFORMER_ARM_WHEEL")
-    wheel = given or run(["scripts/build_arm_wheel.sh", str(folder)], ARM_ROOT=str(arm_root)).strip()
-    assert Path(wheel).stat().st_size < 3e6
+    wheel = Path(given) if given else arm_wheel(arm_root)
+    assert wheel.stat().st_size < 3e6
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder / "site-packages")
     return folder / "site-packages"
