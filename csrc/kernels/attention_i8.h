@@ -96,8 +96,9 @@ void store_i8(const StoreI8Args& s) {
     }
 }
 
-// One tile of keys for 16 queries of a head.
-template <class V>
+// One tile of keys for 16 queries of a head. `Stride` is head_stride where it is known when compiling (then every
+// address is one register and a constant), or 0.
+template <class V, int Stride>
 struct KeyTileI8 {
   using F = typename V::F;
   using I = typename V::I;
@@ -105,9 +106,11 @@ struct KeyTileI8 {
 
   static constexpr int kChains = V::kAttentionChains;
 
-  // Keys [begin, end) of a tile, `begin` a multiple of four.
-  alignas(64) float scores[kKeyTile * kLanes];
+  // Keys [begin, end) of a tile, `begin` a multiple of four; the last group of keys may write beyond `end`.
+  alignas(64) float scores[(kKeyTile + kChains) * kLanes];
   alignas(64) int8_t weights[kKeyTile * kLanes];  // [key/4][query][4]
+
+  static POCKETFORMER_INLINE int stride(const AttentionArgs& c) { return Stride != 0 ? Stride : c.head_stride; }
 
   // scores[key][query] = float(q·k)·k_scale for keys [begin, end); returns their maximum per lane.
   template <bool kBias>
@@ -115,34 +118,42 @@ struct KeyTileI8 {
                               int begin, int end, F factor, const float* bias, int first_position, int queries) {
     const AttentionArgs& c = a.common;
     const size_t first = kv_head * a.kv.capacity + c.segment_slot;
-    const int8_t* k = a.kv.k + first * c.head_stride;
+    const int8_t* k = a.kv.k + first * stride(c);
     const float* k_scale = a.kv.k_scale + first;
     const int32_t* k_start = a.kv.k_start + first;
     F top = V::set1(kMasked);
-    for (int key = begin; key < end; key += kChains) {
-      const int count = end - key < kChains ? end - key : kChains;
-      const int8_t* rows[kChains];
+    const auto group = [&](int key, auto tail) POCKETFORMER_LAMBDA {
+      // A short last group repeats its last key, which changes no maximum.
+      const auto at = [=](int j) POCKETFORMER_LAMBDA { return tail && key + j >= end ? end - 1 : key + j; };
       I acc[kChains];
       unroll<kChains>([&](auto j) POCKETFORMER_LAMBDA {
-        const int at = key + (j < count ? static_cast<int>(j) : 0);  // a short last group repeats its first key
-        rows[j] = k + static_cast<size_t>(at) * c.head_stride;
-        acc[j] = V::kActivationOffset != 0 ? V::set1_i32(k_start[at]) : V::zero_i32();
+        acc[j] = V::kActivationOffset != 0 ? V::set1_i32(k_start[at(j)]) : V::zero_i32();
       });
-      for (int d = 0; d < c.head_stride; d += 4) {
+      for (int d = 0; d < stride(c); d += 4) {
         const B q = query[d / 4];
-        unroll<kChains>([&](auto j) POCKETFORMER_LAMBDA { acc[j] = V::dot4(acc[j], q, V::broadcast_b(rows[j] + d)); });
+        unroll<kChains>([&](auto j) POCKETFORMER_LAMBDA {
+          acc[j] = V::dot4(acc[j], q, V::broadcast_b(k + static_cast<ptrdiff_t>(at(j)) * stride(c) + d));
+        });
       }
       unroll<kChains>([&](auto j) POCKETFORMER_LAMBDA { V::pin(acc[j]); });
-      const bool masked = range.partial(key, count);
-      unroll<kChains>([&](auto j) POCKETFORMER_LAMBDA {
-        if (j >= count) return;
-        F s = V::mul(V::to_f32(acc[j]), V::set1(k_scale[key + j]));
-        if constexpr (kBias) s = V::fma(s, factor, relative_bias<V>(bias, first_position, key + j, queries));
-        if (masked) s = V::select(V::between(range.lo, range.hi, key + j), s, V::set1(kMasked));
-        V::store(scores + (key - begin + j) * kLanes, s);
-        top = V::max(top, s);
-      });
-    }
+      float* out = scores + (key - begin) * kLanes;
+      const auto finish = [&](auto masked) POCKETFORMER_LAMBDA {
+        unroll<kChains>([&](auto j) POCKETFORMER_LAMBDA {
+          F s = V::mul(V::to_f32(acc[j]), V::set1(k_scale[at(j)]));
+          if constexpr (kBias) s = V::fma(s, factor, relative_bias<V>(bias, first_position, at(j), queries));
+          if constexpr (masked) s = V::select(V::between(range.lo, range.hi, at(j)), s, V::set1(kMasked));
+          V::store(out + j * kLanes, s);
+          top = V::max(top, s);
+        });
+      };
+      if (range.partial(key, kChains))
+        finish(std::true_type{});
+      else
+        finish(std::false_type{});
+    };
+    int key = begin;
+    for (; key + kChains <= end; key += kChains) group(key, std::false_type{});
+    if (key < end) group(key, std::true_type{});
     return top;
   }
 
@@ -197,12 +208,12 @@ struct KeyTileI8 {
                                       F* out) {
     const AttentionArgs& c = a.common;
     const int groups = (end - begin + 3) / 4;
-    const int8_t* v = a.kv.v + (kv_head * a.kv.capacity + c.segment_slot + begin) * c.head_stride;
-    for (int d = 0; d < c.head_stride; d += kChains) {
+    const int8_t* v = a.kv.v + (kv_head * a.kv.capacity + c.segment_slot + begin) * stride(c);
+    for (int d = 0; d < stride(c); d += kChains) {
       I acc[kChains];
       unroll<kChains>([&](auto i) POCKETFORMER_LAMBDA { acc[i] = V::zero_i32(); });
       const int8_t* row = v + d * 4;
-      for (int g = 0; g < groups; ++g, row += c.head_stride * 4) {
+      for (int g = 0; g < groups; ++g, row += stride(c) * 4) {
         const B p = V::load_b(weights + g * 64);
         unroll<kChains>([&](auto i)
                             POCKETFORMER_LAMBDA { acc[i] = V::dot4_p(acc[i], p, V::broadcast_b(row + i * 4)); });
@@ -236,7 +247,7 @@ POCKETFORMER_INLINE void gather_queries(const uint8_t* q, size_t stride, int que
   }
 }
 
-template <class V, bool kBias>
+template <class V, int Stride, bool kBias>
 void attend_i8(const AttentionI8Args& a, int head, int first_query, int queries) {
   using F = typename V::F;
   const AttentionArgs& c = a.common;
@@ -260,7 +271,7 @@ void attend_i8(const AttentionI8Args& a, int head, int first_query, int queries)
   const F scaled = V::load(factors), factor = kBias ? V::set1(1.0f) : scaled;
 
   RunningSoftmax<V> softmax(c.head_stride);
-  KeyTileI8<V> tile;
+  KeyTileI8<V, Stride> tile;
   for (int start = range.begin / kKeyTile * kKeyTile; start < range.end; start += kKeyTile) {
     const int begin = (start > range.begin ? start : range.begin) / 4 * 4;
     const int end = start + kKeyTile < range.end ? start + kKeyTile : range.end;
@@ -282,7 +293,12 @@ void attention_i8(const AttentionI8Args& a) {
   for (int head = c.head_begin; head < c.head_end; ++head)
     for (int query = 0; query < c.queries; query += kLanes) {
       const int queries = c.queries - query < kLanes ? c.queries - query : kLanes;
-      c.bias != nullptr ? attend_i8<V, true>(a, head, query, queries) : attend_i8<V, false>(a, head, query, queries);
+      if (c.bias != nullptr)
+        attend_i8<V, 0, true>(a, head, query, queries);
+      else if (c.head_stride == 32)
+        attend_i8<V, 32, false>(a, head, query, queries);
+      else
+        attend_i8<V, 0, false>(a, head, query, queries);
     }
 }
 
