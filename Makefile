@@ -23,9 +23,10 @@ help:  ## list the targets
 demo: .venv/installed  ## compress a real model and search with it
 	.venv/bin/pocketformer demo
 
-.venv/installed: $(sources)
+.venv/installed: dist/wheel
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet '.[compress]'
+	.venv/bin/pip install --quiet --force-reinstall --no-deps dist/*.whl
+	.venv/bin/pip install --quiet "$$(echo dist/*.whl)[compress]"
 	touch $@
 
 test: tools dist/installed lint  ## lint, then run every test against the installed wheel
@@ -53,6 +54,7 @@ clean:  ## remove what was built here (not the cache)
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 dist/wheel: $(sources)
+	@echo "Building the wheel (a few minutes) ..."
 	rm -rf dist && mkdir dist
 	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
 	touch $@

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kernel_helpers import aligned
 from pocketformer.graph import Graph
 
 Ids = NDArray[np.integer[Any]]
@@ -46,15 +47,8 @@ def native_packed(
     """Runs a packed graph, as a pocket file holds it, in C++."""
     from pocketformer._core import Program, Session
 
-    description = {
-        "ops": graph.ops,
-        "output": graph.output,
-        "vocab_size": graph.vocab_size,
-        "type_vocab_size": graph.type_vocab_size,
-        "max_length": graph.max_length,
-    }
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    result: NDArray[np.float32] = Session(Program(description, graph.params)).run(
+    result: NDArray[np.float32] = Session(Program(graph.description(), graph.params)).run(
         ids.astype(np.int32),
         offsets,
         None if types is None else types.astype(np.int32),
@@ -62,15 +56,6 @@ def native_packed(
         threads,
     )
     return result
-
-
-def aligned(array: NDArray[Any]) -> NDArray[Any]:
-    """A copy that starts at a multiple of 64 bytes, as tensors of a mapped pocket file do."""
-    memory = np.empty(array.nbytes + 63, np.uint8)
-    begin = -memory.ctypes.data % 64
-    copy: NDArray[Any] = memory[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
 
 
 ENGINES: dict[str, Engine] = {"reference": reference, "native": native}

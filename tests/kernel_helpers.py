@@ -29,6 +29,7 @@ def fresh(shape: tuple[int, ...], dtype: Any = np.float32, fill: int = OLD) -> A
 
 
 def aligned(array: Array) -> Array:
+    """A copy that starts at a multiple of 64, as tensors in a mapped file do."""
     copy = fresh(array.shape, array.dtype)
     copy[...] = array
     return copy

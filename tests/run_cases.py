@@ -24,17 +24,10 @@ def run_cases(folder: Path) -> dict[str, dict[str, str]]:
     digests: dict[str, dict[str, str]] = {isa: {} for isa in _core.isas()}
     for path in sorted(folder.glob("*.pocket")):
         graph = read_pocket(path).graph
-        description = {
-            "ops": graph.ops,
-            "output": graph.output,
-            "vocab_size": graph.vocab_size,
-            "type_vocab_size": graph.type_vocab_size,
-            "max_length": graph.max_length,
-        }
         with np.load(path.with_suffix(".npz")) as arrays:
             batch = dict(arrays)
         for isa, results in digests.items():
-            session = _core.Session(_core.Program(description, graph.params, isa))
+            session = _core.Session(_core.Program(graph.description(), graph.params, isa))
             outputs = [session.run(**batch, threads=threads) for threads in (1, 2)]
             assert outputs[0].tobytes() == outputs[1].tobytes(), f"{path.stem}: threads change the result"
             assert np.isfinite(outputs[0]).all()

@@ -8,33 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from kernel_helpers import aligned
 from pocket_helpers import tiny_graph
 from pocketformer import _core
 from pocketformer.compress.pack import pack_graph
 from pocketformer.compress.quantize import quantize_graph
 from pocketformer.graph import Array, Graph
-from pocketformer.layout import ALIGNMENT
 
 LENGTHS = (1, 40, 2, 7, 17, 39, 16, 3, 33, 4)
-
-
-def aligned(array: Array) -> Array:
-    """A copy that starts at a multiple of 64, as tensors in a mapped file do."""
-    memory = np.empty(array.nbytes + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
-
-
-def description(graph: Graph) -> dict[str, Any]:
-    return {
-        "ops": graph.ops,
-        "output": graph.output,
-        "vocab_size": graph.vocab_size,
-        "type_vocab_size": graph.type_vocab_size,
-        "max_length": graph.max_length,
-    }
 
 
 def tensors(graph: Graph) -> dict[str, Array]:
@@ -42,7 +23,7 @@ def tensors(graph: Graph) -> dict[str, Array]:
 
 
 def program(graph: Graph, isa: str = "") -> _core.Program:
-    return _core.Program(description(graph), tensors(graph), isa)
+    return _core.Program(graph.description(), tensors(graph), isa)
 
 
 def encoder(weights: str, **options: Any) -> Graph:

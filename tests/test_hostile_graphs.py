@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kernel_helpers import aligned
 from pocketformer import _core
 from pocketformer.graph import Array
-from runtime_helpers import aligned, batch, description, encoder, tensors
+from runtime_helpers import batch, encoder, tensors
 
 GRAPHS = {
     f"{weights}-{task}": encoder(weights, task=task, relative=True)
@@ -69,7 +70,7 @@ def mutated(graph: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_mutated_graphs(name: str) -> None:
-    graph, arrays = description(GRAPHS[name]), tensors(GRAPHS[name])
+    graph, arrays = GRAPHS[name].description(), tensors(GRAPHS[name])
     assert attempt(graph, arrays)
     rng = np.random.default_rng(2)
     accepted = sum(attempt(mutated(graph, rng), arrays) for _ in range(500))
@@ -78,7 +79,7 @@ def test_mutated_graphs(name: str) -> None:
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_wrong_tensors(name: str) -> None:
-    graph, arrays = description(GRAPHS[name]), tensors(GRAPHS[name])
+    graph, arrays = GRAPHS[name].description(), tensors(GRAPHS[name])
     for tensor, array in arrays.items():
         missing = {key: value for key, value in arrays.items() if key != tensor}
         optional = tensor.endswith(".bias")
@@ -100,7 +101,7 @@ def test_wrong_tensors(name: str) -> None:
 
 
 def test_wrong_types_of_argument() -> None:
-    graph, arrays = description(GRAPHS["int8-embed"]), tensors(GRAPHS["int8-embed"])
+    graph, arrays = GRAPHS["int8-embed"].description(), tensors(GRAPHS["int8-embed"])
     for scalar in SCALARS:
         assert not attempt(scalar, arrays)
         assert not attempt(graph | {"ops": [scalar]}, arrays)
@@ -113,7 +114,7 @@ def test_wrong_types_of_argument() -> None:
 def test_hostile_values_do_no_harm() -> None:
     """Extreme bytes in every tensor: the answer is worthless, the process lives."""
     for name in GRAPHS:
-        graph, arrays = description(GRAPHS[name]), tensors(GRAPHS[name])
+        graph, arrays = GRAPHS[name].description(), tensors(GRAPHS[name])
         for fill in (0x00, 0x7F, 0x80, 0xFF):
             hostile = {
                 key: aligned(np.full_like(array.view(np.uint8), fill).view(array.dtype))
@@ -123,7 +124,7 @@ def test_hostile_values_do_no_harm() -> None:
 
 
 def test_too_wide_and_too_many() -> None:
-    graph, arrays = description(GRAPHS["int8-embed"]), tensors(GRAPHS["int8-embed"])
+    graph, arrays = GRAPHS["int8-embed"].description(), tensors(GRAPHS["int8-embed"])
     many = [
         graph["ops"][0],
         *(

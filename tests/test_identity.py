@@ -19,8 +19,7 @@ LENGTHS = [1, 2, 7, 16, 33, 5, 64, 129]
 def graph(request: pytest.FixtureRequest) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     path: Path = request.getfixturevalue(request.param)
     graph = read_pocket(path).graph
-    names = ("ops", "output", "vocab_size", "type_vocab_size", "max_length")
-    return {name: getattr(graph, name) for name in names}, graph.params
+    return graph.description(), graph.params
 
 
 def embed(

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kernel_helpers import aligned
 from pocket_helpers import tiny_graph
 from pocketformer import _core, reference
 from pocketformer.compress.pack import pack_graph
 from pocketformer.graph import Array, GraphBuilder, Table
-from runtime_helpers import LENGTHS, aligned, batch, description, encoder, ending_at, program, tensors
+from runtime_helpers import LENGTHS, batch, encoder, ending_at, program, tensors
 
 TOLERANCE = {"fp32": 1e-5, "int8": 5e-2}  # int8: a value at a rounding edge may go either way in numpy and in C++
 
@@ -196,7 +197,7 @@ def test_out_is_written_and_returned() -> None:
 def test_tensors_stay_alive_without_copies() -> None:
     graph = encoder("int8")
     arrays = tensors(graph)
-    compiled = _core.Program(description(graph), arrays)
+    compiled = _core.Program(graph.description(), arrays)
     expected = run(compiled, batch(LENGTHS))
     session = _core.Session(compiled)
     del arrays, compiled
@@ -318,12 +319,12 @@ def test_tensors_must_be_aligned() -> None:
     arrays = tensors(graph)
     shifted = aligned(np.zeros(arrays["norm.weight"].size + 1, np.float32))[1:]
     with pytest.raises(ValueError, match=r"tensor 'norm.weight' is not aligned to 64 bytes"):
-        _core.Program(description(graph), arrays | {"norm.weight": shifted})
+        _core.Program(graph.description(), arrays | {"norm.weight": shifted})
 
 
 def test_unpacked_tensors_are_refused() -> None:
     graph = tiny_graph()
     name = "layer0.qkv.weight"
     with pytest.raises(ValueError, match=rf"tensor '{name}' has shape"):
-        _core.Program(description(graph), tensors(graph) | {name: aligned(graph.params[name])})
+        _core.Program(graph.description(), tensors(graph) | {name: aligned(graph.params[name])})
     assert name in pack_graph(graph).params

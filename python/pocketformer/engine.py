@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from ._core import Program, Session, default_threads
 from .pocketfile import PocketFile, read_pocket
-from .validate import GRAPH
 
 Ids: TypeAlias = NDArray[np.int32]
 Rows: TypeAlias = NDArray[np.int64]
@@ -35,8 +34,7 @@ class Engine:
             raise ValueError(f"threads is {threads!r}; it must be an integer of at least 1, or None for all CPUs")
         self.file: PocketFile = read_pocket(path)
         self.threads = default_threads() if threads is None else threads
-        graph = self.file.graph
-        self.program = Program({name: getattr(graph, name) for name in GRAPH}, graph.params)
+        self.program = Program(self.file.graph.description(), self.file.graph.params)
         self._sessions: list[Session] = []
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,10 @@ class Graph:
     vocab_size: int
     type_vocab_size: int
     max_length: int
+
+    def description(self) -> dict[str, Any]:
+        """All but the parameters, as ``_core.Program`` and the pocket file take it."""
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "params"}
 
 
 @dataclass

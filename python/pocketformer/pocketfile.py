@@ -114,7 +114,7 @@ def write_pocket(
 
 
 def _header(graph: Graph, model: dict[str, Any], text: dict[str, Any], tensors: dict[str, Array]) -> bytes:
-    plan = {name: getattr(graph, name) for name in GRAPH}
+    plan = graph.description()
     metadata = {"format": FORMAT, "version": VERSION}
     metadata.update({key: _dump(value) for key, value in (("graph", plan), ("model", model), ("text", text))})
     entries: dict[str, Any] = {"__metadata__": metadata}

@@ -171,7 +171,7 @@ class _Validator:
 
     def run(self) -> None:
         graph = self.graph
-        check_fields("graph", {name: getattr(graph, name) for name in GRAPH}, GRAPH)
+        check_fields("graph", graph.description(), GRAPH)
         if not 1 <= len(graph.ops) <= MAX_OPS:
             self.fail("ops", f"has {len(graph.ops)} operators; it must have 1…{MAX_OPS}")
         for index, op in enumerate(graph.ops):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shutil
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +91,8 @@ def show(result: dict[str, Any]) -> None:
     for search in result["searches"]:
         hits = [(f"{hit['score']:.3f}", "█" * max(0, round(24 * hit["score"])), hit["text"]) for hit in search["hits"]]
         console.table(f"“{search['query']}”", ("score", "", f"closest of {len(SENTENCES)} sentences"), hits)
+    command = "pocketformer" if shutil.which("pocketformer") else sys.argv[0]  # as make demo calls it
     print("\nNext:")
-    print('  pocketformer demo --query "your own words"')
-    print(f"  pocketformer bench {result['file']}")
-    print("  pocketformer compress YOUR_MODEL_FOLDER -o model.pocket")
+    print(f'  {command} demo --query "your own words"')
+    print(f"  {command} bench {result['file']}")
+    print(f"  {command} compress YOUR_MODEL_FOLDER -o model.pocket")
