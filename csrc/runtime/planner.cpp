@@ -13,6 +13,9 @@ namespace {
 // stay in a second-level cache of 1 MB together with the weight panels in flight. 56 rows do, and hold a whole number
 // of the register tiles in use (14, 8, 7, 4 and 2 rows) and of the groups of four keys in a value panel.
 constexpr size_t kMaxBlockRows = 56;
+// With several threads: two vectors of 16 queries, so that attention leaves no lane idle, and enough blocks that the
+// threads finish a stage together. Measured on 2 threads against 52 to 56 rows: 6% less time at 8 × 128 tokens, 8% at 512.
+constexpr size_t kSharedBlockRows = 32;
 constexpr size_t kKeyGroup = 4;
 // In row mode each thread streams all the weights. With fewer rows than this a thread spends longer on reading them
 // (one byte per weight and row block) than on multiplying, and splitting the weights is worth a barrier after every
@@ -38,11 +41,11 @@ class Arena {
 
 size_t blocks(size_t rows, size_t block) { return (rows + block - 1) / block; }
 
-// As few blocks as fit the cache, but a whole number for each thread, all of nearly the same size.
+// A whole number of blocks for each thread, all of nearly the same size.
 size_t block_rows(size_t rows, size_t threads, const Tuning& tuning) {
   if (tuning.block_rows > 0) return static_cast<size_t>(tuning.block_rows);
   if (threads == 1) return kMaxBlockRows;
-  const size_t count = std::max<size_t>(1, round_up(blocks(rows, kMaxBlockRows), threads));
+  const size_t count = std::max<size_t>(1, round_up(blocks(rows, kSharedBlockRows), threads));
   return std::max(kKeyGroup, round_up(blocks(rows, count), kKeyGroup));
 }
 
