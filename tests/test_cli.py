@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -183,7 +184,7 @@ def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit) as exit_:
         main([command, "--help"])
     assert exit_.value.code == 0
-    assert f"example:\n  pocketformer {command} " in capsys.readouterr().out
+    assert re.search(rf"^example:\n  pocketformer {command}\b", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_plain_tables_without_rich(minilm_int8: Path) -> None:
