@@ -14,7 +14,8 @@ namespace {
 // of the register tiles in use (14, 8, 7, 4 and 2 rows) and of the groups of four keys in a value panel.
 constexpr size_t kMaxBlockRows = 56;
 // With several threads: two vectors of 16 queries, so that attention leaves no lane idle, and enough blocks that the
-// threads finish a stage together. Measured on 2 threads against 52 to 56 rows: 6% less time at 8 × 128 tokens, 8% at 512.
+// threads finish a stage together. Measured on 2 threads against 52 to 56 rows: 6% less time at 8 × 128 tokens, 8% at
+// 512.
 constexpr size_t kSharedBlockRows = 32;
 constexpr size_t kKeyGroup = 4;
 // In row mode each thread streams all the weights. With fewer rows than this a thread spends longer on reading them
