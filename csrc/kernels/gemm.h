@@ -3,7 +3,7 @@
 //
 // The accumulators are a one-dimensional array touched by fold expressions only: with constant indices g++ 12 keeps
 // them in registers, with loops it does not and the product runs two to three times slower. The pins after the loop are
-// there for the same reason. scripts/check_spills.py looks at the disassembly.
+// there for the same reason. scripts/check_binary.py looks at the disassembly.
 #pragma once
 
 #include "kernels/math.h"
