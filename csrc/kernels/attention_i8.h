@@ -294,11 +294,11 @@ void attention_i8(const AttentionI8Args& a) {
     for (int query = 0; query < c.queries; query += kLanes) {
       const int queries = c.queries - query < kLanes ? c.queries - query : kLanes;
       // Known addresses pay where registers abound; with 16 of them g++ 12 unrolls into spills instead.
-      const int stride = V::kAttentionChains >= 8 ? c.head_stride : 0;
+      constexpr int kKnownStride = V::kAttentionChains >= 8 ? 32 : 0;
       if (c.bias != nullptr)
         attend_i8<V, 0, true>(a, head, query, queries);
-      else if (stride == 32)
-        attend_i8<V, V::kAttentionChains >= 8 ? 32 : 0, false>(a, head, query, queries);
+      else if (c.head_stride == kKnownStride)
+        attend_i8<V, kKnownStride, false>(a, head, query, queries);
       else
         attend_i8<V, 0, false>(a, head, query, queries);
     }
