@@ -138,13 +138,13 @@ class Attention:
     def __post_init__(self) -> None:
         h, stride = self.heads, round_up(self.heads.head_dim, LANES)
         capacity = self.slot + round_up(h.length, LANES) + self.spare
-        self.q = fresh((h.length, h.heads, stride), np.uint8 if self.int8 else np.float32)
+        self.q = fresh((h.length, h.heads, stride), np.int8 if self.int8 else np.float32)
         self.q_scale = fresh((h.length, h.heads))
         keys, scales = (h.kv_heads, capacity, stride), (h.kv_heads, capacity)
         if self.int8:
             values = (h.kv_heads, capacity // 4, stride, 4)
             floats = fresh(scales, fill=0), fresh(scales, fill=0)
-            self.cache = (fresh(keys, np.int8), floats[0], fresh(scales, np.int32), fresh(values, np.int8), floats[1])
+            self.cache = (fresh(keys, np.uint8), floats[0], fresh(values, np.int8), floats[1])
         else:
             self.cache = (fresh(keys, fill=0), fresh(keys, fill=0))
         bounds = [0, *np.cumsum(self.parts), h.length] if self.parts else [0, h.length]

@@ -233,11 +233,10 @@ struct Kernels {
 
   static KeyValuesI8 cache_i8(const py::tuple& cache, const Shape& s) {
     const std::vector<Extent> slots = {{s.kv_heads}, {s.capacity}};
-    return {output<int8_t>(cache[0], "keys", {{s.kv_heads}, {s.capacity}, {s.stride}}).data,
+    return {output<uint8_t>(cache[0], "keys", {{s.kv_heads}, {s.capacity}, {s.stride}}).data,
             output<float>(cache[1], "key scales", slots).data,
-            output<int32_t>(cache[2], "key starts", slots).data,
-            output<int8_t>(cache[3], "values", {{s.kv_heads}, {s.capacity / 4}, {s.stride}, {4}}).data,
-            output<float>(cache[4], "value scales", slots).data,
+            output<int8_t>(cache[2], "values", {{s.kv_heads}, {s.capacity / 4}, {s.stride}, {4}}).data,
+            output<float>(cache[3], "value scales", slots).data,
             static_cast<size_t>(s.capacity)};
   }
   static KeyValuesF32 cache_f32(const py::tuple& cache, const Shape& s) {
@@ -252,11 +251,11 @@ struct Kernels {
   }
 
   void store_i8(Object qkv, Object q, Object q_scale, const py::tuple& cache, int64_t head_dim, int64_t slot) const {
-    const Shape s = shape(q, cache, 5, head_dim);
+    const Shape s = shape(q, cache, 4, head_dim);
     const auto from = projection(qkv, s, slot);
     table.store_i8({from.data, from.ld(), from.rows(), static_cast<int>(s.heads), static_cast<int>(s.kv_heads),
                     static_cast<int>(head_dim), static_cast<int>(s.stride), static_cast<size_t>(slot),
-                    output<uint8_t>(q, "q", {{s.rows}, {s.heads}, {s.stride}}).data,
+                    output<int8_t>(q, "q", {{s.rows}, {s.heads}, {s.stride}}).data,
                     output<float>(q_scale, "q_scale", {{s.rows}, {s.heads}}).data, cache_i8(cache, s)});
   }
 
@@ -301,8 +300,8 @@ struct Kernels {
   void attention_i8(Object q, Object q_scale, const py::tuple& cache, Object out, int64_t head_dim, int64_t keys,
                     float scale, int64_t first, int64_t slot, int64_t left, int64_t right, Object bias, int64_t center,
                     int64_t head_begin, int64_t head_end) const {
-    const Shape s = shape(q, cache, 5, head_dim);
-    table.attention_i8({input<const uint8_t>(q, "q", {{s.rows}, {s.heads}, {s.stride}}).data,
+    const Shape s = shape(q, cache, 4, head_dim);
+    table.attention_i8({input<const int8_t>(q, "q", {{s.rows}, {s.heads}, {s.stride}}).data,
                         input<const float>(q_scale, "q_scale", {{s.rows}, {s.heads}}).data, cache_i8(cache, s),
                         common(s, out, first, keys, slot, left, right, scale, bias, center, head_begin, head_end)});
   }

@@ -13,7 +13,7 @@ void store_f32(const StoreF32Args& s) {
   for (int r = 0; r < s.rows; ++r) {
     const float* x = s.qkv + r * s.ld;
     const auto copy = [&](float* to, int column) {
-      for (int d = 0; d < s.head_stride; d += kLanes) V::store(to + d, load_head<V>(x + column, d, s.head_dim));
+      for (int d = 0; d < s.head_stride; d += kLanes) V::store(to + d, load_head<V, 0>(x + column, d, s.head_dim));
     };
     for (int h = 0; h < s.heads; ++h)
       copy(s.q + (static_cast<size_t>(r) * s.heads + h) * s.head_stride, h * s.head_dim);

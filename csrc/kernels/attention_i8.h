@@ -8,92 +8,118 @@ namespace {
 using pocketformer::AttentionI8Args;
 using pocketformer::StoreI8Args;
 
-template <class V>
+// A head's channels as vectors of 16. `N` vectors without a rest where that is known when compiling, or 0.
+template <class V, int N, class Fn>
+POCKETFORMER_INLINE void for_each_vector(int head_stride, Fn fn) {
+  if constexpr (N != 0)
+    unroll<N>([&](auto i) POCKETFORMER_LAMBDA { fn(i * kLanes); });
+  else
+    for (int d = 0; d < head_stride; d += kLanes) fn(d);
+}
+
+template <class V, int N>
 POCKETFORMER_INLINE typename V::F load_head(const float* x, int d, int head_dim) {
   const int left = head_dim - d;
-  return left >= kLanes ? V::load(x + d) : V::load_partial(x + d, left > 0 ? left : 0);
+  return N != 0 || left >= kLanes ? V::load(x + d) : V::load_partial(x + d, left);
 }
 
-template <class V>
-POCKETFORMER_INLINE float head_max_abs(const float* x, int head_dim) {
-  typename V::F m = V::zero();
-  for (int d = 0; d < head_dim; d += kLanes) m = V::max(m, V::abs(load_head<V>(x, d, head_dim)));
-  return V::reduce_max(m);
-}
-
-template <class V>
+template <class V, int N>
 POCKETFORMER_INLINE typename V::I quantize_head(const float* x, int d, int head_dim, float inverse) {
-  return V::to_i32(V::mul(load_head<V>(x, d, head_dim), V::set1(inverse)));
+  return V::to_i32(V::mul(load_head<V, N>(x, d, head_dim), V::set1(inverse)));
 }
 
-// Values of `count` ≤ 4 tokens that share a group of four keys, beginning at `slot`.
-template <class V>
-POCKETFORMER_INLINE void store_values(const StoreI8Args& s, int row, int count, size_t slot, int head) {
-  const int column = (s.heads + s.kv_heads + head) * s.head_dim;
-  const float* x[4];
-  float inverse[4];
-  for (int i = 0; i < count; ++i) {
-    x[i] = s.qkv + (row + i) * s.ld + column;
-    const float amax = head_max_abs<V>(x[i], s.head_dim);
-    inverse[i] = inverse_scale(amax);
-    s.kv.v_scale[head * s.kv.capacity + slot + i] = amax * (1.0f / 127.0f);
-  }
-  int8_t* group = s.kv.v + (head * s.kv.capacity + slot / 4 * 4) * s.head_stride;
-  for (int d = 0; d < s.head_stride; d += kLanes) {
+template <class V, int N>
+POCKETFORMER_INLINE void store_head(const float* x, int head_dim, int head_stride, float inverse, int32_t offset,
+                                    void* to) {
+  for_each_vector<V, N>(head_stride, [&](int d) POCKETFORMER_LAMBDA {
+    V::store_bytes(static_cast<uint8_t*>(to) + d,
+                   V::add_i32(quantize_head<V, N>(x, d, head_dim, inverse), V::set1_i32(offset)));
+  });
+}
+
+// One head's values of `count` ≤ 4 tokens, `ld` apart, that share a group of four keys, from its number `first` on.
+template <class V, int N>
+POCKETFORMER_INLINE void store_values(const float* x, size_t ld, const float* inverse, int count, int head_dim,
+                                      int head_stride, int8_t* group, int first) {
+  for_each_vector<V, N>(head_stride, [&](int d) POCKETFORMER_LAMBDA {
+    const auto quantized = [&](int i) POCKETFORMER_LAMBDA {
+      return quantize_head<V, N>(x + i * ld, d, head_dim, inverse[i * kLanes]);
+    };
     int8_t* out = group + d * 4;
     if (count == 4) {
-      V::store_b(out, V::pack4(quantize_head<V>(x[0], d, s.head_dim, inverse[0]),
-                               quantize_head<V>(x[1], d, s.head_dim, inverse[1]),
-                               quantize_head<V>(x[2], d, s.head_dim, inverse[2]),
-                               quantize_head<V>(x[3], d, s.head_dim, inverse[3])));
-      continue;
+      V::store_b(out, V::pack4(quantized(0), quantized(1), quantized(2), quantized(3)));
+      return;
     }
     for (int i = 0; i < count; ++i) {  // a group shared with another block: only this block's bytes are written
       alignas(16) int8_t bytes[kLanes];
-      V::store_bytes(bytes, quantize_head<V>(x[i], d, s.head_dim, inverse[i]));
-      for (int c = 0; c < kLanes; ++c) out[c * 4 + (slot + i) % 4] = bytes[c];
+      V::store_bytes(bytes, quantized(i));
+      for (int c = 0; c < kLanes; ++c) out[c * 4 + first + i] = bytes[c];
+    }
+  });
+}
+
+// Scales of up to 16 heads side by side: their maxima are reduced together, as lanes of one vector.
+template <class V, int N>
+POCKETFORMER_INLINE void measure_heads(const float* x, int heads, int head_dim, int head_stride, float* scale,
+                                       float* inverse) {
+  using F = typename V::F;
+  F most[kLanes];
+  for (int h = 0; h < kLanes; ++h) {
+    F m = V::zero();
+    if (h < heads)
+      for_each_vector<V, N>(head_stride, [&](int d) POCKETFORMER_LAMBDA {
+        m = V::max(m, V::abs(load_head<V, N>(x + h * head_dim, d, head_dim)));
+      });
+    most[h] = m;
+  }
+  V::transpose(most);
+  unroll<kLanes - 1>([&](auto i) POCKETFORMER_LAMBDA { most[0] = V::max(most[0], most[i + 1]); });
+  V::store(scale, V::mul(most[0], V::set1(1.0f / 127.0f)));
+  V::store(inverse, inverse_scales<V>(most[0]));
+}
+
+// Rows pass in groups that share a group of four keys; a row's heads (queries, keys, values) sixteen at a time.
+template <class V, int N>
+void store_heads(const StoreI8Args& s) {
+  const int first_key = s.heads, first_value = s.heads + s.kv_heads, heads = s.heads + 2 * s.kv_heads;
+  for (int row = 0, count; row < s.rows; row += count) {
+    const size_t slot = s.slot + row;
+    const int first = static_cast<int>(slot % 4);
+    count = s.rows - row < 4 - first ? s.rows - row : 4 - first;
+    for (int begin = 0; begin < heads; begin += kLanes) {
+      const int end = begin + kLanes < heads ? begin + kLanes : heads;
+      alignas(64) float scale[4][kLanes], inverse[4][kLanes];
+      for (int i = 0; i < count; ++i) {
+        const float* x = s.qkv + (row + i) * s.ld;
+        measure_heads<V, N>(x + begin * s.head_dim, end - begin, s.head_dim, s.head_stride, scale[i], inverse[i]);
+        for (int head = begin; head < end && head < first_key; ++head) {
+          const size_t at = static_cast<size_t>(row + i) * s.heads + head;
+          s.q_scale[at] = scale[i][head - begin];
+          store_head<V, N>(x + head * s.head_dim, s.head_dim, s.head_stride, inverse[i][head - begin], 0,
+                           s.q + at * s.head_stride);
+        }
+        for (int head = begin > first_key ? begin : first_key; head < end && head < first_value; ++head) {
+          const size_t at = (head - first_key) * s.kv.capacity + slot + i;
+          s.kv.k_scale[at] = scale[i][head - begin];
+          store_head<V, N>(x + head * s.head_dim, s.head_dim, s.head_stride, inverse[i][head - begin],
+                           V::kActivationOffset, s.kv.k + at * s.head_stride);
+        }
+      }
+      for (int head = begin > first_value ? begin : first_value; head < end; ++head) {
+        const size_t at = (head - first_value) * s.kv.capacity + slot;
+        for (int i = 0; i < count; ++i) s.kv.v_scale[at + i] = scale[i][head - begin];
+        store_values<V, N>(s.qkv + row * s.ld + head * s.head_dim, s.ld, &inverse[0][head - begin], count, s.head_dim,
+                           s.head_stride, s.kv.v + (at - first) * s.head_stride, first);
+      }
     }
   }
 }
 
 template <class V>
 void store_i8(const StoreI8Args& s) {
-  using I = typename V::I;
-  const I offset = V::set1_i32(V::kActivationOffset);
-  for (int r = 0; r < s.rows; ++r) {
-    const float* x = s.qkv + r * s.ld;
-    for (int h = 0; h < s.heads; ++h) {
-      const float amax = head_max_abs<V>(x + h * s.head_dim, s.head_dim);
-      const float inverse = inverse_scale(amax);
-      const size_t at = static_cast<size_t>(r) * s.heads + h;
-      for (int d = 0; d < s.head_stride; d += kLanes)
-        V::store_bytes(s.q + at * s.head_stride + d,
-                       V::add_i32(quantize_head<V>(x + h * s.head_dim, d, s.head_dim, inverse), offset));
-      s.q_scale[at] = amax * (1.0f / 127.0f);
-    }
-    x += s.heads * s.head_dim;
-    for (int h = 0; h < s.kv_heads; ++h) {
-      const float amax = head_max_abs<V>(x + h * s.head_dim, s.head_dim);
-      const float inverse = inverse_scale(amax);
-      const size_t at = h * s.kv.capacity + s.slot + r;
-      I sum = V::zero_i32();
-      for (int d = 0; d < s.head_stride; d += kLanes) {
-        const I k = quantize_head<V>(x + h * s.head_dim, d, s.head_dim, inverse);
-        V::store_bytes(s.kv.k + at * s.head_stride + d, k);
-        sum = V::add_i32(sum, k);
-      }
-      s.kv.k_scale[at] = amax * (1.0f / 127.0f);
-      s.kv.k_start[at] = -V::kActivationOffset * V::reduce_add_i32(sum);
-    }
-  }
-  for (int h = 0; h < s.kv_heads; ++h)
-    for (int r = 0; r < s.rows;) {
-      const size_t slot = s.slot + r;
-      const int to_boundary = 4 - static_cast<int>(slot % 4);
-      const int count = s.rows - r < to_boundary ? s.rows - r : to_boundary;
-      store_values<V>(s, r, count, slot, h);
-      r += count;
-    }
+  if (s.head_dim == 2 * kLanes) return store_heads<V, 2>(s);
+  if (s.head_dim == 4 * kLanes) return store_heads<V, 4>(s);
+  store_heads<V, 0>(s);
 }
 
 // One tile of keys for 16 queries of a head. `Stride` is head_stride where it is known when compiling (then every
@@ -114,25 +140,23 @@ struct KeyTileI8 {
 
   // scores[key][query] = float(q·k)·k_scale for keys [begin, end); returns their maximum per lane.
   template <bool kBias>
-  POCKETFORMER_INLINE F score(const AttentionI8Args& a, const B* query, const LaneRanges<V>& range, int kv_head,
-                              int begin, int end, F factor, const float* bias, int first_position, int queries) {
+  POCKETFORMER_INLINE F score(const AttentionI8Args& a, const B* query, I initial, const LaneRanges<V>& range,
+                              int kv_head, int begin, int end, F factor, const float* bias, int first_position,
+                              int queries) {
     const AttentionArgs& c = a.common;
     const size_t first = kv_head * a.kv.capacity + c.segment_slot;
-    const int8_t* k = a.kv.k + first * stride(c);
+    const uint8_t* k = a.kv.k + first * stride(c);
     const float* k_scale = a.kv.k_scale + first;
-    const int32_t* k_start = a.kv.k_start + first;
     F top = V::set1(kMasked);
     const auto group = [&](int key, auto tail) POCKETFORMER_LAMBDA {
       // A short last group repeats its last key, which changes no maximum.
       const auto at = [=](int j) POCKETFORMER_LAMBDA { return tail && key + j >= end ? end - 1 : key + j; };
       I acc[kChains];
-      unroll<kChains>([&](auto j) POCKETFORMER_LAMBDA {
-        acc[j] = V::kActivationOffset != 0 ? V::set1_i32(k_start[at(j)]) : V::zero_i32();
-      });
+      unroll<kChains>([&](auto j) POCKETFORMER_LAMBDA { acc[j] = initial; });
       for (int d = 0; d < stride(c); d += 4) {
         const B q = query[d / 4];
         unroll<kChains>([&](auto j) POCKETFORMER_LAMBDA {
-          acc[j] = V::dot4(acc[j], q, V::broadcast_b(k + static_cast<ptrdiff_t>(at(j)) * stride(c) + d));
+          acc[j] = V::dot4(acc[j], V::broadcast_b(k + static_cast<ptrdiff_t>(at(j)) * stride(c) + d), q);
         });
       }
       unroll<kChains>([&](auto j) POCKETFORMER_LAMBDA { V::pin(acc[j]); });
@@ -228,14 +252,14 @@ struct KeyTileI8 {
 // Sixteen queries' groups of four channels side by side: [head_stride/4][16 queries][4]. Idle lanes repeat the first
 // query.
 template <class V>
-POCKETFORMER_INLINE void gather_queries(const uint8_t* q, size_t stride, int queries, int head_stride,
+POCKETFORMER_INLINE void gather_queries(const int8_t* q, size_t stride, int queries, int head_stride,
                                         typename V::B* panel) {
   constexpr int kBytes = 4 * kLanes;
   for (int d = 0; d < head_stride; d += kBytes) {
     const int groups = head_stride - d < kBytes ? (head_stride - d) / 4 : kLanes;
     typename V::F block[kLanes];  // only moved, never computed with
     for (int i = 0; i < kLanes; ++i) {
-      const uint8_t* row = q + (i < queries ? i : 0) * stride + d;
+      const int8_t* row = q + (i < queries ? i : 0) * stride + d;
       block[i] = V::load_partial(reinterpret_cast<const float*>(row), groups);
     }
     V::transpose(block);
@@ -261,6 +285,15 @@ void attend_i8(const AttentionI8Args& a, int head, int first_query, int queries)
   typename V::B query[kMaxHeadDim / 4];
   gather_queries<V>(a.q + row * c.head_stride, static_cast<size_t>(c.heads) * c.head_stride, queries, c.head_stride,
                     query);
+  // Keys carry the offset of the dot product's first operand: −offset·Σ q takes it out again.
+  typename V::I initial = V::zero_i32();
+  if constexpr (V::kActivationOffset != 0) {
+    static_assert(V::kActivationOffset == 128);
+    alignas(64) int8_t ones[4 * kLanes];
+    std::memset(ones, 1, sizeof(ones));
+    for (int d = 0; d < c.head_stride; d += 4) initial = V::dot4_p(initial, V::load_b(ones), query[d / 4]);
+    initial = V::negate_i32(V::template shift_left<7>(initial));
+  }
   alignas(64) float factors[kLanes];
   for (int i = 0; i < kLanes; ++i) {
     // Never zero, so that a masked score stays far below every other even for a query of zeros.
@@ -276,7 +309,7 @@ void attend_i8(const AttentionI8Args& a, int head, int first_query, int queries)
     const int begin = (start > range.begin ? start : range.begin) / 4 * 4;
     const int end = start + kKeyTile < range.end ? start + kKeyTile : range.end;
     const F top =
-        tile.template score<kBias>(a, query, range, kv_head, begin, end, scaled, bias, first_position, queries);
+        tile.template score<kBias>(a, query, initial, range, kv_head, begin, end, scaled, bias, first_position, queries);
     F largest, keep, take;
     const F sum = tile.exponentiate(range, begin, end, factor, top, v_scale, largest);
     tile.quantize(begin, end, V::div(V::set1(127.0f), V::max(largest, V::set1(1e-30f))));

@@ -85,6 +85,15 @@ POCKETFORMER_INLINE float row_max_abs(const float* x, int columns) {
 // 127/amax, and 0 for a row of zeros (and for one so small that 127/amax overflows).
 POCKETFORMER_INLINE float inverse_scale(float amax) { return amax > 1e-36f ? 127.0f / amax : 0.0f; }
 
+// The same for 16 rows. The difference is above zero exactly where the comparison holds; twice 1e38 lifts even a
+// subnormal one above 1.
+template <class V>
+POCKETFORMER_INLINE typename V::F inverse_scales(typename V::F amax) {
+  const typename V::F least = V::set1(1e-36f), huge = V::set1(1e38f);
+  const typename V::F usable = clamp<V>(V::mul(V::mul(V::sub(amax, least), huge), huge), 0.0f, 1.0f);
+  return V::mul(V::div(V::set1(127.0f), V::max(amax, least)), usable);
+}
+
 // A row too long for the buffer is rotated a second time for its tail instead of being kept.
 constexpr int kRotatedFloats = 4096;
 

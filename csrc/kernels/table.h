@@ -92,12 +92,11 @@ struct NormArgs {
 // Keys and values of one attention layer, all sequences; a sequence owns consecutive slots that start at a multiple
 // of 16. `head_stride` = round_up(head_dim, 16). Unused slots may hold anything finite.
 struct KeyValuesI8 {
-  int8_t* k;         // [kv_heads][capacity][head_stride]
-  float* k_scale;    // [kv_heads][capacity]
-  int32_t* k_start;  // [kv_heads][capacity]: −activation_offset · Σ_d k, where a score's accumulator starts
-  int8_t* v;         // [kv_heads][capacity/4][head_stride][4]: four consecutive keys of a channel side by side
-  float* v_scale;    // [kv_heads][capacity]
-  size_t capacity;   // multiple of 16
+  uint8_t* k;       // [kv_heads][capacity][head_stride], value + activation_offset
+  float* k_scale;   // [kv_heads][capacity]
+  int8_t* v;        // [kv_heads][capacity/4][head_stride][4]: four consecutive keys of a channel side by side
+  float* v_scale;   // [kv_heads][capacity]
+  size_t capacity;  // multiple of 16
 };
 
 struct KeyValuesF32 {
@@ -113,7 +112,7 @@ struct StoreI8Args {
   size_t ld;
   int rows, heads, kv_heads, head_dim, head_stride;
   size_t slot;
-  uint8_t* q;      // [rows][heads][head_stride], value + activation_offset
+  int8_t* q;       // [rows][heads][head_stride]
   float* q_scale;  // [rows][heads]
   KeyValuesI8 kv;
 };
@@ -148,7 +147,7 @@ struct AttentionArgs {
 };
 
 struct AttentionI8Args {
-  const uint8_t* q;
+  const int8_t* q;
   const float* q_scale;
   KeyValuesI8 kv;
   AttentionArgs common;

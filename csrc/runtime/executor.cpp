@@ -150,8 +150,8 @@ class Worker {
   int position(int sequence, int row) const { return row - static_cast<int>(offsets_[sequence]); }
 
   // int8: [tokens][heads][head_stride] bytes, then [tokens][heads] scales.
-  uint8_t* queries_i8(const AttentionShape& s, int row) const {
-    return table<uint8_t>(plan_.query[s.query_buffer]) +
+  int8_t* queries_i8(const AttentionShape& s, int row) const {
+    return table<int8_t>(plan_.query[s.query_buffer]) +
            static_cast<size_t>(row) * static_cast<size_t>(s.heads * s.head_stride);
   }
   float* query_scales(const AttentionShape& s, int row) const {
@@ -169,11 +169,10 @@ class Worker {
     const size_t scales = static_cast<size_t>(s.kv_heads) * execution_.slots,
                  elements = scales * static_cast<size_t>(s.head_stride);
     KeyValuesI8 kv;
-    kv.k = reinterpret_cast<int8_t*>(start);
-    kv.v = kv.k + elements;
+    kv.k = reinterpret_cast<uint8_t*>(start);
+    kv.v = reinterpret_cast<int8_t*>(start + elements);
     kv.k_scale = reinterpret_cast<float*>(start + 2 * elements);
     kv.v_scale = kv.k_scale + scales;
-    kv.k_start = reinterpret_cast<int32_t*>(kv.v_scale + scales);
     kv.capacity = execution_.slots;
     return kv;
   }

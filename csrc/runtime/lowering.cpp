@@ -405,7 +405,7 @@ class Lowering {
       s.cache_buffer = static_cast<int>(i / 2 % 2);
       s.query_buffer = uniform ? 0 : s.cache_buffer;
       const size_t row = 2 * static_cast<size_t>(s.kv_heads) * static_cast<size_t>(s.head_stride);
-      const size_t slot = s.int8 ? row + static_cast<size_t>(s.kv_heads) * 12 : row * sizeof(float);
+      const size_t slot = s.int8 ? row + static_cast<size_t>(s.kv_heads) * 2 * sizeof(float) : row * sizeof(float);
       program_.cache_slot_bytes[s.cache_buffer] = std::max(program_.cache_slot_bytes[s.cache_buffer], slot);
       program_.query_row_bytes[s.query_buffer] = std::max(program_.query_row_bytes[s.query_buffer], query_bytes(s));
     }

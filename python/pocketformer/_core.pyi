@@ -142,18 +142,18 @@ class Kernels:
     def store_i8(
         self,
         qkv: _F32,
-        q: NDArray[np.uint8],
+        q: NDArray[np.int8],
         q_scale: _F32,
         cache: tuple[NDArray[Any], ...],
         head_dim: int,
         slot: int = 0,
     ) -> None:
-        """``q`` is uint8 [rows, heads, stride], ``cache`` the arrays of KeyValuesI8 in its order."""
+        """``q`` is int8 [rows, heads, stride], ``cache`` the arrays of KeyValuesI8 in its order."""
     def store_f32(self, qkv: _F32, q: _F32, cache: tuple[_F32, _F32], head_dim: int, slot: int = 0) -> None:
         """``q`` is float32 [rows, heads, stride], ``cache`` keys and values [kv_heads, capacity, stride]."""
     def attention_i8(
         self,
-        q: NDArray[np.uint8],
+        q: NDArray[np.int8],
         q_scale: _F32,
         cache: tuple[NDArray[Any], ...],
         out: _F32,
