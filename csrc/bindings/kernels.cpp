@@ -236,8 +236,7 @@ struct Kernels {
     return {output<uint8_t>(cache[0], "keys", {{s.kv_heads}, {s.capacity}, {s.stride}}).data,
             output<float>(cache[1], "key scales", slots).data,
             output<int8_t>(cache[2], "values", {{s.kv_heads}, {s.capacity / 4}, {s.stride}, {4}}).data,
-            output<float>(cache[3], "value scales", slots).data,
-            static_cast<size_t>(s.capacity)};
+            output<float>(cache[3], "value scales", slots).data, static_cast<size_t>(s.capacity)};
   }
   static KeyValuesF32 cache_f32(const py::tuple& cache, const Shape& s) {
     const std::vector<Extent> extents = {{s.kv_heads}, {s.capacity}, {s.stride}};

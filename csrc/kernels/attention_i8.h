@@ -308,8 +308,8 @@ void attend_i8(const AttentionI8Args& a, int head, int first_query, int queries)
   for (int start = range.begin / kKeyTile * kKeyTile; start < range.end; start += kKeyTile) {
     const int begin = (start > range.begin ? start : range.begin) / 4 * 4;
     const int end = start + kKeyTile < range.end ? start + kKeyTile : range.end;
-    const F top =
-        tile.template score<kBias>(a, query, initial, range, kv_head, begin, end, scaled, bias, first_position, queries);
+    const F top = tile.template score<kBias>(a, query, initial, range, kv_head, begin, end, scaled, bias,
+                                             first_position, queries);
     F largest, keep, take;
     const F sum = tile.exponentiate(range, begin, end, factor, top, v_scale, largest);
     tile.quantize(begin, end, V::div(V::set1(127.0f), V::max(largest, V::set1(1e-30f))));

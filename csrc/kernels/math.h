@@ -60,8 +60,8 @@ POCKETFORMER_INLINE typename V::F polynomial(typename V::F x, const float (&coef
 }
 
 // x·Φ(x). Precise: Φ(x) − ½ = x·P(t), |x| clamped to c = 5, t = 2x²/c² − 1, degree 12, absolute error ≤ 2e-6 for
-// |x| ≤ 9. Otherwise, for results that are rounded to int8 next: max(0, x) − u·Q(u) with u = min(|x|, 3.83), Q ≈ 1 − Φ of
-// degree 6; error ≤ 1.3e-4 everywhere, a fortieth of half a step of that rounding, and four multiplications fewer.
+// |x| ≤ 9. Otherwise, for results that are rounded to int8 next: max(0, x) − u·Q(u) with u = min(|x|, 3.83), Q ≈ 1 − Φ
+// of degree 6; error ≤ 1.3e-4 everywhere, a fortieth of half a step of that rounding, and four multiplications fewer.
 template <class V, bool kPrecise>
 POCKETFORMER_INLINE typename V::F gelu(typename V::F x) {
   if constexpr (kPrecise) {

@@ -94,4 +94,32 @@ void place_buffers(Program& program, const std::vector<Lifetime>& lifetimes, con
   for (int d = 0; d < kDomains; ++d) program.shared_row_bytes[d] = shared[d].high();
 }
 
+// Keys and values alternate between two buffers: a fast thread stores the next layer's while a slow one still reads
+// this layer's. Queries are row-local, so one buffer does unless layers differ in shape and rows would not coincide.
+void place_attention(Program& program) {
+  std::vector<AttentionShape*> shapes;
+  for (Stage& stage : program.stages) {
+    for (Step& step : stage.steps) {
+      if (StoreStep* store = std::get_if<StoreStep>(&step)) shapes.push_back(&store->shape);
+      if (AttendStep* attend = std::get_if<AttendStep>(&step)) shapes.push_back(&attend->shape);
+    }
+  }
+  const auto query_bytes = [](const AttentionShape& s) {
+    const size_t row = static_cast<size_t>(s.heads) * static_cast<size_t>(s.head_stride);
+    return s.int8 ? row + static_cast<size_t>(s.heads) * sizeof(float) : row * sizeof(float);
+  };
+  const bool uniform = std::all_of(shapes.begin(), shapes.end(), [&](const AttentionShape* s) {
+    return s->heads == shapes[0]->heads && s->head_stride == shapes[0]->head_stride && s->int8 == shapes[0]->int8;
+  });
+  for (size_t i = 0; i < shapes.size(); ++i) {  // store, attend, store, attend, …
+    AttentionShape& s = *shapes[i];
+    s.cache_buffer = static_cast<int>(i / 2 % 2);
+    s.query_buffer = uniform ? 0 : s.cache_buffer;
+    const size_t row = 2 * static_cast<size_t>(s.kv_heads) * static_cast<size_t>(s.head_stride);
+    const size_t slot = s.int8 ? row + static_cast<size_t>(s.kv_heads) * 2 * sizeof(float) : row * sizeof(float);
+    program.cache_slot_bytes[s.cache_buffer] = std::max(program.cache_slot_bytes[s.cache_buffer], slot);
+    program.query_row_bytes[s.query_buffer] = std::max(program.query_row_bytes[s.query_buffer], query_bytes(s));
+  }
+}
+
 }  // namespace pocketformer

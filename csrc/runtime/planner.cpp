@@ -10,8 +10,8 @@ namespace pocketformer {
 namespace {
 
 // A block's widest moment (an FFN's activations in fp32 and int8, the residual: about 12 KB a row at width 384) should
-// stay in a second-level cache of 1 MB together with the weight panels in flight. 64 rows do, and hold a whole number of
-// attention's vectors of 16 queries and of the groups of four keys in a value panel. 30 to 128 rows differ by 2%.
+// stay in a second-level cache of 1 MB together with the weight panels in flight. 64 rows do, and hold a whole number
+// of attention's vectors of 16 queries and of the groups of four keys in a value panel. 30 to 128 rows differ by 2%.
 constexpr size_t kMaxBlockRows = 64;
 // With several threads: two vectors of 16 queries, so that attention leaves no lane idle, and enough blocks that the
 // threads finish a stage together. Measured on 2 threads against 52 to 56 rows: 6% less time at 8 × 128 tokens, 8% at

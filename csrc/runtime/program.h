@@ -155,5 +155,6 @@ struct Lifetime {
   int first_stage, last_stage;
 };
 void place_buffers(Program& program, const std::vector<Lifetime>& lifetimes, const std::vector<int>& in_place);
+void place_attention(Program& program);
 
 }  // namespace pocketformer
