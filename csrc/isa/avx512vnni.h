@@ -19,6 +19,7 @@ struct Isa {
   static constexpr int kGemmRows = 14;
   static constexpr int kGemmPanels = 2;
   static constexpr int kGemmRowsF32 = kGemmRows;
+  static constexpr int kGemmStepF32 = 1;
   static constexpr int kGemmGroups = 1;
   static constexpr int kAttentionChains = 8;  // hide the dot product's latency and leave registers for the query
 
