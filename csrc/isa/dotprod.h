@@ -31,6 +31,18 @@ struct DotProd : Neon {
     }
   }
 
+  // acc[i] += p · the i-th four bytes of w, by element.
+  static constexpr bool kAttentionProducts = true;
+  template <int N>
+  static POCKETFORMER_INLINE void dot4_elements(I (&acc)[N], B p, const int8_t* w) {
+    static_assert(N == 4);
+    const int8x16_t x = vld1q_s8(w);
+    unroll<4 * N>([&](auto i) POCKETFORMER_LAMBDA {
+      int32x4_t& sum = quarter<i / 4>(acc[i % 4]);
+      sum = vdotq_laneq_s32(sum, quarter<i / 4>(p), x, i % 4);
+    });
+  }
+
   // Few rows: a whole panel at a time, or there were too few chains. Activations by element: a broadcasting load takes
   // a slot of the vector pipes that the products need.
   template <int Rows>

@@ -24,17 +24,31 @@ struct Isa : Neon {
   template <int Rows>
   static POCKETFORMER_INLINE void product(I (&acc)[Rows], const uint8_t* a, size_t lda, const int8_t* w, int groups) {
     if (groups == 0) return;
+    static_assert(Rows == 1 || Rows % 2 == 0);
     alignas(16) int32_t sums[2][8 * Rows];
     for (int h = 0; h < 2; ++h) {
-      if constexpr (Rows == 1)
-        product_row(sums[h], a, w + 32 * h, groups);
-      else
-        product_rows(sums[h], a, a + lda, w + 32 * h, groups / 4);
+      if constexpr (Rows == 1) product_row(sums[h], a, w + 32 * h, groups);
+      unroll<Rows / 2>([&](auto p) POCKETFORMER_LAMBDA {
+        product_rows(sums[h] + 16 * p, a + 2 * p * lda, a + (2 * p + 1) * lda, w + 32 * h, groups / 4);
+      });
     }
     unroll<4 * Rows>([&](auto i) POCKETFORMER_LAMBDA {
       constexpr int r = i / 4, q = i % 4;
       int32x4_t& sum = quarter<q>(acc[r]);
       sum = vaddq_s32(sum, vld1q_s32(sums[q / 2] + 8 * r + q % 2 * 4));
+    });
+  }
+
+  static constexpr bool kAttentionProducts = true;
+  template <int N>
+  static POCKETFORMER_INLINE void dot4_elements(I (&acc)[N], B p, const int8_t* w) {
+    int32x4_t x = vreinterpretq_s32_s8(vld1q_s8(w));
+    unroll<N>([&](auto i) POCKETFORMER_LAMBDA {
+      const int8x16_t v = vreinterpretq_s8_s32(vdupq_laneq_s32(x, i));
+      I& sum = acc[i];
+      sum = dot4(sum, {v, v, v, v}, p);
+      // One after the other: the products of all at once are more than the registers hold.
+      __asm__("" : "+w"(x), "+w"(sum.a), "+w"(sum.b), "+w"(sum.c), "+w"(sum.d));
     });
   }
 

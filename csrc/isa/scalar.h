@@ -37,6 +37,7 @@ struct Isa {
   static constexpr int kGemmPanels = 1;
   static constexpr int kGemmRowsF32 = kGemmRows;
   static constexpr int kGemmStepF32 = 1;
+  static constexpr bool kAttentionProducts = false;
   static constexpr int kGemmGroups = 1;
   static constexpr int kAttentionChains = 4;
 
