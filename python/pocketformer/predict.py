@@ -19,8 +19,10 @@ from .graph import Graph
 # (docs/performance.md). Per score: exponent 7 and quantizing P 3.5 cycles for 16 queries.
 ROTATE_QUANTIZE, QUANTIZE, STORE, NORM, ACTIVATION, EPILOGUE, EMBED, POOL = 12.0, 6.0, 11.0, 11.0, 12.0, 3.5, 25.0, 4.0
 SCORE_I8, SCORE_F32 = 10.5, 8.0
+# For each byte of weights that a block of rows takes from a cache.
+WEIGHT = 0.5
 # The planner's: rows a thread takes at a time, alone and with others, and rows a thread below which columns are split.
-BLOCK_ALONE, BLOCK_SHARED, MIN_THREAD_ROWS = 56, 32, 16
+BLOCK_ALONE, BLOCK_SHARED, MIN_THREAD_ROWS = 64, 32, 16
 # The interpreter with numpy, tokenizers and this package, measured on Linux x86-64.
 PYTHON_BYTES = 34_000_000
 
@@ -46,19 +48,21 @@ def predict(engine: Engine, machine: Machine, lengths: list[int], threads: int) 
     graph = engine.file.graph
     rows = sum(lengths)
     columns = threads > 1 and rows <= MIN_THREAD_ROWS * threads
+    blocks = 1 if columns else _blocks(rows, threads)
     speed = threads if columns else threads / _imbalance(rows, threads)
     works = list(_works(graph, lengths))
     cached = sum(work.weight_bytes for work in works) <= machine.cache_bytes
     phases: dict[str, float] = {}
     for work in works:
-        compute = work.elements / (machine.f32_peak * 1e9 * machine.element_share)
+        elements = work.elements + WEIGHT * work.weight_bytes * blocks
+        compute = elements / (machine.f32_peak * 1e9 * machine.element_share)
         if work.phase == "attention":
             compute += work.macs / (_peak(machine, work.int8) * machine.attention_share)
         else:
             share = machine.int8_share if work.int8 else machine.f32_share
             compute += work.macs / (_peak(machine, work.int8) * share)
         # Blocks that follow one another find an operator's weights in the cache when it holds them.
-        passes = 1 if columns or work.weight_bytes <= machine.cache_bytes else _blocks(rows, threads)
+        passes = 1 if work.weight_bytes <= machine.cache_bytes else blocks
         arrival = 0 if cached else work.weight_bytes * passes / (machine.bandwidth * 1e9)
         phases[work.phase] = phases.get(work.phase, 0.0) + max(compute / speed, arrival)
     meetings = len(works) if columns else 1 + sum(work.phase == "attention" for work in works)
