@@ -20,6 +20,8 @@ struct Isa {
   static constexpr int kGemmRows = 10;
   static constexpr int kGemmPanels = 2;
   static constexpr int kGemmRowsF32 = 14;
+  static constexpr int kGemmStepF32 = 1;
+  static constexpr bool kAttentionProducts = false;
   static constexpr int kGemmGroups = 1;
   static constexpr int kAttentionChains = 8;  // hide the dot product's latency and leave registers for the query
 

@@ -10,6 +10,8 @@ struct Isa : Avx2 {
   static constexpr int kGemmRows = 4;
   static constexpr int kGemmPanels = 1;
   static constexpr int kGemmRowsF32 = kGemmRows;
+  static constexpr int kGemmStepF32 = 1;
+  static constexpr bool kAttentionProducts = false;
 
   // |a| · (w with a's sign): pair sums stay within 2·127·127 = 32,258, so vpmaddubsw cannot saturate.
   static POCKETFORMER_INLINE I dot4(I acc, B a, B w) {

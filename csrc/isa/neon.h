@@ -25,8 +25,9 @@ struct Neon {
 
   static constexpr int kActivationOffset = 0;
   static constexpr int kAttentionChains = 4;  // 16 registers of accumulators + 4 of the query + broadcasts, of 32
-  // 5 rows of 4 registers + 4 weights + activations taken by element: 20 chains hide a latency of 7 on two pipes.
+  // 5 rows of 4 registers + 5 of activations + 4 of weights, of 32: 20 chains hide a latency of 7 on two pipes.
   static constexpr int kGemmRowsF32 = 5;
+  static constexpr int kGemmStepF32 = 4;
 
   // fn on each quarter of the operands.
   template <class R, class Fn, class... X>
@@ -64,6 +65,56 @@ struct Neon {
     const int8x16_t x = vld1q_s8(p);
     const int16x8_t lo = vmovl_s8(vget_low_s8(x)), hi = vmovl_high_s8(x);
     return to_f32({vmovl_s16(vget_low_s16(lo)), vmovl_high_s16(lo), vmovl_s16(vget_low_s16(hi)), vmovl_high_s16(hi)});
+  }
+
+  template <int Rows>
+  static POCKETFORMER_INLINE void product_f32(F (&acc)[Rows], const float* a, size_t lda, const float* w, int k) {
+    if (k == 0) return;
+    alignas(16) float sums[16 * Rows];
+    unroll<Rows>([&](auto r) POCKETFORMER_LAMBDA { store(sums + 16 * r, acc[r]); });
+    product_rows_f32<Rows>(sums, a, lda, w, k);
+    unroll<Rows>([&](auto r) POCKETFORMER_LAMBDA { acc[r] = load(sums + 16 * r); });
+  }
+
+  // sum += w · x[Lane], and a load; volatile, so that every compiler keeps the order.
+  template <int Lane>
+  static POCKETFORMER_INLINE void multiply_add(float32x4_t& sum, float32x4_t w, float32x4_t x) {
+    __asm__ volatile("fmla %0.4s, %1.4s, %2.s[%3]" : "+w"(sum) : "w"(w), "w"(x), "i"(Lane));
+  }
+  template <int At>
+  static POCKETFORMER_INLINE void load_at(float32x4_t& x, const float* p) {
+    __asm__ volatile("ldr %q0, [%1, %2]" : "=w"(x) : "r"(p), "i"(At));
+  }
+
+  // Four values of k a step. Activations by element: a broadcasting load takes a slot of the vector pipes that the
+  // products need. A register is loaded anew after the last product that reads it and not needed for fifteen more.
+  // Out of line, and its sums in memory: g++ 12 then keeps every vector in a register.
+  template <int Rows>
+  __attribute__((noinline)) static void product_rows_f32(float* sums, const float* a, size_t lda, const float* w,
+                                                         int k) {
+    __asm__ volatile("" : : : "memory");  // the loads below are not seen by the compiler
+    const float* rows[Rows];
+    float32x4_t sum[4 * Rows], weight[4], x[Rows];
+    unroll<4 * Rows>([&](auto i) POCKETFORMER_LAMBDA { sum[i] = vld1q_f32(sums + 4 * i); });
+    unroll<4>([&](auto q) POCKETFORMER_LAMBDA { load_at<16 * q>(weight[q], w); });
+    unroll<Rows>([&](auto r) POCKETFORMER_LAMBDA { rows[r] = a + r * lda, load_at<0>(x[r], rows[r]); });
+    const auto step = [&](auto more) POCKETFORMER_LAMBDA {
+      unroll<16>([&](auto i) POCKETFORMER_LAMBDA {
+        constexpr int q = i % 4;
+        unroll<Rows>([&](auto r) POCKETFORMER_LAMBDA {
+          multiply_add<i / 4>(sum[4 * r + q], weight[q], x[r]);
+          if constexpr (more && i == 15) load_at<16>(x[r], rows[r]);
+        });
+        if constexpr (more || i < 12) load_at<64 + 16 * i>(weight[q], w);
+      });
+    };
+    for (; k > 4; k -= 4) {
+      step(std::true_type{});
+      w += 64;
+      unroll<Rows>([&](auto r) POCKETFORMER_LAMBDA { rows[r] += 4; });
+    }
+    step(std::false_type{});
+    unroll<4 * Rows>([&](auto i) POCKETFORMER_LAMBDA { vst1q_f32(sums + 4 * i, sum[i]); });
   }
 
   static POCKETFORMER_INLINE F add(F x, F y) { return each<F>(vaddq_f32, x, y); }

@@ -8,8 +8,10 @@
 //   kName, kActivationOffset      "avx2"; 0 or 128 (docs/format.md): what dot4's first operand is biased by
 //   kGemmRows, kGemmPanels        register tile of the int8 product, rows × panels of 16 channels, with its reason
 //   kGemmRowsF32                  rows of the fp32 product's tile
+//   kGemmStepF32                  values of k that the fp32 product takes in one step; 1: fma after fma
 //   kGemmGroups                   k-groups of four that the int8 product takes in one step; 1: dot4 after dot4
 //   kAttentionChains              keys or channels that attention takes at once; divides 16
+//   kAttentionProducts            attention takes scores by product and values by dot4_elements
 //
 //   load store zero set1          F from/to float*, unaligned
 //   load_partial store_partial    the first n of 16 lanes (0 ≤ n ≤ 16), zeros elsewhere; touches no memory beyond them
@@ -35,6 +37,8 @@
 //   dot4_p(acc, a, w)             the same with a in 0…127, no offset
 //   product<R>(acc[R], a, lda, w, groups)  only where kGemmGroups > 1: adds the product of R rows and one panel over
 //                                 `groups`, a multiple of kGemmGroups
+//   product_f32<R>(acc[R], a, lda, w, k)   only where kGemmStepF32 > 1: the same in fp32, k a multiple of kGemmStepF32
+//   dot4_elements<N>(acc[N], p, w) only where kAttentionProducts: acc[i] + Σ p · the i-th four bytes of w, 16 in all
 //   pack4(a, b, c, d)             low bytes of four I side by side in each group → B
 //   store_bytes(p, x)             low byte of 16 lanes → 16 bytes
 //   pack64(a, b, c, d)            64 lanes within −127…127 one after the other → B

@@ -36,6 +36,8 @@ struct Isa {
   static constexpr int kGemmRows = 2;  // small: the arrays live on the stack
   static constexpr int kGemmPanels = 1;
   static constexpr int kGemmRowsF32 = kGemmRows;
+  static constexpr int kGemmStepF32 = 1;
+  static constexpr bool kAttentionProducts = false;
   static constexpr int kGemmGroups = 1;
   static constexpr int kAttentionChains = 4;
 

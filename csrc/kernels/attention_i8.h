@@ -131,6 +131,7 @@ struct KeyTileI8 {
   using B = typename V::B;
 
   static constexpr int kChains = V::kAttentionChains;
+  static constexpr bool kProducts = V::kAttentionProducts;
 
   // Keys [begin, end) of a tile, `begin` a multiple of four; the last group of keys may write beyond `end`.
   alignas(64) float scores[(kKeyTile + kChains) * kLanes];
@@ -153,11 +154,16 @@ struct KeyTileI8 {
       const auto at = [=](int j) POCKETFORMER_LAMBDA { return tail && key + j >= end ? end - 1 : key + j; };
       I acc[kChains];
       unroll<kChains>([&](auto j) POCKETFORMER_LAMBDA { acc[j] = initial; });
-      for (int d = 0; d < stride(c); d += 4) {
-        const B q = query[d / 4];
-        unroll<kChains>([&](auto j) POCKETFORMER_LAMBDA {
-          acc[j] = V::dot4(acc[j], V::broadcast_b(k + static_cast<ptrdiff_t>(at(j)) * stride(c) + d), q);
-        });
+      if constexpr (kProducts && !tail) {  // keys are rows, the queries a panel
+        V::template product<kChains>(acc, k + static_cast<ptrdiff_t>(key) * stride(c), stride(c),
+                                     reinterpret_cast<const int8_t*>(query), stride(c) / 4);
+      } else {
+        for (int d = 0; d < stride(c); d += 4) {
+          const B q = query[d / 4];
+          unroll<kChains>([&](auto j) POCKETFORMER_LAMBDA {
+            acc[j] = V::dot4(acc[j], V::broadcast_b(k + static_cast<ptrdiff_t>(at(j)) * stride(c) + d), q);
+          });
+        }
       }
       unroll<kChains>([&](auto j) POCKETFORMER_LAMBDA { V::pin(acc[j]); });
       float* out = scores + (key - begin) * kLanes;
@@ -239,8 +245,11 @@ struct KeyTileI8 {
       const int8_t* row = v + d * 4;
       for (int g = 0; g < groups; ++g, row += stride(c) * 4) {
         const B p = V::load_b(weights + g * 64);
-        unroll<kChains>([&](auto i)
-                            POCKETFORMER_LAMBDA { acc[i] = V::dot4_p(acc[i], p, V::broadcast_b(row + i * 4)); });
+        if constexpr (kProducts)
+          V::template dot4_elements<kChains>(acc, p, row);
+        else
+          unroll<kChains>([&](auto i)
+                              POCKETFORMER_LAMBDA { acc[i] = V::dot4_p(acc[i], p, V::broadcast_b(row + i * 4)); });
       }
       unroll<kChains>([&](auto i) POCKETFORMER_LAMBDA { V::pin(acc[i]); });
       unroll<kChains>(

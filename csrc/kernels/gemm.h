@@ -113,7 +113,14 @@ void gemm_f32_tile(const GemmF32Args& g, int row, int panel) {
 
   F acc[MR * NR];
   unroll<MR * NR>([&](auto i) POCKETFORMER_LAMBDA { acc[i] = V::zero(); });
-  for (int left = g.k; left > 0; --left) {
+  int left = g.k;
+  if constexpr (V::kGemmStepF32 > 1) {
+    static_assert(NR == 1);
+    const int whole = g.k / V::kGemmStepF32 * V::kGemmStepF32;
+    V::template product_f32<MR>(acc, a, g.lda, w, whole);
+    a += whole, w += whole * kLanes, left -= whole;
+  }
+  for (; left > 0; --left) {
     F weight[NR];
     unroll<NR>([&](auto c) POCKETFORMER_LAMBDA { weight[c] = V::load(w + c * panel_floats); });
     unroll<MR>([&](auto r) POCKETFORMER_LAMBDA {

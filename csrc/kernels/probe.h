@@ -15,9 +15,13 @@ POCKETFORMER_INLINE void renew(T& x) {
     V::pin(x);
 }
 
+// Where the product's tile is not whole panels, attention's chains fill the registers.
+template <class V>
+constexpr int kProbeRows = V::kGemmGroups > 1 ? V::kAttentionChains : V::kGemmRows;
+
 template <class V>
 int64_t probe_dot4(int64_t iterations) {
-  constexpr int kChains = V::kGemmRows * V::kGemmPanels;
+  constexpr int kChains = kProbeRows<V> * V::kGemmPanels;
   alignas(64) int8_t ones[64];
   std::memset(ones, 1, sizeof ones);
   typename V::B x = V::load_b(ones), w = x;
@@ -25,7 +29,7 @@ int64_t probe_dot4(int64_t iterations) {
   unroll<kChains>([&](auto i) POCKETFORMER_LAMBDA { acc[i] = V::zero_i32(); });
   for (int64_t n = 0; n < iterations; ++n) {
     renew<V>(w);
-    unroll<V::kGemmRows>([&](auto r) POCKETFORMER_LAMBDA {
+    unroll<kProbeRows<V>>([&](auto r) POCKETFORMER_LAMBDA {
       renew<V>(x);  // as if broadcast anew for each row
       unroll<V::kGemmPanels>([&](auto c) POCKETFORMER_LAMBDA {
         constexpr int i = r * V::kGemmPanels + c;
@@ -42,7 +46,7 @@ int64_t probe_dot4(int64_t iterations) {
 
 template <class V>
 int64_t probe_fma(int64_t iterations) {
-  constexpr int kChains = V::kGemmRows * V::kGemmPanels;
+  constexpr int kChains = kProbeRows<V> * V::kGemmPanels;
   typename V::F x = V::zero(), w = V::set1(1.0f);
   typename V::F acc[kChains];
   unroll<kChains>([&](auto i) POCKETFORMER_LAMBDA { acc[i] = V::zero(); });

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from . import __version__
-from .commands import bench, compress, demo, encode, info, run
+from .commands import bench, compress, demo, encode, info, predict, run
 from .errors import TaskError
 
 COMMANDS: dict[str, ModuleType] = {
@@ -20,6 +20,7 @@ COMMANDS: dict[str, ModuleType] = {
     "run": run,
     "info": info,
     "bench": bench,
+    "predict": predict,
     "demo": demo,
 }
 EXPECTED_ERRORS = (OSError, ValueError, ImportError, RuntimeError, TaskError)

@@ -1,0 +1,68 @@
+"""Predict latency and memory on a board that is not at hand, or on this machine, by a cost model."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from .. import console
+from . import options
+
+HELP = "predict latency and memory on a board"
+EXAMPLE = "  pocketformer predict minilm.pocket --board pi5 --tokens 16 128 --threads 4"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    options.model_file(parser)
+    parser.add_argument(
+        "--board", default="this", metavar="NAME", help="pi3, pi4, pi5, rk3588, n100, or this machine (default: this)"
+    )
+    parser.add_argument("--tokens", type=options.positive, nargs="+", metavar="N", help="sequence lengths")
+    parser.add_argument("--batch", type=options.positive, default=1, metavar="N", help="sequences a run (default: 1)")
+    parser.add_argument("--threads", type=options.positive, metavar="N", help="default: all cores that the board uses")
+
+
+def execute(args: argparse.Namespace) -> dict[str, Any]:
+    from ..boards import machine
+    from ..engine import Engine
+    from ..predict import predict
+
+    board = machine(args.board)
+    engine = Engine(args.model, 1)
+    lengths = args.tokens or [n for n in (16, 32, 128, 256, 512) if n <= engine.program.max_length]
+    threads = args.threads or board.cores
+    runs = [{"tokens": n, "batch": args.batch} | predict(engine, board, [n] * args.batch, threads) for n in lengths]
+    return {
+        "model": engine.file.model["name"],
+        "weights": engine.file.model["weights"],
+        "board": args.board,
+        "machine": board.name,
+        "isa": board.isa,
+        "threads": threads,
+        "runs": runs,
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    def share(run: dict[str, Any], *phases: str) -> str:
+        return f"{sum(run['phases'].get(phase, 0.0) for phase in phases) / run['seconds']:.0%}"
+
+    rows = [
+        (
+            run["tokens"],
+            run["batch"],
+            console.milliseconds(run["seconds"]),
+            f"{run['tokens'] * run['batch'] / run['seconds']:,.0f}",
+            share(run, "linear"),
+            share(run, "attention", "split"),
+            console.megabytes(run["memory"]["working"]),
+            console.megabytes(run["bytes"]),
+        )
+        for run in result["runs"]
+    ]
+    title = (
+        f"{result['model']}, {result['weights']}, on {result['machine']} ({result['isa']}, {result['threads']} threads)"
+    )
+    headers = ("tokens", "batch", "latency", "tokens/s", "linear", "attention", "working memory", "all memory")
+    console.table(title, headers, rows)
+    print("A prediction, not a measurement. All memory: file, working memory, and Python with its libraries.")

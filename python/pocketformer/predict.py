@@ -1,0 +1,149 @@
+"""A cost model: latency and memory of a pocket file on a machine that need not be at hand.
+
+Products take their multiply-adds over peak × share, or as long as their weights take to arrive from memory; the other
+phases take so many multiply-adds of fp32 for each element; threads meet at barriers. Measured to be within 20% on the
+machine that the constants come from (tests/test_predict.py); what it says of boards is a prediction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from .boards import Machine
+from .engine import Engine
+from .graph import Graph
+
+# Operations for each element, in fp32 multiply-adds at peak: cycles for each 16 lanes of the AVX-512 kernels, one pipe
+# (docs/performance.md). Per score: exponent 7 and quantizing P 3.5 cycles for 16 queries.
+ROTATE_QUANTIZE, QUANTIZE, STORE, NORM, ACTIVATION, EPILOGUE, EMBED, POOL = 12.0, 6.0, 11.0, 11.0, 12.0, 3.5, 25.0, 4.0
+SCORE_I8, SCORE_F32 = 10.5, 8.0
+# For each byte of weights that a block of rows takes from a cache.
+WEIGHT = 0.5
+# The planner's: rows a thread takes at a time, alone and with others, and rows a thread below which columns are split.
+BLOCK_ALONE, BLOCK_SHARED, MIN_THREAD_ROWS = 64, 32, 16
+# The interpreter with numpy, tokenizers and this package, measured on Linux x86-64.
+PYTHON_BYTES = 34_000_000
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one operator asks of the machine for all rows of a run."""
+
+    phase: str
+    macs: float = 0  # multiply-adds of products
+    int8: bool = False
+    elements: float = 0  # in fp32 multiply-adds
+    weight_bytes: float = 0
+
+
+def predict(engine: Engine, machine: Machine, lengths: list[int], threads: int) -> dict[str, Any]:
+    """Seconds of one run over sequences of ``lengths`` tokens, by phase, and bytes by kind; ready for JSON.
+
+    Raises ValueError for a length that the model does not allow and for more threads than the machine has cores.
+    """
+    if not 1 <= threads <= machine.cores:
+        raise ValueError(f"threads is {threads}; {machine.name} has {machine.cores} cores, use 1 to {machine.cores}")
+    graph = engine.file.graph
+    rows = sum(lengths)
+    columns = threads > 1 and rows <= MIN_THREAD_ROWS * threads
+    blocks = 1 if columns else _blocks(rows, threads)
+    speed = threads if columns else threads / _imbalance(rows, threads)
+    works = list(_works(graph, lengths))
+    cached = sum(work.weight_bytes for work in works) <= machine.cache_bytes
+    phases: dict[str, float] = {}
+    for work in works:
+        elements = work.elements + WEIGHT * work.weight_bytes * blocks
+        compute = elements / (machine.f32_peak * 1e9 * machine.element_share)
+        if work.phase == "attention":
+            compute += work.macs / (_peak(machine, work.int8) * machine.attention_share)
+        else:
+            share = machine.int8_share if work.int8 else machine.f32_share
+            compute += work.macs / (_peak(machine, work.int8) * share)
+        # Blocks that follow one another find an operator's weights in the cache when it holds them.
+        passes = 1 if work.weight_bytes <= machine.cache_bytes else blocks
+        arrival = 0 if cached else work.weight_bytes * passes / (machine.bandwidth * 1e9)
+        phases[work.phase] = phases.get(work.phase, 0.0) + max(compute / speed, arrival)
+    meetings = len(works) if columns else 1 + sum(work.phase == "attention" for work in works)
+    phases["barriers"] = meetings * machine.barrier_seconds if threads > 1 else 0.0
+    phases["call"] = machine.call_seconds
+    selected = len(lengths) if engine.program.output_domain == "rows" else 0
+    memory = {
+        "file": sum(array.nbytes for array in graph.params.values()),
+        "working": engine.program.arena_bytes(lengths, threads, selected),
+        "python": PYTHON_BYTES,
+    }
+    return {
+        "lengths": lengths,
+        "threads": threads,
+        "seconds": sum(phases.values()),
+        "phases": phases,
+        "bytes": sum(memory.values()),
+        "memory": memory,
+    }
+
+
+def _works(graph: Graph, lengths: list[int]) -> Iterator[Work]:
+    tokens = sum(lengths)
+    per_sequence: set[str] = set()  # values with a single row for each sequence
+    for op in graph.ops:
+        source = op.get("in")
+        if op["op"] in ("pool", "select") or source in per_sequence:
+            per_sequence.add(op["out"])
+        rows = len(lengths) if source in per_sequence else tokens
+        if op["op"] == "embed":
+            yield Work("embedding", elements=EMBED * rows * op["width"] * len(op["tables"]))
+        elif op["op"] == "norm":
+            yield Work("norm", elements=NORM * rows * op["width"])
+        elif op["op"] == "linear":
+            int8 = graph.params[f"{op['weight']}.weight"].dtype.name == "int8"
+            if int8:
+                cost = ROTATE_QUANTIZE if op["rotate"] > 1 else QUANTIZE
+                yield Work("quantize", elements=cost * rows * op["k"])
+            each = EPILOGUE + (ACTIVATION if op["activation"] != "none" else 0)
+            size = op["n"] * op["k"]
+            yield Work("linear", rows * size, int8, each * rows * op["n"], size * (1 if int8 else 4))
+        elif op["op"] == "attention":
+            yield from _attention(op, lengths)
+        else:
+            yield Work("pooling", elements=POOL * tokens if op["op"] == "pool" else 0)
+
+
+def _attention(op: dict[str, Any], lengths: list[int]) -> Iterator[Work]:
+    """Sixteen queries of a head are a vector and a head's channels whole vectors; keys are those of the window."""
+    int8 = op["dtype"] == "int8"
+    scores = sum(op["heads"] * _up(n) * _keys(op, n) for n in lengths)
+    width = (op["heads"] + 2 * op["kv_heads"]) * op["head_dim"]
+    yield Work("split", elements=STORE * sum(lengths) * width)
+    each = SCORE_I8 if int8 else SCORE_F32
+    yield Work("attention", 2 * scores * _up(op["head_dim"]), int8, each * scores)
+
+
+def _keys(op: dict[str, Any], length: int) -> float:
+    left = length if op["left"] < 0 else op["left"]
+    right = 0 if op["causal"] else length if op["right"] < 0 else op["right"]
+    return min(length, left + right + 1)
+
+
+def _up(count: int) -> int:
+    return _ceil(count, 16) * 16
+
+
+def _peak(machine: Machine, int8: bool) -> float:
+    return (machine.int8_peak if int8 else machine.f32_peak) * 1e9
+
+
+def _ceil(count: int, unit: int) -> int:
+    return (count + unit - 1) // unit
+
+
+def _blocks(rows: int, threads: int) -> int:
+    return _ceil(_ceil(rows, BLOCK_ALONE if threads == 1 else BLOCK_SHARED), threads) * threads
+
+
+def _imbalance(rows: int, threads: int) -> float:
+    """How much longer the busiest thread takes than the mean: blocks are whole groups of four rows."""
+    block = 4 * _ceil(_ceil(rows, _blocks(rows, threads)), 4)
+    rounds = _ceil(_ceil(rows, block), threads)
+    return max(1.0, min(rounds * block, rows) * threads / rows)
