@@ -27,7 +27,7 @@ mkdir -p "$build/package" "$build/findings"
 cmake -S . -B "$build/cmake" -G Ninja -DCMAKE_CXX_COMPILER=clang++-19 -DPython_EXECUTABLE="$venv/bin/python" \
   -Dpybind11_DIR="$(python -m pybind11 --cmakedir)" \
   -DPOCKETFORMER_SANITIZE=address,undefined,fuzzer-no-link > "$build/build.log" 2>&1
-nice -n 10 cmake --build "$build/cmake" >> "$build/build.log" 2>&1 || { cat "$build/build.log"; exit 1; }
+nice -n 10 cmake --build "$build/cmake" --target _core fuzz_program >> "$build/build.log" 2>&1 || { cat "$build/build.log"; exit 1; }
 rm -rf "$build/package/pocketformer"
 cp -r python/pocketformer "$build/package/"
 cp "$build"/cmake/_core*.so "$build/package/pocketformer/"
