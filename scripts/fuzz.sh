@@ -65,12 +65,12 @@ for target in "${targets[@]}"; do
     "$(find "$corpus" -type f | wc -l) in the corpus"
 done
 
-if [ -n "${KEEP:-}" ]; then
-  for target in "${targets[@]}"; do
-    rm -rf "$build/minimal/$target"
-    mkdir -p "$build/minimal/$target"
-    fuzz "$target" -merge=1 -max_len=20000 "$build/minimal/$target" "$build/corpus/$target" > "$build/merge.log" 2>&1
-  done
-  tar -cJf fuzz/corpus.tar.xz -C "$build/minimal" --sort=name --owner=0 --group=0 --mtime=@0 "${targets[@]}"
+if [ -n "${KEEP:-}" ]; then  # libFuzzer cannot start itself again under Python: those keep what they found
+  rm -rf "$build/minimal"
+  cp -r "$build/corpus" "$build/minimal"
+  rm -r "$build/minimal/program"
+  mkdir "$build/minimal/program"
+  fuzz program -merge=1 -max_len=20000 "$build/minimal/program" "$build/corpus/program" > "$build/merge.log" 2>&1
+  tar -C "$build/minimal" --sort=name --owner=0 --group=0 --mtime=@0 -cJf fuzz/corpus.tar.xz "${targets[@]}"
   ls -l fuzz/corpus.tar.xz
 fi
