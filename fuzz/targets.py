@@ -13,7 +13,6 @@ import json
 import os
 import random
 import shutil
-import struct
 import sys
 from dataclasses import replace
 from functools import cache
@@ -98,7 +97,7 @@ def mutate_file(content: bytes, most: int, seed: int) -> bytes:
     rng = random.Random(seed)
     try:
         changed = rng.choice(hostile_files.MUTATIONS)(content, rng) if rng.random() < 0.5 else content
-    except (ValueError, LookupError, AttributeError, TypeError, struct.error):  # the header is past reading
+    except hostile_files.PAST_MUTATING:
         changed = content
     return bytes(atheris.Mutate(content, most)) if changed == content or len(changed) > most else changed
 
@@ -109,7 +108,7 @@ def mutate_json(content: bytes, most: int, seed: int) -> bytes:
         record = json.loads(content)
         hostile_files.lie(record, rng)
         changed = json.dumps(record).encode()
-    except (ValueError, LookupError, TypeError):
+    except hostile_files.PAST_MUTATING:
         changed = content
     return bytes(atheris.Mutate(content, most)) if rng.random() < 0.3 or len(changed) > most else changed
 

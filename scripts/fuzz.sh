@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds the runtime with the address and undefined-behaviour sanitizers and runs every fuzzer from the kept corpus.
+# Builds the runtime with the address and undefined-behaviour sanitizers and runs every fuzzer from the kept corpus; fails
+# each allocation in turn; then builds it with the thread sanitizer and runs concurrent sessions.
 #
 #   scripts/fuzz.sh [SECONDS]     SECONDS of fuzzing, shared by the five targets (default 300); 0 runs the corpus alone
 #   KEEP=1 scripts/fuzz.sh 3600   also minimises what was found into fuzz/corpus.tar.xz
@@ -23,11 +24,19 @@ if [ ! -e "$venv/ready" ]; then
 fi
 export PATH=$venv/bin:$PATH
 
+build() {  # folder, sanitizers, targets …
+  local folder=$build/$1 sanitizers=$2
+  shift 2
+  {
+    cmake -S . -B "$folder" -G Ninja -DCMAKE_CXX_COMPILER=clang++-19 -DPython_EXECUTABLE="$venv/bin/python" \
+      -Dpybind11_DIR="$(python -m pybind11 --cmakedir)" -DPOCKETFORMER_SANITIZE="$sanitizers" &&
+      nice -n 10 cmake --build "$folder" --target "$@"
+  } > "$folder.log" 2>&1 || { cat "$folder.log"; exit 1; }
+}
+
 mkdir -p "$build/package" "$build/findings"
-cmake -S . -B "$build/cmake" -G Ninja -DCMAKE_CXX_COMPILER=clang++-19 -DPython_EXECUTABLE="$venv/bin/python" \
-  -Dpybind11_DIR="$(python -m pybind11 --cmakedir)" \
-  -DPOCKETFORMER_SANITIZE=address,undefined,fuzzer-no-link > "$build/build.log" 2>&1
-nice -n 10 cmake --build "$build/cmake" --target _core fuzz_program >> "$build/build.log" 2>&1 || { cat "$build/build.log"; exit 1; }
+build cmake address,undefined,fuzzer-no-link _core fuzz_program drive_memory
+build threads thread drive_threads
 rm -rf "$build/package/pocketformer"
 cp -r python/pocketformer "$build/package/"
 cp "$build"/cmake/_core*.so "$build/package/pocketformer/"
@@ -64,6 +73,9 @@ for target in "${targets[@]}"; do
   echo "$target: $(grep -oE 'number_of_executed_units: [0-9]+' "$build/$target.log" | grep -oE '[0-9]+') inputs," \
     "$(find "$corpus" -type f | wc -l) in the corpus"
 done
+
+echo "memory: $(ASAN_OPTIONS='' "$build/cmake/fuzz/drive_memory" | tail -n 1)"
+echo "threads: $("$build/threads/fuzz/drive_threads")"
 
 if [ -n "${KEEP:-}" ]; then  # libFuzzer cannot start itself again under Python: those keep what they found
   rm -rf "$build/minimal"

@@ -109,3 +109,5 @@ def rebuilt(header: dict[str, Any], content: bytes) -> bytes:
 
 
 MUTATIONS = (truncate, flip_header, flip_data, lie_in_entry, lie_in_metadata)
+PAST_MUTATING = (ValueError, LookupError, AttributeError, TypeError, OverflowError, struct.error)
+"""What a mutation raises when earlier ones left no header to read."""

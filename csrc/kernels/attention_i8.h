@@ -83,7 +83,9 @@ void store_i8(const StoreI8Args& s) {
         sum = V::add_i32(sum, k);
       }
       s.kv.k_scale[at] = amax * (1.0f / 127.0f);
-      s.kv.k_start[at] = -V::kActivationOffset * V::reduce_add_i32(sum);
+      // Unsigned: hostile weights lead to infinities, which some CPUs convert to −2^31.
+      s.kv.k_start[at] = static_cast<int32_t>(0u - static_cast<uint32_t>(V::kActivationOffset) *
+                                                       static_cast<uint32_t>(V::reduce_add_i32(sum)));
     }
   }
   for (int h = 0; h < s.kv_heads; ++h)
