@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import struct
 import tracemalloc
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from hostile_files import flip_data, flip_header, lie_in_entry, lie_in_metadata, truncate
+from hostile_files import flip_data, flip_header, header_end, lie_in_entry, lie_in_metadata, rebuilt, truncate
 from pocket_helpers import MODEL, TEXT, TOKENIZER_JSON, tiny_graph
 from pocketformer.compress.pack import pack_graph
 from pocketformer.compress.quantize import quantize_graph
-from pocketformer.errors import PocketFileError
+from pocketformer.errors import CheckpointError, PocketFileError
+from pocketformer.importers.weights import open_weights
 from pocketformer.pocketfile import read_pocket, write_pocket
 
 CASES = 500  # of each mutation below
@@ -62,3 +64,18 @@ def test_a_lying_length_allocates_nothing(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 1_000_000
+
+
+def test_an_empty_tensor_of_impossible_shape(original: bytes, tmp_path: Path) -> None:
+    """Its bytes fit, as there are none; numpy has no array of that shape."""
+    header = json.loads(original[8 : header_end(original)])
+    path = tmp_path / "empty.pocket"
+    for shape in ([0, 2**62], [0, 2**62, 2**62]):
+        header["empty"] = {"dtype": "I8", "shape": shape, "data_offsets": [0, 0]}
+        path.write_bytes(rebuilt(header, original))
+        with pytest.raises(PocketFileError, match="'shape' is a list of"):
+            read_pocket(path)
+        single = json.dumps({"empty": header["empty"]}).encode()
+        (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(single)) + single)
+        with pytest.raises(CheckpointError, match="'empty' has the shape"):
+            open_weights(tmp_path)

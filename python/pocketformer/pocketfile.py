@@ -242,13 +242,13 @@ _Entry = tuple[str, "np.dtype[Any]", tuple[int, ...], int, int]
 
 _ENTRY = {
     "dtype": one_of(*DTYPES),
-    "shape": Field(lambda shape: _are_sizes(shape, 8), "a list of at most 8 integers ≥ 0"),
-    "data_offsets": Field(lambda pair: _are_sizes(pair, 2) and len(pair) == 2, "a list of two integers ≥ 0"),
+    "shape": Field(lambda shape: _are_sizes(shape, 1, 8), "a list of at most 8 integers ≥ 1"),
+    "data_offsets": Field(lambda pair: _are_sizes(pair, 0, 2) and len(pair) == 2, "a list of two integers ≥ 0"),
 }
 
 
-def _are_sizes(value: Any, most: int) -> bool:
-    return isinstance(value, list) and len(value) <= most and all(type(n) is int and 0 <= n < 2**63 for n in value)
+def _are_sizes(value: Any, low: int, most: int) -> bool:
+    return isinstance(value, list) and len(value) <= most and all(type(n) is int and low <= n < 2**63 for n in value)
 
 
 def _entries(header: dict[str, Any], data_bytes: int) -> list[_Entry]:
