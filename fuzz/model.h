@@ -26,7 +26,7 @@ struct Model {
       linear(name + ".qkv", in, 3 * kHeads * kHeadDim, kHidden, "none", "");
       tensor("bias", DType::kF32, {kHeads, 48});
       graph_.ops.emplace_back(AttentionSpec{name + ".qkv", name + ".mixed", int8 ? "int8" : "fp32", "bias", kHeads,
-                                           kHeads, kHeadDim, 5, -1, 0.3, false});
+                                            kHeads, kHeadDim, 5, -1, 0.3, false});
       linear(name + ".out", name + ".mixed", kHidden, kHeads * kHeadDim, "none", in);
       tensor(name + ".norm.weight", DType::kF32, {48});
       graph_.ops.emplace_back(NormSpec{name + ".out", name + ".normed", name + ".norm", "layer", kHidden, 1e-6});

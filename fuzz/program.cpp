@@ -68,7 +68,7 @@ class Decoder {
   bool wrong() { return bytes_.ConsumeIntegral<uint8_t>() >= 240; }
 
   int64_t size() {
-    constexpr int64_t kOdd[] = {0,   -1,  15,  16,      17,      63,      64,        65,        128,       256,
+    constexpr int64_t kOdd[] = {0,   -1,  15,  16,      17,      63,      64,       65,       128,       256,
                                 257, 512, 768, 1 << 20, 1 << 24, 1 << 30, 1L << 31, 1L << 32, INT64_MAX, INT64_MIN};
     const int byte = bytes_.ConsumeIntegral<uint8_t>();
     return byte < 232 ? 1 + byte % 116 : kOdd[static_cast<size_t>(byte - 232) % std::size(kOdd)];
@@ -162,7 +162,8 @@ class Decoder {
     const auto* from = static_cast<const int8_t*>(found->second.data);
     std::fill_n(to, shape[0] * shape[2], 0);
     for (int64_t p = 0; p < shape[0]; ++p) {
-      for (int64_t i = 0; i < shape[1] * shape[2] * shape[3]; ++i) to[p * shape[2] + i / shape[3] % shape[2]] += *from++;
+      for (int64_t i = 0; i < shape[1] * shape[2] * shape[3]; ++i)
+        to[p * shape[2] + i / shape[3] % shape[2]] += *from++;
     }
   }
 
@@ -187,7 +188,8 @@ class Decoder {
       const int index = wrong() ? bytes_.ConsumeIntegralInRange(0, 2) : i;
       const int64_t offset = index == 1 ? bytes_.ConsumeIntegralInRange<int64_t>(0, 4) : or_wrong(0);
       const int64_t reach[] = {graph_.vocab_size, graph_.max_length, graph_.type_vocab_size};
-      const int64_t rows = or_wrong(std::clamp<int64_t>(reach[index], -1, 1 << 30) + std::clamp<int64_t>(offset, -1, 8));
+      const int64_t rows =
+          or_wrong(std::clamp<int64_t>(reach[index], -1, 1 << 30) + std::clamp<int64_t>(offset, -1, 8));
       const std::string weights = name();
       const bool panels = i == 0 && bytes_.ConsumeBool();
       op.tables.push_back({weights, word(kIndices[index]), rows, offset, panels ? rotation(op.width) : or_wrong(0)});
@@ -217,7 +219,8 @@ class Decoder {
       case 6:
         return attention(in);
       case 7:
-        graph_.ops.emplace_back(PoolSpec{in.name, define(in.width), word(bytes_.PickValueInArray({"mean", "cls", "max"}))});
+        graph_.ops.emplace_back(
+            PoolSpec{in.name, define(in.width), word(bytes_.PickValueInArray({"mean", "cls", "max"}))});
         return;
       case 8:
         graph_.ops.emplace_back(SelectSpec{in.name, define(in.width)});
@@ -315,8 +318,13 @@ Batch batch(FuzzedDataProvider& bytes, const Program& program) {
   if (bytes.ConsumeIntegralInRange(0, 15) == 15) b.offsets.back() += bytes.ConsumeIntegral<int8_t>();
   const bool selects = program.selects != (bytes.ConsumeIntegralInRange(0, 15) == 15);
   const int64_t none = 0;
-  b.input = {b.ids.data(),  b.types.empty() ? nullptr : b.types.data(), b.offsets.data(), nullptr, b.ids.size(),
-             b.offsets.size() - 1, selects ? b.rows.size() : 0};
+  b.input = {b.ids.data(),
+             b.types.empty() ? nullptr : b.types.data(),
+             b.offsets.data(),
+             nullptr,
+             b.ids.size(),
+             b.offsets.size() - 1,
+             selects ? b.rows.size() : 0};
   if (selects) b.input.rows = b.rows.empty() ? &none : b.rows.data();
   if (selects && b.rows.empty()) b.input.rows = b.offsets.data();
   return b;

@@ -19,7 +19,9 @@
 
 using namespace pocketformer;
 
-extern "C" __attribute__((visibility("default"))) const char* __tsan_default_options() { return "die_after_fork=0:halt_on_error=1"; }
+extern "C" __attribute__((visibility("default"))) const char* __tsan_default_options() {
+  return "die_after_fork=0:halt_on_error=1";
+}
 
 namespace {
 
@@ -32,7 +34,8 @@ void check(bool condition, const char* what) {
 }
 
 // Each of `callers` threads has a session of its own; together they want more threads than the pool has.
-void concurrent(const Model& model, const Compiled& program, const std::vector<float>& expected, int callers, int rounds) {
+void concurrent(const Model& model, const Compiled& program, const std::vector<float>& expected, int callers,
+                int rounds) {
   std::vector<std::thread> threads;
   for (int caller = 0; caller < callers; ++caller) {
     threads.emplace_back([&, caller] {

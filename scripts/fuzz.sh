@@ -63,7 +63,7 @@ LD_PRELOAD=$runtime python fuzz/seeds.py "$build/corpus"
 for target in "${targets[@]}"; do
   corpus=$build/corpus/$target
   mkdir -p "$corpus"
-  options=(-max_len=20000 -len_control=20 -timeout=60 -rss_limit_mb=4096 "-artifact_prefix=$build/findings/$target-")
+  options=(-max_len=20000 -len_control=20 -timeout=300 -rss_limit_mb=4096 "-artifact_prefix=$build/findings/$target-")
   if [ "$seconds" -eq 0 ]; then options+=(-runs=0); else options+=("-max_total_time=$((seconds / 5 + 1))"); fi
   if ! fuzz "$target" "${options[@]}" -print_final_stats=1 "$corpus" > "$build/$target.log" 2>&1; then
     tail -n 60 "$build/$target.log"

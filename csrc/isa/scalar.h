@@ -115,7 +115,9 @@ struct Isa {
     return lanes<F>([&](int i) { return round1(a.v[i]); });
   }
   // 0 for NaN and what int32 does not hold: hostile weights lead there, and C++ leaves it undefined.
-  static POCKETFORMER_INLINE int32_t int1(float x) { return std::fabs(x) < 2147483648.0f ? static_cast<int32_t>(x) : 0; }
+  static POCKETFORMER_INLINE int32_t int1(float x) {
+    return std::fabs(x) < 2147483648.0f ? static_cast<int32_t>(x) : 0;
+  }
   static POCKETFORMER_INLINE F scale2(F x, F n) {
     return lanes<F>([&](int i) {
       const uint32_t exponent = static_cast<uint32_t>(int1(n.v[i]) + 127) << 23;

@@ -1,7 +1,7 @@
 // Preloaded: fails one allocation of the thread that asks for it. What counts are operator new, which in this process
-// is the extension's, mappings, and blocks from a page on, which hold arrays. Left alone are Python's own small objects,
-// as an interpreter without room for those cannot even raise, and the 24 bytes by which pybind11 remembers an object:
-// its constructors do not survive their absence (a double free or std::terminate in 3.1.0).
+// is the extension's, mappings, and blocks from a page on, which hold arrays. Left alone are Python's own small
+// objects, as an interpreter without room for those cannot even raise, and the 24 bytes by which pybind11 remembers an
+// object: its constructors do not survive their absence (a double free or std::terminate in 3.1.0).
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
