@@ -19,6 +19,8 @@ import pytest
 
 from models import model_folder
 from pocket_helpers import MODEL, TEXT, TOKENIZER_JSON, tiny_graph
+from pocketformer.cli import main
+from pocketformer.commands import info
 from pocketformer.compress.pack import pack_graph
 from pocketformer.graph import Graph
 from pocketformer.pocketfile import read_pocket, write_pocket
@@ -100,12 +102,25 @@ def test_a_full_disk(tmp_path: Path) -> None:
             text=True,
         )
         assert done.returncode == 2
-        assert "No space left on device" in done.stderr
+        assert "No space left on device; free some and try again" in done.stderr
         assert done.stderr.count("\n") == 1
         assert path.read_bytes() == old
         assert alone(path)
     finally:
         subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_the_command_line_explains_lack_of_memory(
+    target: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: object) -> None:
+        raise MemoryError("std::bad_alloc")
+
+    monkeypatch.setattr(info, "execute", fail)
+    assert main(["info", str(target)]) == 2
+    assert capsys.readouterr().err == (
+        "pocketformer: error: out of memory; close other programs, or give fewer or shorter texts at once\n"
+    )
 
 
 def test_killed_at_any_time(target: Path) -> None:
