@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test tools lint bench format clean dist/installed
+.PHONY: help demo test tools lint fuzz bench format clean dist/installed
 
 PYTHON ?= python3
 POCKETFORMER_CACHE ?= $(HOME)/.cache/pocketformer
@@ -15,7 +15,7 @@ python_version = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_i
 test_venv = $(POCKETFORMER_CACHE)/venv-$(python_version)-$(shell sha256sum pyproject.toml | cut -c1-12)
 test_bin = $(test_venv)/bin
 sources = $(shell find csrc python -type f -not -name '*.so' -not -name '*.pyc') CMakeLists.txt pyproject.toml README.md
-python_files = python tests scripts bench
+python_files = python tests scripts bench fuzz
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -39,7 +39,10 @@ lint: $(test_venv)/ready  ## ruff, mypy and clang-format
 	$(test_bin)/ruff check $(python_files)
 	$(test_bin)/ruff format --check $(python_files)
 	$(test_bin)/mypy
-	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.inc' | xargs $(test_bin)/clang-format --dry-run -Werror
+	find csrc fuzz tests/native -name '*.h' -o -name '*.cpp' -o -name '*.inc' | xargs $(test_bin)/clang-format --dry-run -Werror
+
+fuzz: tools  ## five minutes of fuzzing under the sanitizers
+	scripts/fuzz.sh 300
 
 bench: .venv/installed  ## measure MiniLM on this machine
 	.venv/bin/pocketformer demo --json > /dev/null
@@ -48,7 +51,7 @@ bench: .venv/installed  ## measure MiniLM on this machine
 format: $(test_venv)/ready  ## format Python and C++ in place
 	$(test_bin)/ruff check --fix $(python_files)
 	$(test_bin)/ruff format $(python_files)
-	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.inc' | xargs $(test_bin)/clang-format -i
+	find csrc fuzz tests/native -name '*.h' -o -name '*.cpp' -o -name '*.inc' | xargs $(test_bin)/clang-format -i
 
 clean:  ## remove what was built here (not the cache)
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

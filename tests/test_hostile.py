@@ -8,46 +8,18 @@ import struct
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from hostile_files import flip_data, flip_header, header_end, lie_in_entry, lie_in_metadata, rebuilt, truncate
 from pocket_helpers import MODEL, TEXT, TOKENIZER_JSON, tiny_graph
 from pocketformer.compress.pack import pack_graph
 from pocketformer.compress.quantize import quantize_graph
-from pocketformer.errors import PocketFileError
+from pocketformer.errors import CheckpointError, PocketFileError
+from pocketformer.importers.weights import open_weights
 from pocketformer.pocketfile import read_pocket, write_pocket
 
 CASES = 500  # of each mutation below
-
-LIES: list[Any] = [
-    *(
-        None,
-        True,
-        False,
-        -1,
-        0,
-        1,
-        2,
-        3,
-        15,
-        16,
-        17,
-        63,
-        64,
-        65,
-        255,
-        256,
-        257,
-        2**31 - 1,
-        2**31,
-        2**32,
-        2**63,
-        2**64,
-        10**40,
-    ),
-    *(0.5, -0.5, 1e38, 1e39, 1e308, "", "x", "ids", "int8", "fp32", "F32", "I8", "tokens", [], [0], [[]], {}, {"a": 1}),
-]
 
 
 @pytest.fixture(scope="module")
@@ -56,77 +28,6 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     graph = pack_graph(quantize_graph(tiny_graph(task="fill_mask", relative=True, layers=1)))
     write_pocket(path, graph, MODEL, TEXT, TOKENIZER_JSON)
     return path.read_bytes()
-
-
-def header_end(content: bytes) -> int:
-    return 8 + int(struct.unpack("<Q", content[:8])[0])
-
-
-def truncate(content: bytes, rng: random.Random) -> bytes:
-    end = rng.choice((len(content), header_end(content), 64))
-    return content[: rng.randrange(end)]
-
-
-def flip_header(content: bytes, rng: random.Random) -> bytes:
-    return flip(content, rng, 0, header_end(content))
-
-
-def flip_data(content: bytes, rng: random.Random) -> bytes:
-    return flip(content, rng, header_end(content), len(content))
-
-
-def flip(content: bytes, rng: random.Random, begin: int, end: int) -> bytes:
-    changed = bytearray(content)
-    for _ in range(rng.choice((1, 1, 2, 8))):
-        changed[rng.randrange(begin, end)] ^= 1 << rng.randrange(8)
-    return bytes(changed)
-
-
-def lie_in_entry(content: bytes, rng: random.Random) -> bytes:
-    """One number, name or list in one tensor's entry is another."""
-    header = json.loads(content[8 : header_end(content)])
-    name = rng.choice([name for name in header if name != "__metadata__"])
-    lie(header[name], rng)
-    return rebuilt(header, content)
-
-
-def lie_in_metadata(content: bytes, rng: random.Random) -> bytes:
-    """One value of the graph, or of the model's or the text's description, is another."""
-    header = json.loads(content[8 : header_end(content)])
-    metadata = header["__metadata__"]
-    key = rng.choice(("graph", "graph", "graph", "model", "text"))
-    described = json.loads(metadata[key])
-    lie(described, rng)
-    metadata[key] = json.dumps(described)
-    return rebuilt(header, content)
-
-
-def lie(record: Any, rng: random.Random) -> None:
-    """Replaces, removes, doubles or swaps one thing somewhere below ``record``."""
-    keys = list(record) if isinstance(record, dict) else list(range(len(record)))
-    if not keys:
-        return
-    key = rng.choice(keys)
-    if isinstance(record[key], dict | list) and record[key] and rng.random() < 0.8:
-        lie(record[key], rng)
-        return
-    action = rng.randrange(6)
-    if action == 0:
-        del record[key]
-    elif action == 1:
-        record[key], record[other] = record[other := rng.choice(keys)], record[key]
-    elif action == 2 and isinstance(record, list):
-        record.append(record[key])
-    elif action == 3 and isinstance(record[key], int):
-        record[key] += rng.choice((-1, 1, 16, 64, 2**31))
-    else:
-        record[key] = rng.choice(LIES)
-
-
-def rebuilt(header: dict[str, Any], content: bytes) -> bytes:
-    encoded = json.dumps(header).encode()
-    encoded = encoded.ljust(-(-(8 + len(encoded)) // 64) * 64 - 8)
-    return struct.pack("<Q", len(encoded)) + encoded + content[header_end(content) :]
 
 
 @pytest.mark.parametrize("mutate", [truncate, flip_header, flip_data, lie_in_entry, lie_in_metadata])
@@ -163,3 +64,18 @@ def test_a_lying_length_allocates_nothing(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 1_000_000
+
+
+def test_an_empty_tensor_of_impossible_shape(original: bytes, tmp_path: Path) -> None:
+    """Its bytes fit, as there are none; numpy has no array of that shape."""
+    header = json.loads(original[8 : header_end(original)])
+    path = tmp_path / "empty.pocket"
+    for shape in ([0, 2**62], [0, 2**62, 2**62]):
+        header["empty"] = {"dtype": "I8", "shape": shape, "data_offsets": [0, 0]}
+        path.write_bytes(rebuilt(header, original))
+        with pytest.raises(PocketFileError, match="'shape' is a list of"):
+            read_pocket(path)
+        single = json.dumps({"empty": header["empty"]}).encode()
+        (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(single)) + single)
+        with pytest.raises(CheckpointError, match="'empty' has the shape"):
+            open_weights(tmp_path)

@@ -322,9 +322,16 @@ double best_rate(int64_t milliseconds, int64_t rounds, Work work) {
   using Clock = std::chrono::steady_clock;
   at_least("milliseconds", milliseconds, 1, 60'000);
   const py::gil_scoped_release no_gil;
+  constexpr std::chrono::milliseconds kInterruptPeriod{50};
   const auto end = Clock::now() + std::chrono::milliseconds(milliseconds);
+  auto next_poll = Clock::now() + kInterruptPeriod;
   double best = 0;
   do {
+    if (Clock::now() >= next_poll) {  // Ctrl-C
+      const py::gil_scoped_acquire gil;
+      if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+      next_poll = Clock::now() + kInterruptPeriod;
+    }
     const auto start = Clock::now();
     const auto units = static_cast<double>(work(rounds));
     const std::chrono::duration<double, std::nano> spent = Clock::now() - start;

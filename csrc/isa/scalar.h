@@ -116,16 +116,20 @@ struct Isa {
   static POCKETFORMER_INLINE F round(F a) {
     return lanes<F>([&](int i) { return round1(a.v[i]); });
   }
+  // 0 for NaN and what int32 does not hold: hostile weights lead there, and C++ leaves it undefined.
+  static POCKETFORMER_INLINE int32_t int1(float x) {
+    return std::fabs(x) < 2147483648.0f ? static_cast<int32_t>(x) : 0;
+  }
   static POCKETFORMER_INLINE F scale2(F x, F n) {
     return lanes<F>([&](int i) {
-      const uint32_t exponent = static_cast<uint32_t>(static_cast<int32_t>(n.v[i]) + 127) << 23;
+      const uint32_t exponent = static_cast<uint32_t>(int1(n.v[i]) + 127) << 23;
       float power;
       std::memcpy(&power, &exponent, 4);
       return x.v[i] * power;
     });
   }
   static POCKETFORMER_INLINE I to_i32(F a) {
-    return lanes<I>([&](int i) { return static_cast<int32_t>(round1(a.v[i])); });
+    return lanes<I>([&](int i) { return int1(round1(a.v[i])); });
   }
   static POCKETFORMER_INLINE F to_f32(I a) {
     return lanes<F>([&](int i) { return static_cast<float>(a.v[i]); });

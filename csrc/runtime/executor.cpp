@@ -48,7 +48,7 @@ class Worker {
   void run() {
     for (const Stage& stage : program_.stages) {
       plan_.columns ? run_columns(stage) : run_rows(stage);
-      if (shared_.stop.load(std::memory_order_relaxed)) return;
+      if (stopped()) return;
     }
   }
 
@@ -57,10 +57,11 @@ class Worker {
     const int rows = execution_.rows[static_cast<int>(stage.domain)],
               block = plan_.block[static_cast<int>(stage.domain)];
     const int blocks = static_cast<int>((static_cast<int64_t>(rows) + block - 1) / block);
-    for (int b; (b = shared_.next_block.fetch_add(1, std::memory_order_relaxed)) < blocks;) {
+    for (int b; !stopped() && (b = shared_.next_block.fetch_add(1, std::memory_order_relaxed)) < blocks;) {
       begin_ = scratch_begin_ = b * block;
       end_ = std::min(rows, begin_ + block);
       for (const Step& step : stage.steps) visit(step);
+      poll();  // a stage of a large batch takes seconds
     }
     poll();
     meet();
@@ -87,6 +88,8 @@ class Worker {
   void meet() {
     barrier_.wait([&] { shared_.next_block.store(0, std::memory_order_relaxed); });
   }
+
+  bool stopped() const { return shared_.stop.load(std::memory_order_relaxed); }
 
   void poll() {
     const Interrupt& interrupt = execution_.interrupt;

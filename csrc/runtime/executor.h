@@ -17,7 +17,7 @@ struct alignas(64) StepTimes {
   int64_t nanoseconds[std::variant_size_v<Step>];
 };
 
-// Asked by the calling thread between stages, not more often than every 50 ms; true ends the run early.
+// Asked by the calling thread between blocks of rows, not more often than every 50 ms; true ends the run early.
 struct Interrupt {
   bool (*requested)(void* context) = nullptr;
   void* context = nullptr;

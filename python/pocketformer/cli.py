@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -23,7 +24,7 @@ COMMANDS: dict[str, ModuleType] = {
     "predict": predict,
     "demo": demo,
 }
-EXPECTED_ERRORS = (OSError, ValueError, ImportError, RuntimeError, TaskError)
+EXPECTED_ERRORS = (OSError, ValueError, ImportError, RuntimeError, MemoryError, TaskError)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -87,6 +88,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def _explain(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}; check the path"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"{error.strerror}; free some and try again, the old file is unchanged"
+    if isinstance(error, MemoryError):
+        return "out of memory; close other programs, or give fewer or shorter texts at once"
     return " ".join(str(error).split())  # one line
 
 

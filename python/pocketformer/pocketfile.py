@@ -136,24 +136,36 @@ def _header(graph: Graph, model: dict[str, Any], text: dict[str, Any], tensors: 
 
 @contextlib.contextmanager
 def _replacing(path: str) -> Iterator[IO[bytes]]:
-    """A temporary file beside ``path`` that takes its place when the block ends, and vanishes when it raises."""
+    """A file that takes the place of ``path`` when the block ends, and vanishes when it raises or the process dies."""
     folder, name = os.path.split(path)
+    folder = folder or os.curdir
     temporary = os.path.join(folder, f".{name}.{os.urandom(4).hex()}.tmp")
+    nameless = _open_nameless(folder)
     try:
-        with open(temporary, "xb") as file:
+        with nameless or open(temporary, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
+            if nameless:  # os.link follows the symbolic link only when given a folder, which an absolute path ignores
+                os.link(f"/proc/self/fd/{file.fileno()}", temporary, src_dir_fd=file.fileno(), follow_symlinks=True)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
-    directory = os.open(folder or os.curdir, os.O_RDONLY)
+    directory = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(directory)  # the rename itself must survive a power cut
     finally:
         os.close(directory)
+
+
+def _open_nameless(folder: str) -> IO[bytes] | None:
+    """A new file that has no name yet, so that even a killed process leaves nothing; None where the system has none."""
+    try:
+        return os.fdopen(os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o666), "wb")
+    except OSError:  # some network and FAT file systems; or the folder is missing, which the next open reports
+        return None
 
 
 def _dump(value: Any) -> str:
@@ -230,13 +242,13 @@ _Entry = tuple[str, "np.dtype[Any]", tuple[int, ...], int, int]
 
 _ENTRY = {
     "dtype": one_of(*DTYPES),
-    "shape": Field(lambda shape: _are_sizes(shape, 8), "a list of at most 8 integers ≥ 0"),
-    "data_offsets": Field(lambda pair: _are_sizes(pair, 2) and len(pair) == 2, "a list of two integers ≥ 0"),
+    "shape": Field(lambda shape: _are_sizes(shape, 1, 8), "a list of at most 8 integers ≥ 1"),
+    "data_offsets": Field(lambda pair: _are_sizes(pair, 0, 2) and len(pair) == 2, "a list of two integers ≥ 0"),
 }
 
 
-def _are_sizes(value: Any, most: int) -> bool:
-    return isinstance(value, list) and len(value) <= most and all(type(n) is int and 0 <= n < 2**63 for n in value)
+def _are_sizes(value: Any, low: int, most: int) -> bool:
+    return isinstance(value, list) and len(value) <= most and all(type(n) is int and low <= n < 2**63 for n in value)
 
 
 def _entries(header: dict[str, Any], data_bytes: int) -> list[_Entry]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from .config import read_json
 Float32 = NDArray[np.float32]
 
 _DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+MAX_EXTENT = 2**31 - 1
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
 
 
@@ -147,5 +149,7 @@ def _read_header(path: Path) -> Iterator[tuple[str, _Entry]]:
         header: dict[str, Any] = json.loads(file.read(length))
     for name, info in header.items():
         if name != "__metadata__":
+            if 0 in info["shape"] and prod(filter(None, info["shape"])) > MAX_EXTENT:  # others are as large as the file
+                raise CheckpointError(f"{path}: tensor {name!r} has the shape {info['shape']}; the file is damaged")
             begin, end = (8 + length + offset for offset in info["data_offsets"])
             yield name, _Entry(path, info["dtype"], tuple(info["shape"]), begin, end)

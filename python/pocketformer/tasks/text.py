@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,13 +67,11 @@ class TextReader:
 
     def windows(self, question: str, context: str) -> list[Encoding]:
         """``question`` with each window of ``context``."""
-        try:
+        with _explained(
+            ValueError,
+            f"the question {question[:60]!r} leaves no room for its context in {self.max_length} tokens: shorten it",
+        ):
             encoding = self.tokenizer.encode(self._prepared(question), self._prepared(context))
-        except Exception as error:  # tokenizers raises bare Exceptions
-            raise ValueError(
-                f"the question {question[:60]!r} leaves no room for its context in {self.max_length} tokens: shorten "
-                f"it ({error})"
-            ) from None
         return [encoding, *encoding.overflowing]
 
     def types(self, encodings: Iterable[Encoding]) -> list[Ids] | None:
@@ -82,11 +81,12 @@ class TextReader:
     def _encode(self, texts: Sequence[str], fast: bool) -> list[Encoding]:
         tokenizer = self.tokenizer
         prepared = [self._prepared(text) for text in texts]
-        if len(prepared) == 1 or not self._parallel:  # encode_batch would start the tokenizer's own threads
-            encodings = [tokenizer.encode(text) for text in prepared]
-        else:
-            batch = getattr(tokenizer, "encode_batch_fast", tokenizer.encode_batch) if fast else tokenizer.encode_batch
-            encodings = batch(prepared)
+        batch = getattr(tokenizer, "encode_batch_fast", tokenizer.encode_batch) if fast else tokenizer.encode_batch
+        with _explained(PocketFileError, f"{self._file.path}: its tokenizer fails: compress the model again"):
+            if len(prepared) == 1 or not self._parallel:  # encode_batch would start the tokenizer's own threads
+                encodings = [tokenizer.encode(text) for text in prepared]
+            else:
+                encodings = batch(prepared)
         for text, encoding in zip(texts, encodings, strict=True):
             if not encoding.ids:
                 raise ValueError(f"the text {text[:60]!r} has no tokens, and this tokenizer adds none; leave it out")
@@ -122,7 +122,7 @@ class TextReader:
             )
         from tokenizers import Tokenizer
 
-        try:
+        with _explained(PocketFileError, f"{self._file.path}: the tokenizer cannot be used: compress the model again"):
             tokenizer: Tokenizer = Tokenizer.from_buffer(content)
             tokenizer.no_padding()
             if self._pairs:
@@ -131,11 +131,18 @@ class TextReader:
                 )
             else:
                 tokenizer.enable_truncation(self.max_length)
-        except Exception as error:  # tokenizers raises bare Exceptions
-            raise PocketFileError(
-                f"{self._file.path}: the tokenizer cannot be used ({error}): compress the model again"
-            ) from None
         return tokenizer
+
+
+@contextmanager
+def _explained(kind: type[Exception], message: str) -> Iterator[None]:
+    """What the tokenizers library raises, bare Exceptions and Rust's panics, as ``kind``."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, MemoryError, TypeError):
+        raise
+    except BaseException as error:  # a panic is no Exception
+        raise kind(f"{message} ({error})") from None
 
 
 def as_list(texts: str | Iterable[str]) -> tuple[list[str], bool]:

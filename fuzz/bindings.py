@@ -1,0 +1,327 @@
+"""Calls of everything that ``_core`` binds, with arguments made of arbitrary bytes.
+
+Each call starts from arguments that fit, with up to three of them then spoilt: another dtype, shape, layout, alignment
+or type, a number far away. What fits runs on arrays that end where their memory ends, so that the address sanitizer
+sees a step beyond.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from atheris import FuzzedDataProvider
+
+from hostile_files import LIES, lie
+from pocketformer import _core
+from pocketformer.graph import Array
+from pocketformer.layout import attention_bias_width, fp32_panels, int8_panels, round_up
+from runtime_helpers import encoder, tensors
+
+REFUSALS = (ValueError, TypeError, MemoryError)  # TypeError: pybind11, when no signature fits
+
+_libc = ctypes.CDLL(None)
+_libc.free.argtypes = [ctypes.c_void_p]
+
+NUMBERS = (0, 1, -1, 2, 3, 15, 16, 17, 64, 127, 128, 129, 256, 2**24, 2**24 + 1, 2**31 - 1, 2**31, 2**32, 2**63 - 1)
+FLOATS = (0.0, 1.0, -1.0, 1e-30, 1e30, float("inf"), float("-inf"), float("nan"))
+ACTIVATIONS = ("none", "gelu", "gelu_tanh", "relu", "silu", "tanh")
+GRAPHS = [
+    (graph.description(), tensors(graph))
+    for graph in (encoder(w, task=t, relative=True, layers=1) for w in ("fp32", "int8") for t in ("embed", "fill_mask"))
+]
+
+
+def exact(shape: tuple[int, ...], dtype: Any) -> Array:
+    """An aligned array at the end of its block."""
+    dtype = np.dtype(dtype)
+    size = int(np.prod(shape)) * dtype.itemsize
+    pointer = ctypes.c_void_p()
+    if _libc.posix_memalign(ctypes.byref(pointer), 64, max(size, 1)):
+        raise MemoryError
+    assert pointer.value is not None
+    memory = (ctypes.c_char * max(size, 1)).from_address(pointer.value)
+    weakref.finalize(memory, _libc.free, pointer)
+    return np.frombuffer(memory, np.uint8, size).view(dtype).reshape(shape)
+
+
+class Call:
+    """One call's choices, taken from the fuzzer's bytes."""
+
+    def __init__(self, content: bytes) -> None:
+        self.bytes = FuzzedDataProvider(content)
+
+    def upto(self, low: int, high: int) -> int:
+        return int(self.bytes.ConsumeIntInRange(low, high))
+
+    def pick(self, *options: Any) -> Any:
+        return options[self.upto(0, len(options) - 1)]
+
+    def array(self, *shape: int, dtype: Any = np.float32, high: int | None = None) -> Array:
+        """Random values; integers below ``high``."""
+        array = exact(shape, dtype)
+        rng = np.random.default_rng(self.upto(0, 255))
+        if array.dtype.kind == "f":
+            array[...] = rng.standard_normal(shape) * self.pick(1, 1, 1, 1e-30, 1e30)
+            if array.size and self.upto(0, 9) == 9:
+                array.flat[rng.integers(array.size)] = self.pick(*FLOATS)
+        elif high is not None:
+            array[...] = rng.integers(0, high, shape)
+        else:
+            info = np.iinfo(array.dtype)
+            array[...] = rng.integers(max(info.min, -127), min(info.max, 255) + 1, shape)
+        return array
+
+    def number(self) -> int | float:
+        return self.pick(*NUMBERS, *(-n for n in NUMBERS[3:])) if self.upto(0, 3) else self.pick(*FLOATS)
+
+    def spoilt(self, value: Any) -> Any:
+        if not isinstance(value, np.ndarray):
+            return self.pick(self.number(), None, "", "mean", [], value, True)
+        way = self.upto(0, 13)
+        if way == 0:
+            return value.astype(self.pick("f8", "f4", "i1", "u1", "i4", "i8", "f2", "?", "c8", "O", ">f4", ">i4"))
+        if way == 1:
+            return value[..., ::2]
+        if way == 2:
+            return np.asfortranarray(value)
+        if way == 3:
+            return np.broadcast_to(value.reshape(-1)[:1], value.shape)
+        if way == 4:
+            raw = np.zeros(value.nbytes + 64, np.uint8)
+            return raw[1 : 1 + value.nbytes].view(value.dtype).reshape(value.shape)
+        if way == 5:
+            value.flags.writeable = False
+            return value
+        if way == 6:
+            return self.pick(value.reshape(-1), value[None], value.reshape(-1, 1), value[:0], value[1:], value[:-1])
+        if way == 7:
+            return np.empty((self.pick(0, 2**24, 2**24 + 1, 2**40), 0), value.dtype)
+        if way == 8:
+            return self.pick(None, value.tolist(), "x", value.tobytes(), np.float32(1), memoryview(value), object())
+        if way == 9:
+            return value.view(np.ma.MaskedArray)
+        shape = list(value.shape)
+        shape[self.upto(0, len(shape) - 1)] = self.pick(0, 1, 2, 15, 16, 17, 48, 64, 65, 128)
+        return exact(tuple(shape), value.dtype) if np.prod(shape) < 1 << 20 else None
+
+    def __call__(self, function: Callable[..., Any], arguments: dict[str, Any]) -> None:
+        for _ in range(max(0, self.upto(0, 7) - 4)):
+            name = self.pick(*arguments)
+            arguments[name] = self.spoilt(arguments[name])
+        function(**arguments)
+
+
+def call(content: bytes) -> None:
+    """One call of one bound function; an exception that is not a refusal escapes."""
+    c = Call(content)
+    recipe = c.pick(*RECIPES)
+    try:
+        recipe(c)
+    except REFUSALS:
+        return
+
+
+def _kernels(c: Call) -> _core.Kernels:
+    return _core.Kernels(c.pick(*_core.isas()))
+
+
+def quantize_rows(c: Call) -> None:
+    rows, k = c.upto(1, 20), c.upto(1, 150)
+    arguments = {
+        "x": c.array(rows, round_up(k, 16)),
+        "q": exact((rows, round_up(k, 64)), np.uint8),
+        "scale": exact((rows,), np.float32),
+        "k": k,
+        "rotate": c.pick(0, 0, 2, 4, 16, 64, 128),
+    }
+    c(_kernels(c).quantize_rows, arguments)
+
+
+def _epilogue(c: Call, rows: int, n: int, panels: int) -> dict[str, Any]:
+    return {
+        "out": exact((rows, n + c.pick(0, 16)), np.float32),
+        "panel_begin": c.upto(0, panels),
+        "panel_end": c.upto(-1, panels),
+        "bias": c.pick(None, c.array(n)),
+        "residual": c.pick(None, c.array(rows, n)),
+        "activation": c.pick(*ACTIVATIONS),
+    }
+
+
+def gemm_i8(c: Call) -> None:
+    rows, k, panels = c.upto(1, 40), c.upto(1, 150), c.upto(1, 5)
+    arguments = {
+        "a": c.array(rows, round_up(k, 64), dtype=np.uint8),
+        "a_scale": c.array(rows),
+        "weight": c.array(*int8_panels(panels * 16, k), dtype=np.int8),
+        "w_scale": c.array(panels * 16),
+        "colsum": c.array(panels * 16, dtype=np.int32),
+        "k": k,
+        **_epilogue(c, rows, panels * 16, panels),
+    }
+    c(_kernels(c).gemm_i8, arguments)
+
+
+def gemm_f32(c: Call) -> None:
+    rows, k, panels = c.upto(1, 40), c.upto(1, 70), c.upto(1, 5)
+    arguments = {
+        "a": c.array(rows, round_up(k, 16)),
+        "weight": c.array(*fp32_panels(panels * 16, k)),
+        "k": k,
+        **_epilogue(c, rows, panels * 16, panels),
+    }
+    c(_kernels(c).gemm_f32, arguments)
+
+
+def embed(c: Call) -> None:
+    rows, width, height, panels, int8 = c.upto(1, 20), c.upto(1, 70), c.upto(1, 6), c.pick(0, 1), c.pick(0, 1)
+    dtype, layout = (np.int8, int8_panels) if int8 else (np.float32, fp32_panels)
+    shape: tuple[int, ...] = layout(height * 16, width) if panels else (height, width)
+    entries = height * 16 if panels else height
+    arguments = {
+        "weight": c.array(*shape, dtype=dtype),
+        "scale": c.array(round_up(entries, 16)) if int8 else None,
+        "index": c.array(rows, dtype=np.int32, high=entries + c.pick(0, 0, 0, 1)),
+        "out": exact((rows, round_up(width, 16)), np.float32),
+        "width": width,
+        "rotate": c.pick(0, 0, 2, 4, 16, 64, 128) if panels else 0,
+        "accumulate": not panels and c.pick(True, False),
+    }
+    c(_kernels(c).embed, arguments)
+
+
+def norm(c: Call) -> None:
+    rows, width = c.upto(1, 20), c.upto(1, 150)
+    arguments = {
+        "x": c.array(rows, round_up(width, 16)),
+        "weight": c.array(round_up(width, 16)),
+        "bias": c.pick(None, c.array(round_up(width, 16))),
+        "out": exact((rows, round_up(width, 16)), np.float32),
+        "width": width,
+        "eps": c.pick(1e-12, 1e-6, *FLOATS),
+        "kind": c.pick("layer", "rms"),
+    }
+    c(_kernels(c).norm, arguments)
+
+
+def pool(c: Call) -> None:
+    rows, width = c.upto(1, 20), c.upto(1, 150)
+    arguments = {
+        "x": c.array(rows, round_up(width, 16)),
+        "out": exact((round_up(width, 16),), np.float32),
+        "width": width,
+        "kind": c.pick("mean", "cls", "max"),
+    }
+    c(_kernels(c).pool, arguments)
+
+
+def l2_normalize(c: Call) -> None:
+    rows, width = c.upto(1, 20), c.upto(1, 150)
+    x = c.array(rows, round_up(width, 16))
+    c(_kernels(c).l2_normalize, {"x": x, "out": exact(x.shape, np.float32), "width": width})
+
+
+def attention(c: Call) -> None:
+    """Stores keys and values, then attends to them, each with spoilt arguments of its own."""
+    int8, kv_heads, head_dim, keys = c.pick(True, False), c.upto(1, 3), c.upto(1, 40), c.upto(1, 40)
+    heads, stride, slot = kv_heads * c.upto(1, 3), round_up(head_dim, 16), 16 * c.upto(0, 2)
+    capacity = slot + round_up(keys, 16) + 16 * c.upto(0, 1)
+    q = exact((keys, heads, stride), np.uint8 if int8 else np.float32)
+    scale = c.array(keys, heads)
+    floats, shape = (kv_heads, capacity), (kv_heads, capacity, stride)
+    cache: tuple[Array, ...] = (c.array(*shape), c.array(*shape))
+    if int8:
+        values = (kv_heads, capacity // 4, stride, 4)
+        cache = (
+            *(c.array(*shape, dtype=np.int8), c.array(*floats), c.array(*floats, dtype=np.int32)),
+            *(c.array(*values, dtype=np.int8), c.array(*floats)),
+        )
+    if c.upto(0, 15) == 15:
+        at = c.upto(0, len(cache) - 1)
+        cache = (*cache[:at], c.spoilt(cache[at]), *cache[at + 1 :])
+    if c.upto(0, 31) == 31:
+        cache = cache[1:]
+    common: dict[str, Any] = {"q": q, "cache": cache, "head_dim": head_dim}
+    if int8:
+        common["q_scale"] = scale
+    kernels, width = _kernels(c), round_up((heads + 2 * kv_heads) * head_dim, 16)
+    stored = {**common, "qkv": c.array(keys, width), "slot": slot}
+    c(kernels.store_i8 if int8 else kernels.store_f32, stored)
+    center = keys - 1 + c.upto(0, 3)
+    attended = {
+        **common,
+        "out": exact((keys, round_up(heads * head_dim, 16)), np.float32),
+        "keys": keys,
+        "scale": c.pick(0.25, *FLOATS),
+        "slot": slot,
+        "left": c.upto(-1, keys),
+        "right": c.upto(-1, keys),
+        "bias": c.pick(None, c.array(heads, attention_bias_width(center + 1))),
+        "bias_center": center,
+        "head_begin": c.upto(0, heads),
+        "head_end": c.upto(-1, heads),
+    }
+    c(kernels.attention_i8 if int8 else kernels.attention_f32, attended)
+
+
+def program(c: Call) -> None:
+    """A graph with a few lies in it, run in every way."""
+    graph, arrays = c.pick(*GRAPHS)
+    if lies := c.upto(0, 2):
+        import copy
+        import random
+
+        graph, rng = copy.deepcopy(graph), random.Random(c.upto(0, 2**32))
+        for _ in range(lies):
+            lie(graph, rng)
+    if c.upto(0, 7) == 7:
+        name = c.pick(*arrays)
+        arrays = arrays | {name: c.spoilt(arrays[name].copy())}
+    arguments = {"graph": graph, "tensors": arrays, "isa": c.pick("", *_core.isas())}
+    compiled: list[_core.Program] = []
+    c(lambda **a: compiled.append(_core.Program(**a)), arguments)
+    lengths = [c.upto(0, 45) for _ in range(c.upto(0, 4))]
+    rows = c.upto(0, 5)
+    for function in (compiled[0].arena_bytes,):
+        c(function, {"lengths": lengths, "threads": c.upto(1, 4), "rows": rows, "mode": c.pick("auto", "rows")})
+    made: list[_core.Session] = []
+    options = {"program": compiled[0], "mode": c.pick("auto", "rows", "columns"), "block_rows": c.upto(0, 20)}
+    c(lambda **a: made.append(_core.Session(**a)), options)
+    session, tokens = made[0], sum(lengths)
+    session.profile = c.pick(True, False)
+    inputs = {
+        "ids": c.array(tokens, dtype=np.int32, high=101 + c.pick(0, 0, 0, 1)),
+        "offsets": np.cumsum([0, *lengths], dtype=np.int64),
+        "types": c.pick(None, c.array(tokens, dtype=np.int32, high=2)),
+        "rows": c.array(rows, dtype=np.int64, high=max(1, tokens)) if graph["output"].startswith("lin") else None,
+        "threads": c.upto(1, 3),
+        "out": None,
+    }
+    for _ in range(2):
+        c(session.run, dict(inputs))
+    session.phases()
+    session.trim()
+    c(session.run, dict(inputs))
+
+
+def probes(c: Call) -> None:
+    milliseconds = c.pick(1, 1, 0, -1, 60_001, 2**63, 1.5, None)
+    function = c.pick(_core.probe_int8, _core.probe_f32)
+    function(c.pick("", "scalar", "none", *_core.isas(), 3), milliseconds)
+
+
+def others(c: Call) -> None:
+    """Everything else that is bound, with whatever comes."""
+    names = [name for name in dir(_core) if not name.startswith("_") and not name.startswith("probe")]
+    arguments = [c.pick(c.number(), *LIES, "/nowhere", c.array(3)) for _ in range(c.upto(0, 3))]
+    getattr(_core, c.pick(*names))(*arguments)
+
+
+RECIPES = (
+    *(quantize_rows, gemm_i8, gemm_f32, embed, norm, pool, l2_normalize),
+    *(attention, attention, program, program, others, probes),
+)

@@ -1,0 +1,93 @@
+"""Small valid files to begin with.
+
+    python fuzz/seeds.py FOLDER
+
+writes those of each Python fuzzer to FOLDER/TARGET.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save
+
+from pocket_helpers import MODEL, TEXT, tiny_graph
+from pocketformer.compress.pack import pack_graph
+from pocketformer.compress.quantize import quantize_graph
+from pocketformer.pocketfile import write_pocket
+
+WORDS = ("[UNK]", "[CLS]", "[SEP]", "a", "cat", "sat", "##s", "A")
+SMALL = {"heads": 2, "kv_heads": 1, "head_dim": 5, "hidden": 12, "ffn": 9, "layers": 1, "vocab": 20, "max_length": 8}
+
+
+def tokenizers() -> list[bytes]:
+    """One tokenizer.json for each kind of model."""
+    vocab = {word: index for index, word in enumerate(WORDS)}
+    models = (
+        {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "vocab": vocab},
+        {"type": "WordLevel", "unk_token": "[UNK]", "vocab": vocab},
+        {"type": "BPE", "vocab": vocab | {"ca": 8, "t": 9, "c": 10}, "merges": ["c a", "ca t"], "unk_token": "[UNK]"},
+        {"type": "Unigram", "unk_id": 0, "vocab": [[word, -float(index)] for index, word in enumerate(WORDS)]},
+    )
+    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    pieces = [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    rest = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": 0, "content": "[UNK]", **special}, {"id": 1, "content": "[CLS]", **special}],
+        "normalizer": {
+            "type": "BertNormalizer",
+            **{"clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": True},
+        },
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "BertPreTokenizer"}, {"type": "Whitespace"}]},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": pieces,
+            "pair": [*pieces, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"[CLS]": {"id": "[CLS]", "ids": [1], "tokens": ["[CLS]"]}},
+        },
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+    }
+    return [json.dumps(rest | {"model": model}).encode() for model in models]
+
+
+def pocket_files() -> list[bytes]:
+    contents = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "seed.pocket"
+        for weights in ("int8", "fp32"):
+            for task in ("embed", "fill_mask"):
+                graph = tiny_graph(task=task, relative=task == "fill_mask", **SMALL)
+                packed = pack_graph(quantize_graph(graph) if weights == "int8" else graph)
+                write_pocket(path, packed, MODEL | {"weights": weights, "task": task}, TEXT, tokenizers()[0])
+                contents.append(path.read_bytes())
+    return contents
+
+
+def safetensors_files() -> list[bytes]:
+    rng = np.random.default_rng(0)
+    tensors = {
+        f"layer.{i}": rng.standard_normal(shape).astype(dtype)
+        for i, (shape, dtype) in enumerate((((3, 4), "f4"), ((7,), "f2"), ((0, 5), "f4")))
+    }
+    plain = save(tensors)
+    return [plain, save(tensors | {"ids": np.arange(4)}, {"format": "np"}), plain.replace(b'"F16"', b'"BF16"', 1)]
+
+
+SEEDS = {"pocket": pocket_files, "safetensors": safetensors_files, "tokenizer": tokenizers}
+
+
+def write_seeds(folder: Path) -> None:
+    for name, make in SEEDS.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for index, content in enumerate(make()):
+            (folder / name / f"seed{index}").write_bytes(content)
+
+
+if __name__ == "__main__":
+    write_seeds(Path(sys.argv[1]))
