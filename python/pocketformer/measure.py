@@ -35,7 +35,7 @@ def measure(
     ``peak_share`` of an int8 file is its multiply-adds a second over ``threads`` times what a bare loop of the integer
     instruction reaches on one core at that moment.
     """
-    loads = [_timed(lambda: Engine(path, None)) for _ in range(5)]
+    loads = [timed(lambda: Engine(path, None)) for _ in range(5)]
     reference = Engine(path, None)
     program, graph = reference.program, reference.file.graph
     allowed = [n for n in lengths if n <= program.max_length]
@@ -49,9 +49,9 @@ def measure(
             for length in allowed:
                 call = prepare(engine, length, batch)
                 call()
-                times = _repeated(call, seconds)
+                times = repeated(call, seconds)
                 middle = median(times)
-                macs = multiply_adds(graph, length) * batch
+                macs = sum(multiply_adds(graph, length).values()) * batch
                 runs.append(
                     {
                         "threads": count,
@@ -86,9 +86,9 @@ def prepare(engine: Engine, length: int, batch: int) -> Any:
     return lambda: engine.run(sequences, None, rows)
 
 
-def multiply_adds(graph: Graph, length: int) -> int:
-    """Multiply-adds of one sequence of ``length`` tokens in linear operators and attention."""
-    total = 0
+def multiply_adds(graph: Graph, length: int) -> dict[str, int]:
+    """Multiply-adds of one sequence of ``length`` tokens in the operators ``linear`` and ``attention``."""
+    total = {"linear": 0, "attention": 0}
     per_sequence: set[str] = set()  # values with a single row for each sequence
     for op in graph.ops:
         source = op.get("in")
@@ -96,9 +96,9 @@ def multiply_adds(graph: Graph, length: int) -> int:
             per_sequence.add(op["out"])
         rows = 1 if source in per_sequence else length
         if op["op"] == "linear":
-            total += rows * op["n"] * op["k"]
+            total["linear"] += rows * op["n"] * op["k"]
         elif op["op"] == "attention":
-            total += 2 * op["heads"] * op["head_dim"] * length * length
+            total["attention"] += 2 * op["heads"] * op["head_dim"] * length * length
     return total
 
 
@@ -116,16 +116,16 @@ def _is_int8(engine: Engine) -> bool:
     return bool(engine.file.model["weights"] == "int8")
 
 
-def _timed(call: Any) -> float:
+def timed(call: Any) -> float:
     begin = time.perf_counter()
     call()
     return time.perf_counter() - begin
 
 
-def _repeated(call: Any, seconds: float) -> list[float]:
-    times = [_timed(call)]
+def repeated(call: Any, seconds: float) -> list[float]:
+    times = [timed(call)]
     while sum(times) < seconds or len(times) < 3:
-        times.append(_timed(call))
+        times.append(timed(call))
     return times
 
 
