@@ -420,8 +420,15 @@ def test_probes(isa: str) -> None:
     """A peak is positive and below what any core can do: the loops were not optimised away."""
     assert 0.01 < _core.probe_int8(isa, 5) < 1500
     assert 0.01 < _core.probe_f32(isa, 5) < 600
+    assert 0.01 < _core.probe_int8(isa, 5, threads=2) < 3000
     assert _core.Kernels(isa).isa == isa
 
 
 def test_probe_bandwidth() -> None:
-    assert 0.1 < _core.probe_bandwidth(1) < 1000
+    memory, cache = _core.probe_bandwidth(1), _core.probe_bandwidth(20, bytes=8192)
+    assert 0.1 < memory < cache < 5000
+    assert 0.1 < _core.probe_bandwidth(1, threads=2) < 1000
+    with pytest.raises(ValueError, match="bytes is 100; it must be 4096"):
+        _core.probe_bandwidth(bytes=100)
+    with pytest.raises(ValueError, match="milliseconds is 0; it must be 1"):
+        _core.probe_int8(milliseconds=0)

@@ -1,6 +1,5 @@
 // The kernel tables on numpy arrays, for tests and measurements. A kernel trusts its arguments; here they are checked.
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 
 #include "bindings/arrays.h"
@@ -316,40 +315,6 @@ struct Kernels {
   }
 };
 
-// --- peaks ----------------------------------------------------------------------------------------------------------
-
-// Billions of units a second; `work(n)` does n rounds and returns its units. The best slice: neighbours disturb.
-template <typename Work>
-double best_rate(int64_t milliseconds, int64_t rounds, Work work) {
-  using Clock = std::chrono::steady_clock;
-  at_least("milliseconds", milliseconds, 1, 60'000);
-  const py::gil_scoped_release no_gil;
-  const auto end = Clock::now() + std::chrono::milliseconds(milliseconds);
-  double best = 0;
-  do {
-    const auto start = Clock::now();
-    const auto units = static_cast<double>(work(rounds));
-    const std::chrono::duration<double, std::nano> spent = Clock::now() - start;
-    best = std::max(best, units / spent.count());
-  } while (Clock::now() < end);
-  return best;
-}
-
-double bandwidth(int64_t milliseconds) {
-  constexpr size_t kBytes = size_t{256} << 20;  // beyond every cache
-  AlignedBuffer buffer;
-  buffer.reserve(kBytes);
-  std::memset(buffer.data(), 1, kBytes);  // or every page would be the one page of zeros
-  return best_rate(milliseconds, 1, [&](int64_t) {
-    const auto* words = reinterpret_cast<const uint64_t*>(buffer.data());
-    uint64_t sums[8] = {};
-    for (size_t i = 0; i < kBytes / 8; i += 8)
-      for (size_t j = 0; j < 8; ++j) sums[j] += words[i + j];
-    for (uint64_t& sum : sums) __asm__ volatile("" : : "r"(sum));
-    return kBytes;
-  });
-}
-
 }  // namespace
 
 void bind_kernels(py::module_& m) {
@@ -378,13 +343,6 @@ void bind_kernels(py::module_& m) {
       .def("attention_f32", &Kernels::attention_f32, p("q"), p("cache"), p("out"), p("head_dim"), p("keys"), p("scale"),
            p("first_position") = 0, p("slot") = 0, p("left") = -1, p("right") = -1, p("bias") = none,
            p("bias_center") = 0, p("head_begin") = 0, p("head_end") = -1);
-  m.def(
-      "probe_int8", [](const std::string& isa, int64_t ms) { return best_rate(ms, 20'000, kernels(isa).probe_dot4); },
-      p("isa") = "", p("milliseconds") = 50);
-  m.def(
-      "probe_f32", [](const std::string& isa, int64_t ms) { return best_rate(ms, 20'000, kernels(isa).probe_fma); },
-      p("isa") = "", p("milliseconds") = 50);
-  m.def("probe_bandwidth", &bandwidth, p("milliseconds") = 500);
 }
 
 }  // namespace pocketformer::bindings

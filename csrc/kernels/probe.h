@@ -1,5 +1,5 @@
 // What this CPU can do at most: the product's inner operation on registers alone, in as many independent chains as the
-// product's tile has. Benchmarks quote their speed as a share of this.
+// product's tile has, and reading memory. Benchmarks quote their speed as a share of this.
 #pragma once
 
 #include "kernels/gemm.h"
@@ -15,8 +15,31 @@ POCKETFORMER_INLINE void renew(T& x) {
     V::pin(x);
 }
 
+// Where the product has an inner operation of its own, that is its loop over a panel and rows that stay in the
+// first-level cache: at most 6 KB.
+template <class V>
+int64_t probe_product(int64_t iterations) {
+  constexpr int kRows = V::kGemmRows, kGroups = 64;
+  alignas(64) int8_t weight[kGroups * 4 * kLanes];
+  alignas(64) uint8_t a[kRows * kGroups * 4];
+  std::memset(weight, 1, sizeof weight);
+  std::memset(a, 1, sizeof a);
+  typename V::I acc[kRows];
+  unroll<kRows>([&](auto r) POCKETFORMER_LAMBDA { acc[r] = V::zero_i32(); });
+  const int64_t calls = (iterations + kGroups - 1) / kGroups;
+  for (int64_t n = 0; n < calls; ++n) {
+    __asm__ volatile("" : : "r"(weight), "r"(a) : "memory");  // as if written anew
+    V::template product<kRows>(acc, a, kGroups * 4, weight, kGroups);
+  }
+  unroll<kRows>([&](auto r) POCKETFORMER_LAMBDA { acc[0] = V::add_i32(acc[0], acc[r]); });
+  const int32_t used = V::reduce_add_i32(acc[0]);
+  __asm__ volatile("" : : "r"(used));
+  return calls * kRows * kGroups * 4 * kLanes;
+}
+
 template <class V>
 int64_t probe_dot4(int64_t iterations) {
+  if constexpr (V::kGemmGroups > 1) return probe_product<V>(iterations);
   constexpr int kChains = V::kGemmRows * V::kGemmPanels;
   alignas(64) int8_t ones[64];
   std::memset(ones, 1, sizeof ones);
@@ -57,6 +80,19 @@ int64_t probe_fma(int64_t iterations) {
   const float used = V::reduce_add(acc[0]);
   __asm__ volatile("" : : "m"(used));
   return iterations * kChains * kLanes;
+}
+
+template <class V>
+void probe_read(const void* data, size_t bytes) {
+  constexpr int kChains = 4;
+  const auto* words = static_cast<const int32_t*>(data);
+  typename V::I sum[kChains];
+  unroll<kChains>([&](auto i) POCKETFORMER_LAMBDA { sum[i] = V::zero_i32(); });
+  for (const int32_t* end = words + bytes / sizeof(int32_t); words < end; words += kChains * kLanes)
+    unroll<kChains>([&](auto i) POCKETFORMER_LAMBDA { sum[i] = V::add_i32(sum[i], V::load_i32(words + i * kLanes)); });
+  unroll<kChains>([&](auto i) POCKETFORMER_LAMBDA { sum[0] = V::add_i32(sum[0], sum[i]); });
+  const int32_t used = V::reduce_add_i32(sum[0]);
+  __asm__ volatile("" : : "r"(used));
 }
 
 }  // namespace
