@@ -1,7 +1,7 @@
 """Where the time of a forward pass goes, by phase: ``python -m bench.phases MODEL.pocket``.
 
-Linux's ``perf`` samples one thread of the release build 10,000 times a second, and the line tables say which function each
-sampled instruction was inlined from: nothing is added to the code that runs. The extension must hold its line tables:
+Linux's ``perf`` samples one thread of the release build 10,000 times a second, and the line tables say which function
+each sampled instruction was inlined from: nothing is added to the code that runs. The extension must hold them:
 
     pip install . -C install.strip=false -C cmake.define.CMAKE_CXX_FLAGS=-g1
 """

@@ -192,7 +192,7 @@ class Kernels:
 def probe_int8(isa: str = "", milliseconds: int = 50, threads: int = 1) -> float:
     """Peak of ``threads`` threads together in 10⁹ int8 multiply-adds a second: the product's inner operation alone.
 
-    The best of many short slices that all threads begin together. Raises RuntimeError when other work holds the threads.
+    The best of many short slices that all threads begin together. Raises RuntimeError when the threads are busy.
     """
 
 def probe_f32(isa: str = "", milliseconds: int = 50, threads: int = 1) -> float:
