@@ -65,7 +65,7 @@ void time_passes(bool int8, double seconds) {
   const int64_t offsets[] = {0, kTokens};
   const Input input{ids.data(), nullptr, offsets, nullptr, kTokens, 1, 0};
   std::vector<float> out(static_cast<size_t>(kTokens) * kVocabulary);
-  const double middle = median_seconds(seconds, [&] { session.run(input, 1, out.data()); });
+  const double middle = median_seconds(seconds, 1, [&] { session.run(input, 1, out.data()); });
   std::printf("{\"weights\": \"%s\", \"isa\": \"%s\", \"seconds\": %.9g}\n", int8 ? "int8" : "fp32", kernels().isa,
               middle);
 }

@@ -104,9 +104,9 @@ void measure(int m, int n, int k, int threads, int rounds, double seconds, int b
 #endif
   for (int round = 0; round < rounds; ++round) {
     peaks.push_back(peak(threads));
-    times.push_back(median_seconds(seconds, ours));
+    times.push_back(median_seconds(seconds, threads, ours));
 #ifdef POCKETFORMER_ONEDNN
-    theirs.push_back(median_seconds(seconds, onednn));
+    theirs.push_back(median_seconds(seconds, threads, onednn));
 #endif
   }
   std::printf("{\"m\": %d, \"n\": %d, \"k\": %d, \"threads\": %d, \"isa\": \"%s\"", m, n, k, threads, kernels().isa);

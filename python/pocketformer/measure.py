@@ -110,7 +110,7 @@ def measure(
         "weights": reference.file.model["weights"],
         "isa": program.isa,
         "load_seconds": min(loads),
-        "peak_rss_bytes": _fresh_rss(path),
+        "peak_rss_bytes": fresh_rss(path),
         "runs": runs,
     }
 
@@ -171,7 +171,8 @@ def repeated(call: Callable[[], Any], seconds: float) -> list[float]:
     return times
 
 
-def _fresh_rss(path: str) -> int:
+def fresh_rss(path: str) -> int:
+    """``peak_rss`` of a fresh process that loads the pocket file and runs a sequence of 16 tokens."""
     done = subprocess.run(
         [sys.executable, "-c", _FRESH_PROCESS, os.path.abspath(path)], capture_output=True, text=True, check=True
     )
