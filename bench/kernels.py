@@ -24,7 +24,8 @@ def zeros(*shape: int, dtype: Any = np.float32) -> Array:
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory = np.zeros(size + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
-    return memory[start : start + size].view(dtype).reshape(shape)
+    array: Array = memory[start : start + size].view(dtype).reshape(shape)
+    return array
 
 
 def floats(*shape: int, seed: int = 0) -> Array:
@@ -48,8 +49,8 @@ class Product:
     n: int
     k: int
     isa: str = ""
-    blocks: list[tuple[Array, ...]] = field(init=False, repr=False)
-    weight: tuple[Array, ...] = field(init=False, repr=False)
+    blocks: list[tuple[Array, Array, Array]] = field(init=False, repr=False)
+    weight: Any = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         columns = round_up(self.n, LANES)
@@ -71,11 +72,16 @@ class Product:
         return self.m * self.n * self.k
 
     def __call__(self, panel_end: int = -1) -> None:
-        for a, scale, out in self.blocks:
-            if self.int8:
-                self._kernels.gemm_i8(a, scale, *self.weight, out, self.k, 0, panel_end)
-            else:
-                self._kernels.gemm_f32(a, *self.weight, out, self.k, 0, panel_end)
+        for block in self.blocks:
+            self.block(*block, panel_end=panel_end)
+
+    def block(self, a: Array, scale: Array, out: Array, **options: Any) -> None:
+        """One block of rows; ``options`` as the kernel takes them."""
+        if self.int8:
+            weight, weight_scale, colsum = self.weight
+            self._kernels.gemm_i8(a, scale, weight, weight_scale, colsum, out, self.k, **options)
+        else:
+            self._kernels.gemm_f32(a, self.weight[0], out, self.k, **options)
 
     def empty(self) -> None:
         self(panel_end=0)
@@ -109,7 +115,7 @@ class Attention:
         if self.int8:
             values = zeros(self.heads, capacity // GROUP, stride, GROUP, dtype=np.int8)
             starts = zeros(*scales, dtype=np.int32)
-            self.cache: tuple[Array, ...] = (
+            self.cache: Any = (
                 *(zeros(*keys, dtype=np.int8), zeros(*scales), starts),
                 *(values, zeros(*scales)),
             )
@@ -135,7 +141,7 @@ class Attention:
         if self.int8:
             self._kernels.store_i8(self.qkv, self.q, self.q_scale, self.cache, self.head_dim)
         else:
-            self._kernels.store_f32(self.qkv, self.q, self.cache, self.head_dim)  # type: ignore[arg-type]
+            self._kernels.store_f32(self.qkv, self.q, self.cache, self.head_dim)
 
     def __call__(self, head_end: int = -1) -> None:
         options = {"keys": self.length, "scale": self.head_dim**-0.5, "left": self.left, "right": self.right}
@@ -145,7 +151,12 @@ class Attention:
             )
         else:
             self._kernels.attention_f32(
-                self.q, self.cache, self.out, self.head_dim, head_end=head_end, **options  # type: ignore[arg-type]
+                self.q,
+                self.cache,
+                self.out,
+                self.head_dim,
+                head_end=head_end,
+                **options,
             )
 
     def empty(self) -> None:

@@ -6,6 +6,7 @@ The clock is that of the thread: a neighbour who takes the core away does not co
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.benchmark(timer=time.thread_time)
 everything = pytest.mark.everything
 
 
-def cases(cells: list[tuple[object, ...]], chosen: list[bool]) -> list[object]:
+def cases(cells: Sequence[tuple[object, ...]], chosen: Sequence[bool]) -> list[object]:
     """All cells; those that are not chosen run with ``--everything`` only."""
     return [
         pytest.param(*cell, marks=() if pick else everything, id="-".join(map(str, cell)))
@@ -73,7 +74,9 @@ def attentions() -> list[object]:
                 for length in (128, 512, 2048, 8192):
                     cells.append((weights, head_dim, kind, length))
                     slow = length == 8192 and (kind != "window" or weights == "fp32")
-                    chosen.append(not slow and (weights == "int8" or kind == "full") and (kind, head_dim) != ("causal", 32))
+                    chosen.append(
+                        not slow and (weights == "int8" or kind == "full") and (kind, head_dim) != ("causal", 32)
+                    )
     return cases(cells, chosen)
 
 
@@ -121,14 +124,9 @@ def test_norm(measure: Measure, kind: str, width: int) -> None:
 @pytest.mark.parametrize("weights", ["int8", "fp32"])
 def test_activation(measure: Measure, weights: str, activation: str) -> None:
     """56 × 1536 results of the shortest product, k = 4: what stands beside ``none`` is the activation."""
-    kernels, int8 = _core.Kernels(), weights == "int8"
-    product = Product(int8, 56, 1536, 4)
-    ((a, scale, out),) = product.blocks
-    if int8:
-        call = lambda: kernels.gemm_i8(a, scale, *product.weight, out, 4, activation=activation)  # noqa: E731
-    else:
-        call = lambda: kernels.gemm_f32(a, *product.weight, out, 4, activation=activation)  # noqa: E731
-    measure(call, bytes=out.nbytes)
+    product = Product(weights == "int8", 56, 1536, 4)
+    (block,) = product.blocks
+    measure(lambda: product.block(*block, activation=activation), bytes=block[2].nbytes)
 
 
 @pytest.mark.parametrize("kind", ["mean", "cls", "max"])
