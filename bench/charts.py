@@ -17,7 +17,7 @@ STYLE = {
     "svg.fonttype": "none",  # text stays text: small, searchable, in the page's font
     "svg.hashsalt": "pocketformer",
     "font.family": "sans-serif",
-    "font.size": 11,
+    "font.size": 13,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -36,7 +36,7 @@ def bars(
     """Horizontal bars, one of each name in every group; ``errors`` reach below and above. ``line`` marks a value."""
     with plt.rc_context(STYLE):
         thickness = 0.8 / len(values)
-        figure, axes = plt.subplots(figsize=(6.4, 0.7 + len(groups) * (0.16 + 0.17 * len(values))))
+        figure, axes = plt.subplots(figsize=(6.0, 0.7 + len(groups) * (0.18 + 0.2 * len(values))))
         for i, (name, row) in enumerate(values.items()):
             at = [group + (i + 0.5) * thickness - 0.4 for group in range(len(groups))]
             spread = errors[name] if errors and name in errors else None
@@ -53,7 +53,7 @@ def bars(
 def lines(points: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str) -> str:
     """Lines through (x, y) points, both axes logarithmic."""
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(6.4, 4))
+        figure, axes = plt.subplots(figsize=(6.0, 4))
         for i, (name, row) in enumerate(points.items()):
             axes.plot(*zip(*row, strict=True), marker="o", markersize=4, label=name, color=COLOURS[i % len(COLOURS)])
         axes.set_xscale("log", base=2)
@@ -67,8 +67,7 @@ def lines(points: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str) -
 
 
 def _svg(figure: Any, axes: Any) -> str:
-    columns = 2 if len(axes.get_legend_handles_labels()[0]) <= 4 else 3
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, frameon=False)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False)
     text = io.StringIO()
     figure.savefig(text, format="svg", bbox_inches="tight", transparent=True, metadata={"Date": None})
     plt.close(figure)

@@ -25,6 +25,7 @@ table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tab
 th, td { padding: .25rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #e4e4e4; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; }
 th { font-weight: 600; white-space: normal; vertical-align: bottom; }
+.facts td, .facts th { text-align: left; white-space: normal; }
 .best { font-weight: 600; } .slow { color: #b03a2e; } p.note { color: #555; font-size: .9rem; }
 details { margin: 1rem 0; } summary { cursor: pointer; font-weight: 600; }
 """
@@ -66,6 +67,7 @@ def _head(result: Result) -> Iterator[str]:
                 if name in result
             ),
         ],
+        kind="facts",
     )
     yield _table(
         ("threads", "int8, 10⁹ multiply-adds/s", "fp32, 10⁹ multiply-adds/s", "memory read, GB/s"),
@@ -201,7 +203,8 @@ def _models(result: Result) -> Iterator[str]:
     head = ("model [batch × tokens – threads]", "median, ms", "best, ms", "tokens/s", "of the peak", "of the roofline")
     yield _table((*head, "working memory, MB"), rows)
     yield _note(
-        "Roofline: the larger of multiply-adds at the peak and of reading the weights once, divided by the median."
+        "Roofline: the larger of multiply-adds at the peak and of reading the weights once, divided by the median. "
+        "One thread by its own clock."
     )
     if result.get("fixed_cost"):
         costs = ", ".join(f"{r['weights']} {1e6 * r['seconds']:.1f} µs" for r in result["fixed_cost"])
@@ -247,10 +250,12 @@ def _text(value: object) -> str:
     return value if isinstance(value, _Html) else html.escape(str(value))
 
 
-def _table(head: Sequence[str], rows: Sequence[Row]) -> str:
+def _table(head: Sequence[str], rows: Sequence[Row], kind: str = "") -> str:
     top = "".join(f"<th>{_text(cell)}</th>" for cell in head)
     body = "\n".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+    return (
+        f'<div class="wide"><table class="{kind}"><thead><tr>{top}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+    )
 
 
 def _note(text: str) -> str:

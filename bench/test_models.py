@@ -1,7 +1,11 @@
-"""Whole models: latency by length, batch and threads; loading; memory; fixed cost. ``pytest bench/test_models.py``."""
+"""Whole models: latency by length, batch and threads; loading; memory; fixed cost. ``pytest bench/test_models.py``.
+
+One thread is timed by its own clock, which stands while a neighbour has the core; several are by the wall's.
+"""
 
 from __future__ import annotations
 
+import time
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +20,8 @@ from pocketformer.engine import Engine
 from pocketformer.fetch import cache_folder, fetch
 from pocketformer.measure import fresh_rss, multiply_adds, prepare
 
-THREADS = sorted({1, _core.default_threads()})
+one_thread = pytest.mark.benchmark(timer=time.thread_time)
+THREADS = [pytest.param(n, marks=one_thread if n == 1 else ()) for n in sorted({1, _core.default_threads()})]
 MINILM = ((1, 16), (1, 32), (1, 128), (1, 256), (1, 512), (8, 128), (32, 128))  # batch × tokens
 BERT_BASE = ((1, 32), (1, 128), (1, 512))
 
@@ -50,6 +55,7 @@ def test_minilm_int8(measure: Measure, batch: int, tokens: int, threads: int) ->
     forward(measure, minilm("int8"), "int8", batch, tokens, threads)
 
 
+@one_thread
 @pytest.mark.parametrize(("batch", "tokens"), cells(MINILM[::2]))
 def test_minilm_fp32(measure: Measure, batch: int, tokens: int) -> None:
     forward(measure, minilm("fp32"), "fp32", batch, tokens, 1)
@@ -61,6 +67,7 @@ def test_bert_base_shape_int8(measure: Measure, batch: int, tokens: int, threads
     forward(measure, bert_base(fetch("minilm")), "int8", batch, tokens, threads)
 
 
+@one_thread
 @pytest.mark.parametrize("weights", ["int8", "fp32"])
 def test_load(measure: Measure, weights: str) -> None:
     path = minilm(weights)
@@ -74,6 +81,7 @@ def test_memory_of_a_fresh_process(measure: Measure, weights: str) -> None:
     measure(lambda: fresh_rss(path), peak_rss_bytes=fresh_rss(path))
 
 
+@one_thread
 @pytest.mark.parametrize("weights", ["int8", "fp32"])
 def test_fixed_cost(measure: Measure, tmp_path: Path, weights: str) -> None:
     """A forward pass with next to no arithmetic, through the session; bench/native/fixed_cost.cpp is without Python."""
@@ -83,6 +91,7 @@ def test_fixed_cost(measure: Measure, tmp_path: Path, weights: str) -> None:
     measure(lambda: session.run(ids, offsets))
 
 
+@one_thread
 @pytest.mark.parametrize("weights", ["int8", "fp32"])
 def test_fixed_cost_of_an_engine(measure: Measure, tmp_path: Path, weights: str) -> None:
     """The same with what ``Model`` does around the session: choosing one, joining sequences."""
