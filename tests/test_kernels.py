@@ -415,6 +415,24 @@ def test_read_only_outputs_are_refused() -> None:
         kernels("scalar").l2_normalize(x, out, 26)
 
 
+def test_good_arguments_are_not_described() -> None:
+    """A message is put together when there is one: asking numpy for a shape's text takes longer than a small product."""
+    asked: list[str] = []
+
+    class Watched(np.ndarray):
+        def __getattribute__(self, name: str) -> Any:
+            asked.append(name)
+            return super().__getattribute__(name)
+
+    x = fresh((3, 16), fill=0).view(Watched)
+    kernels("scalar").l2_normalize(x, fresh((3, 16)), 16)
+    assert asked == []
+    with pytest.raises(
+        ValueError, match=r"x is float32 of shape \(3, 16\); it must have shape \(3, 17 or more by 16s\)"
+    ):
+        kernels("scalar").l2_normalize(x, fresh((3, 16)), 17)
+
+
 @every_isa
 def test_probes(isa: str) -> None:
     """A peak is positive and below what any core can do: the loops were not optimised away."""

@@ -33,17 +33,24 @@ struct Extent {
   }
 };
 
+struct Extents {
+  const std::vector<Extent>& all;
+
+  friend std::ostream& operator<<(std::ostream& out, const Extents& extents) {
+    for (const Extent& extent : extents.all) out << (&extent != &extents.all.front() ? ", " : "") << extent.text();
+    return out;
+  }
+};
+
 template <typename T>
 Operand<T> input(Object object, const char* name, const std::vector<Extent>& extents, bool write = false) {
   const auto array = array_of<std::remove_const_t<T>>(object, name, static_cast<int>(extents.size()));
   Operand<T> operand{const_cast<T*>(array.data()), {array.shape(), array.shape() + array.ndim()}};
   bool fits = true;
-  std::string wanted;
   for (size_t i = 0; i < extents.size(); ++i) {
     fits = fits && extents[i].fits(array.shape(static_cast<py::ssize_t>(i)));
-    wanted += (i != 0 ? ", " : "") + extents[i].text();
   }
-  require(fits, name, " is ", describe(object), "; it must have shape (", wanted, ")");
+  require(fits, name, " is ", describe(object), "; it must have shape (", Extents{extents}, ")");
   require(reinterpret_cast<uintptr_t>(operand.data) % kAlignment == 0, name, " does not start at a multiple of ",
           kAlignment, " bytes; copy it to an aligned array");
   require(!write || array.writeable(), name, " is read-only; pass a writable array");
@@ -60,7 +67,9 @@ const T* optional(Object object, const char* name, const std::vector<Extent>& ex
   return object.is_none() ? nullptr : input<const T>(object, name, extents).data;
 }
 
-int64_t at_least(const char* name, int64_t value, int64_t least, int64_t most = 1 << 24) {
+constexpr int64_t kMost = 1 << 24;
+
+int64_t at_least(const char* name, int64_t value, int64_t least, int64_t most = kMost) {
   require(value >= least && value <= most, name, " is ", value, "; it must be ", least, " to ", most);
   return value;
 }
@@ -70,16 +79,18 @@ int64_t rows_of(Object object, const char* name) {
   require(py::isinstance<py::array>(object), name, " is ", describe(object), "; pass a numpy array");
   const auto array = py::reinterpret_borrow<py::array>(object);
   require(array.ndim() >= 1, name, " is ", describe(object), "; it must have rows");
-  return at_least(concat("the number of rows of ", name).c_str(), array.shape(0), 1);
+  const int64_t rows = array.shape(0);
+  require(rows >= 1 && rows <= kMost, "the number of rows of ", name, " is ", rows, "; it must be 1 to ", kMost);
+  return rows;
 }
 
 template <typename T, size_t N>
 T choice(const char* name, const std::string& value, const std::pair<const char*, T> (&choices)[N]) {
-  std::string known;
   for (const auto& [text, result] : choices) {
     if (value == text) return result;
-    known += concat(known.empty() ? "" : ", ", text);
   }
+  std::string known;
+  for (const auto& entry : choices) known += concat(known.empty() ? "" : ", ", entry.first);
   throw std::invalid_argument(concat(name, " is '", value, "'; it must be one of ", known));
 }
 
