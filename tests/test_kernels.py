@@ -416,7 +416,7 @@ def test_read_only_outputs_are_refused() -> None:
 
 
 def test_good_arguments_are_not_described() -> None:
-    """A message is put together when there is one: asking numpy for a shape's text takes longer than a small product."""
+    """A message is put together when there is one: a shape as text costs more than a small product."""
     asked: list[str] = []
 
     class Watched(np.ndarray):
