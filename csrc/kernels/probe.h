@@ -1,4 +1,4 @@
-// What this CPU can do at most: the product's inner operation on registers alone, in as many independent chains as the
+// What this CPU can do at most: the product's inner operation, in as many independent chains as the
 // product's tile has, and reading memory. Benchmarks quote their speed as a share of this.
 #pragma once
 
@@ -43,13 +43,15 @@ int64_t probe_dot4(int64_t iterations) {
   constexpr int kChains = V::kGemmRows * V::kGemmPanels;
   alignas(64) int8_t ones[64];
   std::memset(ones, 1, sizeof ones);
-  typename V::B x = V::load_b(ones), w = x;
+  typename V::B w = V::load_b(ones);
   typename V::I acc[kChains];
   unroll<kChains>([&](auto i) POCKETFORMER_LAMBDA { acc[i] = V::zero_i32(); });
   for (int64_t n = 0; n < iterations; ++n) {
     renew<V>(w);
     unroll<V::kGemmRows>([&](auto r) POCKETFORMER_LAMBDA {
-      renew<V>(x);  // as if broadcast anew for each row
+      // Anew for each row, and known to repeat four bytes: what AVX2 derives from it is shared as in the product.
+      __asm__ volatile("" : : "r"(ones) : "memory");
+      const typename V::B x = V::broadcast_b(ones + 4 * (r % 16));
       unroll<V::kGemmPanels>([&](auto c) POCKETFORMER_LAMBDA {
         constexpr int i = r * V::kGemmPanels + c;
         acc[i] = V::dot4(acc[i], x, w);
