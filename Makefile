@@ -12,8 +12,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # The test environment outlives the checkout: torch is large. Other Python, other pyproject.toml: another environment.
 python_version = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-test_venv = $(POCKETFORMER_CACHE)/venv-$(python_version)-$(shell sha256sum pyproject.toml | cut -c1-12)
+environment = $(python_version)-$(shell sha256sum pyproject.toml | cut -c1-12)
+test_venv = $(POCKETFORMER_CACHE)/venv-$(environment)
 test_bin = $(test_venv)/bin
+bench_venv = $(POCKETFORMER_CACHE)/bench-venv-$(environment)
+bench_bin = $(bench_venv)/bin
 sources = $(shell find csrc python -type f -not -name '*.so' -not -name '*.pyc') CMakeLists.txt pyproject.toml README.md
 python_files = python tests scripts bench fuzz
 
@@ -44,9 +47,11 @@ lint: $(test_venv)/ready  ## ruff, mypy and clang-format
 fuzz: tools  ## five minutes of fuzzing under the sanitizers
 	scripts/fuzz.sh 300
 
-bench: .venv/installed  ## measure MiniLM on this machine
-	.venv/bin/pocketformer demo --json > /dev/null
-	.venv/bin/pocketformer bench '$(POCKETFORMER_CACHE)/all-MiniLM-L6-v2.int8.pocket'
+# BENCH_OPTIONS=--everything takes an hour. The first run also fills the environment and converts the models.
+bench: $(bench_venv)/ready  ## measure kernels, models and other runtimes (10 minutes): bench-results/
+	$(bench_bin)/pip install --quiet --force-reinstall --no-deps . -C build-dir=build/bench \
+		-C cmake.define.POCKETFORMER_NATIVE_BENCH=ON -C cmake.define.dnnl_DIR='$(bench_venv)/lib/cmake/dnnl'
+	$(bench_bin)/python -m bench.run --native build/bench/bench/native $(BENCH_OPTIONS)
 
 format: $(test_venv)/ready  ## format Python and C++ in place
 	$(test_bin)/ruff check --fix $(python_files)
@@ -54,7 +59,7 @@ format: $(test_venv)/ready  ## format Python and C++ in place
 	find csrc fuzz tests/native -name '*.h' -o -name '*.cpp' -o -name '*.inc' | xargs $(test_bin)/clang-format -i
 
 clean:  ## remove what was built here (not the cache)
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist bench-results .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 dist/wheel: $(sources)
 	@echo "Building the wheel (a few minutes) ..."
@@ -65,6 +70,11 @@ dist/wheel: $(sources)
 # Always: other checkouts share the environment.
 dist/installed: dist/wheel $(test_venv)/ready
 	$(test_bin)/pip install --quiet --force-reinstall --no-deps dist/*.whl
+
+$(bench_venv)/ready: | dist/wheel
+	$(PYTHON) -m venv $(bench_venv)
+	$(bench_bin)/pip install --quiet "$$(echo dist/*.whl)[bench]"
+	touch $@
 
 $(test_venv)/ready: | dist/wheel
 	$(PYTHON) -m venv $(test_venv)

@@ -15,6 +15,7 @@ import pytest
 
 import pocketformer
 from models import model_folder
+from pocketformer import _core
 from pocketformer.cli import COMMANDS, main
 from pocketformer.demo_texts import SENTENCES
 from task_models import make
@@ -92,9 +93,18 @@ def test_bench(run: Any, minilm_int8: Path) -> None:
     assert [(row["batch"], row["length"]) for row in result["runs"]] == [(1, 16), (2, 16)]
     for row in result["runs"]:
         assert 0 < row["best"] <= row["median"]
-        assert 0 < row["peak_share"] < 1.5
+        assert 0 < row["peak_share"] <= row["roofline_share"] < 1.5
     assert 30e6 < result["peak_rss_bytes"] < 80e6
     assert "tokens/s" in run("bench", minilm_int8, *options)
+
+
+def test_bench_peak(run: Any) -> None:
+    result = run("bench", "--peak", "--threads", 1, 2, "--seconds", 0.01, "--json")
+    assert [row["threads"] for row in result["peaks"]] == [1, 2]
+    assert [row["isa"] for row in result["isas"]] == _core.isas()
+    assert min(row[key] for row in result["peaks"] for key in ("int8_gmacs", "fp32_gmacs", "read_gbps")) > 0.1
+    assert result["isas"][0]["int8_gmacs"] > result["isas"][-1]["int8_gmacs"]  # the best table first, scalar last
+    assert "memory read" in run("bench", "--peak", "--threads", 1, "--seconds", 0.01)
 
 
 def test_demo(run: Any) -> None:
@@ -145,6 +155,7 @@ def test_demo_answers_its_own_queries(minilm_int8: Path, capsys: pytest.CaptureF
         (["encode", "MODEL", "--input", "/nowhere.txt"], "/nowhere.txt: No such file"),
         (["encode", "MODEL", "--input", "/dev/null"], "the input is empty"),
         (["run", "MODEL", "text", "--question", "why"], "task is 'embed'"),
+        (["bench"], "there is nothing to measure; give a pocket file, --peak"),
         (["bench", "MODEL", "--lengths", "9999"], "all lengths are above 512"),
         (["info", "MODEL", "--lengths", "513"], "513"),
     ],

@@ -415,13 +415,38 @@ def test_read_only_outputs_are_refused() -> None:
         kernels("scalar").l2_normalize(x, out, 26)
 
 
+def test_good_arguments_are_not_described() -> None:
+    """A message is put together when there is one: a shape as text costs more than a small product."""
+    asked: list[str] = []
+
+    class Watched(np.ndarray):
+        def __getattribute__(self, name: str) -> Any:
+            asked.append(name)
+            return super().__getattribute__(name)
+
+    x = fresh((3, 16), fill=0).view(Watched)
+    kernels("scalar").l2_normalize(x, fresh((3, 16)), 16)
+    assert asked == []
+    with pytest.raises(
+        ValueError, match=r"x is float32 of shape \(3, 16\); it must have shape \(3, 17 or more by 16s\)"
+    ):
+        kernels("scalar").l2_normalize(x, fresh((3, 16)), 17)
+
+
 @every_isa
 def test_probes(isa: str) -> None:
     """A peak is positive and below what any core can do: the loops were not optimised away."""
     assert 0.01 < _core.probe_int8(isa, 5) < 1500
     assert 0.01 < _core.probe_f32(isa, 5) < 600
+    assert 0.01 < _core.probe_int8(isa, 5, threads=2) < 3000
     assert _core.Kernels(isa).isa == isa
 
 
 def test_probe_bandwidth() -> None:
-    assert 0.1 < _core.probe_bandwidth(1) < 1000
+    memory, cache = _core.probe_bandwidth(1), _core.probe_bandwidth(20, bytes=8192)
+    assert 0.1 < memory < cache < 5000
+    assert 0.1 < _core.probe_bandwidth(1, threads=2) < 1000
+    with pytest.raises(ValueError, match="bytes is 100; it must be 4096"):
+        _core.probe_bandwidth(bytes=100)
+    with pytest.raises(ValueError, match="milliseconds is 0; it must be 1"):
+        _core.probe_int8(milliseconds=0)

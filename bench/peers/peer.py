@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,8 +27,12 @@ def benchmark_environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")}
 
 
-def available(cache: Path, wanted: Sequence[str] = ()) -> list[str]:
-    """Names of the runners that can run here (of ``wanted``, or of all); prints why each other one is skipped.
+def say_skipped(name: str, reason: str) -> None:
+    print(f"skipped {name}: {reason}", file=sys.stderr)
+
+
+def available(cache: Path, wanted: Sequence[str] = (), skipped: Callable[[str, str], None] = say_skipped) -> list[str]:
+    """Names of the runners that can run here (of ``wanted``, or of all); tells why each other one is skipped.
 
     Raises ValueError for a name that no runner has.
     """
@@ -41,7 +45,7 @@ def available(cache: Path, wanted: Sequence[str] = ()) -> list[str]:
         if reason is None:
             names.append(name)
         else:
-            print(f"skipped {name}: {reason}", file=sys.stderr)
+            skipped(name, reason)
     return names
 
 
@@ -66,9 +70,10 @@ class Peer:
         self.version: str = self._reply()
         self._process.send_signal(signal.SIGSTOP)
 
-    def measure(self, ids: list[list[int]], *, seconds: float, least: int) -> list[float]:
+    def measure(self, ids: list[list[int]], *, seconds: float, least: int, clock: str = "wall") -> list[float]:
         """Seconds of each call; see worker.measure."""
-        times: list[float] = self._ask({"do": "measure", "ids": ids, "seconds": seconds, "least": least})
+        request = {"do": "measure", "ids": ids, "seconds": seconds, "least": least, "clock": clock}
+        times: list[float] = self._ask(request)
         return times
 
     def embed(self, ids: list[list[int]]) -> list[list[float]]:

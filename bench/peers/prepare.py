@@ -1,8 +1,9 @@
 """Makes every runtime's files of one model: ``python -m bench.peers.prepare MODEL_FOLDER``.
 
-MODEL_FOLDER is a Hugging Face folder of a BERT sentence encoder with mean pooling (all-MiniLM-L6-v2). Existing
-files are kept (``--force`` makes them anew); what needs an absent package is skipped. Each runtime is given its best:
-attention as ONNX Runtime's fusions expect it, and of several int8 files the one that runs fastest here.
+MODEL_FOLDER is a Hugging Face folder of a BERT sentence encoder with mean pooling (all-MiniLM-L6-v2); with
+``--bert-base`` only its tokenizer is taken, and the model is a random one of BERT-base's shape. Existing files are kept
+(``--force`` makes them anew); what needs an absent package is skipped. Each runtime is given its best: attention as its
+fusions expect it, and of several int8 files the one that runs fastest here.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 
 from bench.peers.peer import default_cache
 from bench.peers.texts import texts
+from bench.random_models import bert_base_folder
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 Feed = dict[str, NDArray[np.int64]]
@@ -58,6 +60,24 @@ def onnx(model: Path, cache: Path) -> None:
     quantize_onnx([plain, fused], folder / "int8.onnx")
 
 
+def sentence_encoder(encoder: Any) -> Any:
+    """A torch module around ``encoder`` with mean pooling and normalisation. The mask reaches attention as a sum."""
+    import torch
+
+    class Encoder(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = encoder
+
+        def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any) -> Any:
+            excluded = (1.0 - attention_mask[:, None, None, :].float()) * torch.finfo(torch.float32).min
+            hidden = self.encoder(input_ids, attention_mask=excluded, token_type_ids=token_type_ids).last_hidden_state
+            weight = attention_mask[:, :, None].to(hidden.dtype)
+            return torch.nn.functional.normalize((hidden * weight).sum(1) / weight.sum(1), dim=1)
+
+    return Encoder().eval()
+
+
 def export_onnx(model: Path, target: Path) -> tuple[int, int]:
     """Writes the graph with pooling and normalisation; returns (heads, width)."""
     import torch
@@ -69,23 +89,12 @@ def export_onnx(model: Path, target: Path) -> tuple[int, int]:
         scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]) + mask
         return (torch.softmax(scores, -1) @ value).transpose(1, 2).contiguous(), None
 
-    class Encoder(torch.nn.Module):  # type: ignore[misc]
-        def __init__(self, encoder: Any) -> None:
-            super().__init__()
-            self.encoder = encoder
-
-        def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any) -> Any:
-            excluded = (1.0 - attention_mask[:, None, None, :].float()) * torch.finfo(torch.float32).min
-            hidden = self.encoder(input_ids, attention_mask=excluded, token_type_ids=token_type_ids).last_hidden_state
-            weight = attention_mask[:, :, None].to(hidden.dtype)
-            return torch.nn.functional.normalize((hidden * weight).sum(1) / weight.sum(1), dim=1)
-
     ALL_ATTENTION_FUNCTIONS.register("fusible", attention)
     encoder = AutoModel.from_pretrained(model, dtype=torch.float32)
     encoder.config._attn_implementation = "fusible"
     ids = torch.randint(1000, 20000, (2, 9))
     torch.onnx.export(
-        Encoder(encoder).eval(),
+        sentence_encoder(encoder),
         (ids, torch.ones_like(ids), torch.zeros_like(ids)),
         str(target),
         input_names=list(INPUTS),
@@ -131,26 +140,47 @@ def onnx_session(path: Path) -> Callable[[Feed], Any]:
 
 
 def openvino(model: Path, cache: Path) -> None:
-    """fp32.xml from plain.onnx; int8.xml quantized with 300 calibration texts, the faster of the two presets."""
+    """fp32.xml and int8.xml from plain.onnx, fp32-sdpa.xml and int8-sdpa.xml from torch with its fused attention.
+
+    OpenVINO has an operator for fused attention, which wins for some lengths and loses for others: both take part. int8
+    is quantized with 300 calibration texts, the faster of the two presets.
+    """
     import nncf
     import openvino as ov
 
     folder = cache / "openvino"
     folder.mkdir(exist_ok=True)
-    plain = ov.convert_model(cache / "onnx" / "plain.onnx")
-    ov.save_model(plain, folder / "fp32.xml", compress_to_fp16=False)
     samples = nncf.Dataset(list(calibration(model)))
-    with tempfile.TemporaryDirectory() as scratch:
-        candidates = []
-        for preset in (nncf.QuantizationPreset.MIXED, nncf.QuantizationPreset.PERFORMANCE):
-            quantized = nncf.quantize(
-                plain, samples, model_type=nncf.ModelType.TRANSFORMER, preset=preset, subset_size=300
-            )
-            candidates.append(Path(scratch) / f"{preset.value}.xml")
-            ov.save_model(quantized, candidates[-1])
-        chosen = fastest(candidates, openvino_request)
-        for suffix in (".xml", ".bin"):
-            shutil.copy(chosen.with_suffix(suffix), folder / f"int8{suffix}")
+    for suffix, plain in (("", ov.convert_model(cache / "onnx" / "plain.onnx")), ("-sdpa", openvino_sdpa(model))):
+        ov.save_model(plain, folder / f"fp32{suffix}.xml", compress_to_fp16=False)
+        with tempfile.TemporaryDirectory() as scratch:
+            candidates = []
+            for preset in (nncf.QuantizationPreset.MIXED, nncf.QuantizationPreset.PERFORMANCE):
+                quantized = nncf.quantize(
+                    plain, samples, model_type=nncf.ModelType.TRANSFORMER, preset=preset, subset_size=300
+                )
+                candidates.append(Path(scratch) / f"{preset.value}.xml")
+                ov.save_model(quantized, candidates[-1])
+            chosen = fastest(candidates, openvino_request)
+            for ending in (".xml", ".bin"):
+                shutil.copy(chosen.with_suffix(ending), folder / f"int8{suffix}{ending}")
+
+
+def openvino_sdpa(model: Path) -> Any:
+    """The encoder read from torch itself, where attention is one ``scaled_dot_product_attention``."""
+    import openvino as ov
+    import torch
+    from transformers import AutoModel
+
+    encoder = AutoModel.from_pretrained(model, dtype=torch.float32, attn_implementation="sdpa")
+    ids = torch.randint(1000, 20000, (2, 9))
+    example = dict(zip(INPUTS, (ids, torch.ones_like(ids), torch.zeros_like(ids)), strict=True))
+    converted = ov.convert_model(
+        sentence_encoder(encoder), example_input=example, input=[(name, [-1, -1], ov.Type.i64) for name in INPUTS]
+    )
+    if not any(op.get_type_name() == "ScaledDotProductAttention" for op in converted.get_ops()):
+        raise RuntimeError("OpenVINO found no fused attention in the encoder: look at how transformers calls it")
+    return converted
 
 
 def openvino_request(path: Path) -> Callable[[Feed], Any]:
@@ -214,21 +244,26 @@ STEPS: tuple[tuple[Callable[[Path, Path], None], str | None], ...] = (
     (huggingface, "huggingface/config.json"),
     (pocket, None),
     (onnx, "onnx/int8.onnx"),
-    (openvino, "openvino/int8.bin"),
+    (openvino, "openvino/int8-sdpa.bin"),
     (ctranslate2, "ctranslate2/fp32/model.bin"),
 )
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="local Hugging Face folder of all-MiniLM-L6-v2")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="where the files go")
+    parser.add_argument(
+        "--bert-base", action="store_true", help="random weights of BERT-base's shape instead of its own"
+    )
     parser.add_argument("--force", action="store_true", help="make existing files anew")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if not (arguments.model / "config.json").is_file():
         parser.error(f"model {arguments.model} has no config.json: name a local Hugging Face folder")
 
     arguments.cache.mkdir(parents=True, exist_ok=True)
+    if arguments.bert_base:
+        arguments.model = bert_base_folder(arguments.model, arguments.cache / "source")
     warnings.simplefilter("ignore")  # the converters' deprecations are not ours to mend
     for step, proof in STEPS:
         if proof and (arguments.cache / proof).exists() and not arguments.force:

@@ -139,6 +139,16 @@ class OpenVinoInt8Fp32(OpenVinoInt8):
     config: ClassVar[dict[str, Any]] = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
+class OpenVinoInt8Sdpa(OpenVinoInt8):
+    """Exported with fused attention."""
+
+    name, file = "openvino-int8-sdpa", "openvino/int8-sdpa.xml"
+
+
+class OpenVinoInt8SdpaFp32(OpenVinoInt8Fp32):
+    name, file = "openvino-int8-sdpa-f32", "openvino/int8-sdpa.xml"
+
+
 class OpenVinoFp32(OpenVino):
     """Held to fp32: where the CPU has bf16 instructions OpenVINO would otherwise compute in bf16."""
 
@@ -205,6 +215,8 @@ RUNNERS: dict[str, type[Runner]] = {
         OnnxRuntimeFp32,
         OpenVinoInt8,
         OpenVinoInt8Fp32,
+        OpenVinoInt8Sdpa,
+        OpenVinoInt8SdpaFp32,
         OpenVinoFp32,
         CTranslate2Int8,
         CTranslate2Fp32,

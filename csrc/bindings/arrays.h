@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <ostream>
 #include <string>
 #include <type_traits>
 
@@ -24,13 +25,20 @@ constexpr const char* dtype_name() {
   return "int64";
 }
 
-inline std::string describe(const py::handle& object) {
-  if (!py::isinstance<py::array>(object))
-    return "a " + py::cast<std::string>(py::type::handle_of(object).attr("__name__"));
-  const auto array = py::reinterpret_borrow<py::array>(object);
-  return py::cast<std::string>(py::str(array.dtype())) + " of shape " +
-         py::cast<std::string>(py::str(array.attr("shape")));
-}
+// What an object is, for a message. Found out only when the message is written: it takes microseconds.
+struct Description {
+  py::handle object;
+
+  friend std::ostream& operator<<(std::ostream& out, const Description& d) {
+    if (!py::isinstance<py::array>(d.object))
+      return out << "a " << py::cast<std::string>(py::type::handle_of(d.object).attr("__name__"));
+    const auto array = py::reinterpret_borrow<py::array>(d.object);
+    return out << py::cast<std::string>(py::str(array.dtype())) << " of shape "
+               << py::cast<std::string>(py::str(array.attr("shape")));
+  }
+};
+
+inline Description describe(const py::handle& object) { return {object}; }
 
 // A C-contiguous array of exactly T with `dimensions` axes.
 template <typename T>

@@ -1,6 +1,5 @@
 // The kernel tables on numpy arrays, for tests and measurements. A kernel trusts its arguments; here they are checked.
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 
 #include "bindings/arrays.h"
@@ -34,17 +33,24 @@ struct Extent {
   }
 };
 
+struct Extents {
+  const std::vector<Extent>& all;
+
+  friend std::ostream& operator<<(std::ostream& out, const Extents& extents) {
+    for (const Extent& extent : extents.all) out << (&extent != &extents.all.front() ? ", " : "") << extent.text();
+    return out;
+  }
+};
+
 template <typename T>
 Operand<T> input(Object object, const char* name, const std::vector<Extent>& extents, bool write = false) {
   const auto array = array_of<std::remove_const_t<T>>(object, name, static_cast<int>(extents.size()));
   Operand<T> operand{const_cast<T*>(array.data()), {array.shape(), array.shape() + array.ndim()}};
   bool fits = true;
-  std::string wanted;
   for (size_t i = 0; i < extents.size(); ++i) {
     fits = fits && extents[i].fits(array.shape(static_cast<py::ssize_t>(i)));
-    wanted += (i != 0 ? ", " : "") + extents[i].text();
   }
-  require(fits, name, " is ", describe(object), "; it must have shape (", wanted, ")");
+  require(fits, name, " is ", describe(object), "; it must have shape (", Extents{extents}, ")");
   require(reinterpret_cast<uintptr_t>(operand.data) % kAlignment == 0, name, " does not start at a multiple of ",
           kAlignment, " bytes; copy it to an aligned array");
   require(!write || array.writeable(), name, " is read-only; pass a writable array");
@@ -61,7 +67,9 @@ const T* optional(Object object, const char* name, const std::vector<Extent>& ex
   return object.is_none() ? nullptr : input<const T>(object, name, extents).data;
 }
 
-int64_t at_least(const char* name, int64_t value, int64_t least, int64_t most = 1 << 24) {
+constexpr int64_t kMost = 1 << 24;
+
+int64_t at_least(const char* name, int64_t value, int64_t least, int64_t most = kMost) {
   require(value >= least && value <= most, name, " is ", value, "; it must be ", least, " to ", most);
   return value;
 }
@@ -71,16 +79,18 @@ int64_t rows_of(Object object, const char* name) {
   require(py::isinstance<py::array>(object), name, " is ", describe(object), "; pass a numpy array");
   const auto array = py::reinterpret_borrow<py::array>(object);
   require(array.ndim() >= 1, name, " is ", describe(object), "; it must have rows");
-  return at_least(concat("the number of rows of ", name).c_str(), array.shape(0), 1);
+  const int64_t rows = array.shape(0);
+  require(rows >= 1 && rows <= kMost, "the number of rows of ", name, " is ", rows, "; it must be 1 to ", kMost);
+  return rows;
 }
 
 template <typename T, size_t N>
 T choice(const char* name, const std::string& value, const std::pair<const char*, T> (&choices)[N]) {
-  std::string known;
   for (const auto& [text, result] : choices) {
     if (value == text) return result;
-    known += concat(known.empty() ? "" : ", ", text);
   }
+  std::string known;
+  for (const auto& entry : choices) known += concat(known.empty() ? "" : ", ", entry.first);
   throw std::invalid_argument(concat(name, " is '", value, "'; it must be one of ", known));
 }
 
@@ -314,47 +324,6 @@ struct Kernels {
   }
 };
 
-// --- peaks ----------------------------------------------------------------------------------------------------------
-
-// Billions of units a second; `work(n)` does n rounds and returns its units. The best slice: neighbours disturb.
-template <typename Work>
-double best_rate(int64_t milliseconds, int64_t rounds, Work work) {
-  using Clock = std::chrono::steady_clock;
-  at_least("milliseconds", milliseconds, 1, 60'000);
-  const py::gil_scoped_release no_gil;
-  constexpr std::chrono::milliseconds kInterruptPeriod{50};
-  const auto end = Clock::now() + std::chrono::milliseconds(milliseconds);
-  auto next_poll = Clock::now() + kInterruptPeriod;
-  double best = 0;
-  do {
-    if (Clock::now() >= next_poll) {  // Ctrl-C
-      const py::gil_scoped_acquire gil;
-      if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-      next_poll = Clock::now() + kInterruptPeriod;
-    }
-    const auto start = Clock::now();
-    const auto units = static_cast<double>(work(rounds));
-    const std::chrono::duration<double, std::nano> spent = Clock::now() - start;
-    best = std::max(best, units / spent.count());
-  } while (Clock::now() < end);
-  return best;
-}
-
-double bandwidth(int64_t milliseconds) {
-  constexpr size_t kBytes = size_t{256} << 20;  // beyond every cache
-  AlignedBuffer buffer;
-  buffer.reserve(kBytes);
-  std::memset(buffer.data(), 1, kBytes);  // or every page would be the one page of zeros
-  return best_rate(milliseconds, 1, [&](int64_t) {
-    const auto* words = reinterpret_cast<const uint64_t*>(buffer.data());
-    uint64_t sums[8] = {};
-    for (size_t i = 0; i < kBytes / 8; i += 8)
-      for (size_t j = 0; j < 8; ++j) sums[j] += words[i + j];
-    for (uint64_t& sum : sums) __asm__ volatile("" : : "r"(sum));
-    return kBytes;
-  });
-}
-
 }  // namespace
 
 void bind_kernels(py::module_& m) {
@@ -383,13 +352,6 @@ void bind_kernels(py::module_& m) {
       .def("attention_f32", &Kernels::attention_f32, p("q"), p("cache"), p("out"), p("head_dim"), p("keys"), p("scale"),
            p("first_position") = 0, p("slot") = 0, p("left") = -1, p("right") = -1, p("bias") = none,
            p("bias_center") = 0, p("head_begin") = 0, p("head_end") = -1);
-  m.def(
-      "probe_int8", [](const std::string& isa, int64_t ms) { return best_rate(ms, 20'000, kernels(isa).probe_dot4); },
-      p("isa") = "", p("milliseconds") = 50);
-  m.def(
-      "probe_f32", [](const std::string& isa, int64_t ms) { return best_rate(ms, 20'000, kernels(isa).probe_fma); },
-      p("isa") = "", p("milliseconds") = 50);
-  m.def("probe_bandwidth", &bandwidth, p("milliseconds") = 500);
 }
 
 }  // namespace pocketformer::bindings

@@ -16,6 +16,7 @@ PYBIND11_MODULE(_core, m) {
     return names;
   });
   pf::bindings::bind_kernels(m);
+  pf::bindings::bind_probes(m);
   pf::bindings::bind_program(m);
   pf::bindings::bind_session(m);
 }

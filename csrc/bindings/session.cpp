@@ -18,12 +18,6 @@ struct BoundSession {
   Session session;
 };
 
-// A signal's handler runs here, so that Ctrl-C ends a long call; false when it raised nothing.
-bool signalled(void*) {
-  const py::gil_scoped_acquire gil;
-  return PyErr_CheckSignals() != 0;
-}
-
 py::array_t<float> run(BoundSession& self, const py::object& ids, const py::object& offsets, const py::object& types,
                        const py::object& rows, int64_t threads, const py::object& out) {
   const Program& program = *py::cast<const BoundProgram&>(self.program).program;

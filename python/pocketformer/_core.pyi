@@ -189,11 +189,17 @@ class Kernels:
     ) -> None:
         """``left`` and ``right`` bound the keys a query sees, both ends included; −1 is unlimited."""
 
-def probe_int8(isa: str = "", milliseconds: int = 50) -> float:
-    """Peak of one thread in 10⁹ int8 multiply-adds a second: the product's inner operation on registers alone."""
+def probe_int8(isa: str = "", milliseconds: int = 50, threads: int = 1) -> float:
+    """Peak of ``threads`` threads together in 10⁹ int8 multiply-adds a second: the product's inner operation alone.
 
-def probe_f32(isa: str = "", milliseconds: int = 50) -> float:
-    """Peak of one thread in 10⁹ float32 multiply-adds a second, on registers alone."""
+    The best of many short slices that all threads begin together. Raises RuntimeError when the threads are busy.
+    """
 
-def probe_bandwidth(milliseconds: int = 500) -> float:
-    """Gigabytes a second that one thread reads from memory (256 MB, beyond every cache)."""
+def probe_f32(isa: str = "", milliseconds: int = 50, threads: int = 1) -> float:
+    """The same in 10⁹ float32 multiply-adds a second."""
+
+def probe_bandwidth(milliseconds: int = 500, bytes: int = 1 << 28, threads: int = 1) -> float:
+    """Gigabytes a second at which ``threads`` threads together read ``bytes`` of memory again and again.
+
+    The default is beyond every cache; as many bytes as a model's weights give the speed at which those can be read.
+    """

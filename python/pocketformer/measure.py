@@ -1,4 +1,4 @@
-"""Timings of a pocket file on this machine; the command ``pocketformer bench`` prints them."""
+"""Timings of a pocket file, and what this machine can do at most; the command ``pocketformer bench`` prints them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 from . import _core
 from .engine import Engine
 from .graph import Graph
+from .machine import describe_machine
 
 _FRESH_PROCESS = """
 import sys
@@ -27,31 +28,66 @@ print(peak_rss())
 """
 
 
+def peaks(threads: Sequence[int] | None = None, seconds: float = 0.3) -> dict[str, Any]:
+    """What this machine can do at most, each figure the best of ``seconds``; ready for JSON.
+
+    ``peaks`` has a row for each number of threads (default: 1 to all CPUs, above 8 in doublings), ``isas`` one for one
+    thread of each instruction set. ``int8_gmacs`` and ``fp32_gmacs`` are 10⁹ multiply-adds a second by the product's
+    inner instruction alone, ``read_gbps`` the gigabytes a second read from beyond every cache.
+    """
+    milliseconds = max(1, round(1000 * seconds))
+    rows = [
+        {
+            "threads": count,
+            "int8_gmacs": _core.probe_int8(milliseconds=milliseconds, threads=count),
+            "fp32_gmacs": _core.probe_f32(milliseconds=milliseconds, threads=count),
+            "read_gbps": _core.probe_bandwidth(milliseconds, threads=count),
+        }
+        for count in sorted(set(threads or _thread_counts()))
+    ]
+    isas = [
+        {
+            "isa": isa,
+            "int8_gmacs": _core.probe_int8(isa, milliseconds),
+            "fp32_gmacs": _core.probe_f32(isa, milliseconds),
+        }
+        for isa in _core.isas()
+    ]
+    return {"machine": describe_machine(), "peaks": rows, "isas": isas}
+
+
 def measure(
     path: str, lengths: Sequence[int], batches: Sequence[int], threads: Sequence[int] | None, seconds: float
 ) -> dict[str, Any]:
     """Every combination that the model allows, each repeated for ``seconds``; times in seconds, ready for JSON.
 
-    ``peak_share`` of an int8 file is its multiply-adds a second over ``threads`` times what a bare loop of the integer
-    instruction reaches on one core at that moment.
+    Every run quotes the peaks of its own minute, probed before and after it. ``peak_share`` is what its multiply-adds
+    would take at the peak of the weights' type, ``roofline_share`` the larger of that and of what reading its weights
+    once would take, each divided by the median time. Weights that fit into a cache are read at that cache's speed.
     """
-    loads = [_timed(lambda: Engine(path, None)) for _ in range(5)]
+    loads = [timed(lambda: Engine(path, None)) for _ in range(5)]
     reference = Engine(path, None)
     program, graph = reference.program, reference.file.graph
     allowed = [n for n in lengths if n <= program.max_length]
     if not allowed:
         raise ValueError(f"all lengths are above {program.max_length}, the longest sequence that {path} allows")
-    peak = _core.probe_int8()
+    int8 = reference.file.model["weights"] == "int8"
+    weight_bytes = multiply_adds(graph, 1)["linear"] * (1 if int8 else 4)
+    probe = _core.probe_int8 if int8 else _core.probe_f32
     runs = []
     for count in sorted(set(threads or (1, _core.default_threads()))):
         engine = Engine(path, count)
+        read = _core.probe_bandwidth(100, bytes=max(weight_bytes, 1 << 16), threads=count)
         for batch in batches:
             for length in allowed:
                 call = prepare(engine, length, batch)
                 call()
-                times = _repeated(call, seconds)
+                before = probe(milliseconds=30, threads=count)
+                times = repeated(call, seconds)
+                peak = max(before, probe(milliseconds=30, threads=count))
                 middle = median(times)
-                macs = multiply_adds(graph, length) * batch
+                macs = sum(multiply_adds(graph, length).values()) * batch
+                computing, reading = macs / 1e9 / peak, weight_bytes / 1e9 / read
                 runs.append(
                     {
                         "threads": count,
@@ -62,7 +98,10 @@ def measure(
                         "repetitions": len(times),
                         "tokens_per_second": batch * length / middle,
                         "gmacs": macs / middle / 1e9,
-                        "peak_share": macs / middle / 1e9 / (peak * count) if _is_int8(engine) else None,
+                        "peak_gmacs": peak,
+                        "read_gbps": read,
+                        "peak_share": computing / middle,
+                        "roofline_share": max(computing, reading) / middle,
                         "arena_bytes": program.arena_bytes([length] * batch, count, _rows(engine, batch)),
                     }
                 )
@@ -71,8 +110,7 @@ def measure(
         "weights": reference.file.model["weights"],
         "isa": program.isa,
         "load_seconds": min(loads),
-        "peak_rss_bytes": _fresh_rss(path),
-        "peak_gmacs": peak,
+        "peak_rss_bytes": fresh_rss(path),
         "runs": runs,
     }
 
@@ -86,9 +124,9 @@ def prepare(engine: Engine, length: int, batch: int) -> Any:
     return lambda: engine.run(sequences, None, rows)
 
 
-def multiply_adds(graph: Graph, length: int) -> int:
-    """Multiply-adds of one sequence of ``length`` tokens in linear operators and attention."""
-    total = 0
+def multiply_adds(graph: Graph, length: int) -> dict[str, int]:
+    """Multiply-adds of one sequence of ``length`` tokens in the operators ``linear`` and ``attention``."""
+    total = {"linear": 0, "attention": 0}
     per_sequence: set[str] = set()  # values with a single row for each sequence
     for op in graph.ops:
         source = op.get("in")
@@ -96,9 +134,9 @@ def multiply_adds(graph: Graph, length: int) -> int:
             per_sequence.add(op["out"])
         rows = 1 if source in per_sequence else length
         if op["op"] == "linear":
-            total += rows * op["n"] * op["k"]
+            total["linear"] += rows * op["n"] * op["k"]
         elif op["op"] == "attention":
-            total += 2 * op["heads"] * op["head_dim"] * length * length
+            total["attention"] += 2 * op["heads"] * op["head_dim"] * length * length
     return total
 
 
@@ -112,24 +150,29 @@ def _rows(engine: Engine, batch: int) -> int:
     return batch if engine.program.output_domain == "rows" else 0
 
 
-def _is_int8(engine: Engine) -> bool:
-    return bool(engine.file.model["weights"] == "int8")
+def _thread_counts() -> list[int]:
+    most = _core.default_threads()
+    doublings = [8 << i for i in range(1, 8) if 8 << i < most]
+    return sorted({*range(1, min(most, 8) + 1), *doublings, most})
 
 
-def _timed(call: Any) -> float:
+def timed(call: Callable[[], Any]) -> float:
+    """Seconds that ``call()`` takes."""
     begin = time.perf_counter()
     call()
     return time.perf_counter() - begin
 
 
-def _repeated(call: Any, seconds: float) -> list[float]:
-    times = [_timed(call)]
+def repeated(call: Callable[[], Any], seconds: float) -> list[float]:
+    """Seconds of each call: at least three calls and ``seconds`` in total."""
+    times = [timed(call)]
     while sum(times) < seconds or len(times) < 3:
-        times.append(_timed(call))
+        times.append(timed(call))
     return times
 
 
-def _fresh_rss(path: str) -> int:
+def fresh_rss(path: str) -> int:
+    """``peak_rss`` of a fresh process that loads the pocket file and runs a sequence of 16 tokens."""
     done = subprocess.run(
         [sys.executable, "-c", _FRESH_PROCESS, os.path.abspath(path)], capture_output=True, text=True, check=True
     )

@@ -7,8 +7,13 @@ import sys
 from pathlib import Path
 
 
-def model_file(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="FILE.pocket", help="a file that `pocketformer compress` wrote")
+def model_file(parser: argparse.ArgumentParser, optional: bool = False) -> None:
+    parser.add_argument(
+        "model",
+        metavar="FILE.pocket",
+        nargs="?" if optional else None,
+        help="a file that `pocketformer compress` wrote",
+    )
 
 
 def threads(parser: argparse.ArgumentParser) -> None:
