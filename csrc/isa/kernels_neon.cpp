@@ -46,8 +46,17 @@ struct Isa : Neon {
     unroll<N>([&](auto i) POCKETFORMER_LAMBDA {
       const int8x16_t v = vreinterpretq_s8_s32(vdupq_laneq_s32(x, i));
       I& sum = acc[i];
-      sum = dot4(sum, {v, v, v, v}, p);
-      // One after the other: the products of all at once are more than the registers hold.
+      int16x8_t lo[4], hi[4];
+      unroll<4>([&](auto q) POCKETFORMER_LAMBDA {
+        lo[q] = vmull_s8(vget_low_s8(quarter<q>(p)), vget_low_s8(v)), hi[q] = vmull_high_s8(quarter<q>(p), v);
+      });
+      // Four chains at a time, each step of all before the next: in order none waits for the one before.
+      __asm__(""
+              : "+w"(lo[0]), "+w"(lo[1]), "+w"(lo[2]), "+w"(lo[3]), "+w"(hi[0]), "+w"(hi[1]), "+w"(hi[2]), "+w"(hi[3]));
+      unroll<4>([&](auto q) POCKETFORMER_LAMBDA { lo[q] = vpaddq_s16(lo[q], hi[q]); });
+      __asm__("" : "+w"(lo[0]), "+w"(lo[1]), "+w"(lo[2]), "+w"(lo[3]));
+      unroll<4>([&](auto q) POCKETFORMER_LAMBDA { quarter<q>(sum) = vpadalq_s16(quarter<q>(sum), lo[q]); });
+      // Nor the next channel before: two at a time are more than the registers hold.
       __asm__("" : "+w"(x), "+w"(sum.a), "+w"(sum.b), "+w"(sum.c), "+w"(sum.d));
     });
   }

@@ -49,7 +49,7 @@ MIB = 1 << 20
 # int8, fp32 and attention shares are simulated: docs/boards.md. fp32 per cycle: 128-bit multiply-adds, one on A53 and
 # A72, two on A76 (ARM, Cortex-A76 Software Optimization Guide). Element shares are assumed: an in-order core waits for
 # its loads. Gracemont: assumed, one 256-bit VPDPBUSD or multiply-add a cycle, and shares near the measured machine's.
-_A53 = Core("neon", 16 / 3, 4, 0.86, 0.42, 0.35, 0.5)
+_A53 = Core("neon", 16 / 3, 4, 0.86, 0.42, 0.55, 0.5)
 _A72 = Core("neon", 8, 4, 0.99, 0.99, 0.85, 1.0)
 _A76 = Core("dotprod", 32, 8, 0.96, 0.99, 0.85, 1.0)
 _GRACEMONT = Core("avxvnni", 32, 8, 0.90, 0.90, 0.60, 1.0)
