@@ -179,7 +179,11 @@ def test_two_variables_are_all_that_running_reads() -> None:
 def test_machine_as_people_see_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     cache = {"level": "2", "type": "Unified", "size": "512K", "shared_cpu_list": "0"}
     files = {f"cache/index1/{name}": text for name, text in cache.items()}
-    root = board(tmp_path, [(range(max(os.sched_getaffinity(0)) + 1), files)], proc__cpuinfo="processor: 0\nModel : Raspberry Pi 5 Model B\n")
+    root = board(
+        tmp_path,
+        [(range(max(os.sched_getaffinity(0)) + 1), files)],
+        proc__cpuinfo="processor: 0\nModel : Raspberry Pi 5 Model B\n",
+    )
     machine = describe_machine(root)
     assert json.loads(json.dumps(machine)) == machine
     assert machine["cpu"] == "Raspberry Pi 5 Model B"

@@ -2,6 +2,8 @@
 
 #if defined(__aarch64__)
 #include <sys/auxv.h>
+#elif defined(__x86_64__)
+#include <cpuid.h>
 #endif
 
 #include <cstdlib>
@@ -40,24 +42,48 @@ std::string absent(std::initializer_list<Feature> features) {
 std::string nothing() { return ""; }
 
 #if defined(__x86_64__)
-// __builtin_cpu_supports also asks the operating system (XGETBV) whether it saves the wide registers.
-#define FEATURE(name) Feature{name, __builtin_cpu_supports(name) != 0}
-std::string missing_avx2() { return absent({FEATURE("avx2"), FEATURE("fma")}); }
+// What CPUID reports and the operating system has enabled: a register file that it does not save must not be used.
+// (__builtin_cpu_supports knows AVX-VNNI in no g++ before 13, and always says no where the compiler's runtime lacks
+// it.)
+struct X86 {
+  bool fma = false, avx2 = false, avxvnni = false;
+  bool avx512f = false, avx512dq = false, avx512bw = false, avx512vl = false, avx512vnni = false;
+
+  X86() {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    if (__get_cpuid(1, &a, &b, &c, &d) == 0 || (c >> 27 & 1) == 0) return;  // OSXSAVE: XGETBV may be asked
+    unsigned saved = 0, high = 0;
+    __asm__("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
+    const bool ymm = (saved & 0x06) == 0x06, zmm = (saved & 0xe6) == 0xe6;
+    fma = ymm && (c >> 12 & 1) != 0;
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return;
+    const unsigned subleaves = a;
+    avx2 = ymm && (b >> 5 & 1) != 0;
+    avx512f = zmm && (b >> 16 & 1) != 0;
+    avx512dq = zmm && (b >> 17 & 1) != 0;
+    avx512bw = zmm && (b >> 30 & 1) != 0;
+    avx512vl = zmm && (b >> 31 & 1) != 0;
+    avx512vnni = zmm && (c >> 11 & 1) != 0;
+    if (subleaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0) avxvnni = ymm && (a >> 4 & 1) != 0;
+  }
+};
+
+const X86& cpu() {
+  static const X86 features;
+  return features;
+}
+
+std::string missing_avx2() { return absent({{"avx2", cpu().avx2}, {"fma", cpu().fma}}); }
+std::string missing_avxvnni() { return absent({{"avx2", cpu().avx2}, {"fma", cpu().fma}, {"avxvnni", cpu().avxvnni}}); }
 std::string missing_avx512vnni() {
-  return absent({FEATURE("avx2"), FEATURE("fma"), FEATURE("avx512f"), FEATURE("avx512bw"), FEATURE("avx512dq"),
-                 FEATURE("avx512vl"), FEATURE("avx512vnni")});
-}
-#undef FEATURE
-// CPUID leaf 7, subleaf 1, EAX bit 4; g++ 12 knows no name for it.
-bool has_avxvnni() {
-  unsigned eax = 7, ebx = 0, ecx = 1, edx = 0;
-  __asm__("cpuid" : "+a"(eax), "+b"(ebx), "+c"(ecx), "+d"(edx));
-  return (eax >> 4 & 1) != 0;
-}
-// Where AVX2 is missing, leaf 7 may be as well.
-std::string missing_avxvnni() {
-  const std::string avx2 = missing_avx2();
-  return avx2.empty() ? absent({{"avxvnni", has_avxvnni()}}) : avx2 + ", avxvnni";
+  const X86& x = cpu();
+  return absent({{"avx2", x.avx2},
+                 {"fma", x.fma},
+                 {"avx512f", x.avx512f},
+                 {"avx512dq", x.avx512dq},
+                 {"avx512bw", x.avx512bw},
+                 {"avx512vl", x.avx512vl},
+                 {"avx512vnni", x.avx512vnni}});
 }
 #elif defined(__aarch64__)
 // The kernel reports what every core has, so a big.LITTLE pair counts as its weaker half. Bit numbers as in
