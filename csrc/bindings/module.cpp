@@ -3,6 +3,9 @@
 #include "bindings/bindings.h"
 #include "core/thread_pool.h"
 
+// A cross build must not take the headers of the Python that runs it.
+static_assert(SIZEOF_VOID_P == sizeof(void*) && SIZEOF_LONG == sizeof(long), "pyconfig.h is another machine's");
+
 PYBIND11_MODULE(_core, m) {
   namespace pf = pocketformer;
   pf::ThreadPool::instance();  // registers its fork handler before any thread can be running; starts nothing
