@@ -51,7 +51,7 @@ MACHINES = {
     ),
     "aarch64": Machine(
         "aarch64-linux-gnu",
-        {"i8": re.compile(r"\t(sdot|smmla|sm[lu]all?2?)\b"), "f32": re.compile(r"\tfmla\b")},
+        {"i8": re.compile(r"\t(sdot|smmla|smlal2?|smull2?)\b"), "f32": re.compile(r"\tfmla\b")},
         re.compile(r"\t(ld|st)[rpu1]\w*\s+\{?[qdv]\d+.*\[(sp|x29)\b"),
         re.compile(r"\tst"),
         re.compile(r"\t(?:b\.\w+|cbn?z|tbn?z)\s+(?:\w+, (?:#\d+, )?)?([0-9a-f]+)\b"),

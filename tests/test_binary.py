@@ -31,7 +31,7 @@ TILES = {
     "avxvnni": 12,
     "avxvnni_evex": 12,
     "avx512vnni": 28,
-    "neon": 16,
+    "neon": 32,
     "dotprod": 16,
     "i8mm": 20,
 }
