@@ -15,7 +15,7 @@ from pocketformer import _core
 from pocketformer.layout import ALIGNMENT, GROUP, LANES, fp32_panels, int8_panels, round_up
 
 Array = NDArray[Any]
-BLOCK_ROWS = 56
+BLOCK_ROWS = 64
 """Rows that the runtime takes at a time on one thread (csrc/runtime/planner.cpp)."""
 
 

@@ -1,9 +1,10 @@
 """Looks at what the compiler made: spills in hot loops, symbols of ISA units, instructions outside them, portability.
 
-    python scripts/check_binary.py [--compiler g++] [--table] [EXTENSION.so]
+    python scripts/check_binary.py [--compiler g++] [--machine aarch64] [--table] [EXTENSION.so]
 
 compiles csrc with the flags of CMakeLists.txt (nothing is linked), prints what is wrong and then exits with 1.
-``--table`` prints every hot loop. Needs binutils; scripts/install_tools.sh installs it and clang.
+``--table`` prints every hot loop; an unstripped extension is also searched for instructions above its baseline.
+Needs binutils of the machine; scripts/install_tools.sh installs them, the cross compiler and clang.
 """
 
 from __future__ import annotations
@@ -15,16 +16,52 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from bisect import bisect_right
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-DOT = {"i8": re.compile(r"\b(vpdpbusd|vpmaddubsw)\b"), "f32": re.compile(r"\bvfmadd\w+ps\b")}
-VECTOR = re.compile(r"%[xyz]mm\d+")
-STACK = re.compile(r"\(%r[sb]p\b")
-JUMP = re.compile(r"\bj(?!mp)\w+\s+([0-9a-f]+)\b")  # a plain jmp back ends a cold block, not a loop
+HERE = platform.machine()
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How the disassembly of one kind of CPU reads."""
+
+    triplet: str
+    dot: dict[str, re.Pattern[str]]  # the multiply-adds of products
+    moves: re.Pattern[str]  # a vector to or from the stack
+    store: re.Pattern[str]  # of those, the writing ones
+    jump: re.Pattern[str]  # a conditional one and its target; a plain jump back ends a cold block, not a loop
+    not_product: re.Pattern[str]  # rounding and clamping of the exponential, scaling of a transposed result
+    above: re.Pattern[str]  # what not every CPU of the kind has
+
+
+MACHINES = {
+    "x86_64": Machine(
+        "x86_64-linux-gnu",
+        {"i8": re.compile(r"\b(vpdpbusd|vpmaddubsw)\b"), "f32": re.compile(r"\bvfmadd\w+ps\b")},
+        re.compile(r"^(?=.*%[xyz]mm\d+).*\(%r[sb]p\b"),
+        re.compile(r"\)\s*$"),  # the destination comes last
+        re.compile(r"\bj(?!mp)\w+\s+([0-9a-f]+)\b"),
+        re.compile(r"\bv(roundps|rndscaleps|maxps|minps|cvtps2dq|unpcklps)\b"),
+        re.compile(r"%[yz]mm\d|\tv[a-z]\w+ .*%xmm"),
+    ),
+    "aarch64": Machine(
+        "aarch64-linux-gnu",
+        {"i8": re.compile(r"\t(sdot|smmla|smlal2?|smull2?)\b"), "f32": re.compile(r"\tfmla\b")},
+        re.compile(r"\t(ld|st)[rpu1]\w*\s+\{?[qdv]\d+.*\[(sp|x29)\b"),
+        re.compile(r"\tst"),
+        re.compile(r"\t(?:b\.\w+|cbn?z|tbn?z)\s+(?:\w+, (?:#\d+, )?)?([0-9a-f]+)\b"),
+        re.compile(r"\t(frint\w|fcvtn\w|fmaxn?m?|fminn?m?|[uz]zp\d|trn\d)\b"),
+        re.compile(  # LSE atomics, dot products, half-precision arithmetic, SVE
+            r"\t(cas|swp|ld(add|clr|set|eor|[su]max|[su]min)|st(add|clr|set|eor))[albh]*p?\s|\t([su]s?dot|[us]s?mmla)\s"
+            r"|\tf\w+\s.*(\.[48]h\b|\bh\d+\b)|\bz\d+\.[bhsd]\b"
+        ),
+    ),
+}
 # g++ keeps the tiles apart, clang inlines them into TileI8::run and attend_i8 into attention_i8.
 HOT = re.compile(r"(gemm|Tile|attend|attention)_?(i8|f32|I8|F32)(?:_tile)?<.*?Isa(?:, ([^>]*))?>")
 LOADED_BY_KERNELS = {"memcpy", "memset", "memmove", "nearbyintf", "_GLOBAL_OFFSET_TABLE_"}
@@ -45,7 +82,7 @@ def run(*command: str | Path) -> str:
 # --- compiling --------------------------------------------------------------------------------------------------------
 
 
-def units(compiler: str) -> dict[Path, list[str]]:
+def units(compiler: str, machine: str) -> dict[Path, list[str]]:
     """Flags of every source that needs no Python, as CMakeLists.txt states them."""
     cmake = (ROOT / "CMakeLists.txt").read_text()
 
@@ -56,18 +93,26 @@ def units(compiler: str) -> dict[Path, list[str]]:
 
     common = [f"-I{ROOT / 'csrc'}", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden"]
     common += options(r'CMAKE_CXX_FLAGS_RELEASE "(.*)"') + options(r"\nadd_compile_options\(([^)]*)\)")
+    if machine == "aarch64":
+        common += options(r"\n  add_compile_options\((-march=armv8-a [^)]*)\)")
+    if "clang" in compiler:
+        common += [f"--target={MACHINES[machine].triplet}", "-Wno-ignored-optimization-argument"]
     flags = {path: common for part in ("core", "runtime") for path in sorted((ROOT / f"csrc/{part}").glob("*.cpp"))}
-    isa_flags = options(r"target_compile_options\(isa_\$\{name\} PRIVATE \$\{ARGN\} ([^)]*)\)")
+    isa_flags = options(r"target_compile_options\(isa_\$\{name\} PRIVATE \$\{flags\} ([^)]*)\)")
     if "clang" not in compiler:
         isa_flags.append("-Wno-maybe-uninitialized")
     for name, own in re.findall(r"^\s*add_isa\((\w+)([^)]*)\)", cmake, re.MULTILINE):
-        if ("-march=arm" in own) == (platform.machine() == "aarch64") or name == "scalar":
+        if ("-march=arm" in own) == (machine == "aarch64") or name == "scalar":
+            if "clang" in compiler:
+                own = own.replace("-fno-schedule-insns", "-mllvm -enable-misched=0")
             flags[ROOT / f"csrc/isa/kernels_{name}.cpp"] = [*common, *own.split(), *isa_flags]
+    if "clang" in compiler:
+        flags[ROOT / "csrc/isa/kernels_scalar.cpp"] += options(r"\(isa_scalar PRIVATE ([^)]*)\)")
     return flags
 
 
-def compile_units(compiler: str, directory: Path, only: str = "") -> dict[str, Path]:
-    """Objects by the stem of their source, two at a time; ``only`` limits them to one part of csrc."""
+def compile_units(compiler: str, directory: Path, machine: str = HERE) -> dict[str, Path]:
+    """Objects by the stem of their source, two at a time."""
 
     def build(item: tuple[Path, list[str]]) -> tuple[str, Path]:
         source, flags = item
@@ -75,9 +120,8 @@ def compile_units(compiler: str, directory: Path, only: str = "") -> dict[str, P
         run(compiler, *flags, "-c", source, "-o", target)
         return source.stem, target
 
-    chosen = [item for item in units(compiler).items() if only in str(item[0].parent.name)]
     with ThreadPoolExecutor(2) as pool:
-        return dict(pool.map(build, chosen))
+        return dict(pool.map(build, units(compiler, machine).items()))
 
 
 # --- hot loops --------------------------------------------------------------------------------------------------------
@@ -110,11 +154,11 @@ def functions(listing: str) -> Iterator[tuple[str, list[str]]]:
             yield head[1], block.lstrip("\n").splitlines()[1:]
 
 
-def innermost(lines: list[str]) -> Iterator[list[str]]:
+def innermost(lines: list[str], machine: Machine) -> Iterator[list[str]]:
     at = {line.split(":")[0].strip(): i for i, line in enumerate(lines)}
     spans = set()
     for i, line in enumerate(lines):
-        target = JUMP.search(line)
+        target = machine.jump.search(line)
         if target and at.get(target[1], len(lines)) < i:
             spans.add((at[target[1]], i))
     for begin, end in spans:
@@ -122,39 +166,31 @@ def innermost(lines: list[str]) -> Iterator[list[str]]:
             yield lines[begin : end + 1]
 
 
-def moves(lines: list[str]) -> tuple[int, int]:
-    """Vector instructions that read from and that write to the stack; the destination comes last."""
-    loads = stores = 0
-    for line in lines:
-        if VECTOR.search(line) and STACK.search(line):
-            stored = line.rstrip().endswith(")")
-            stores, loads = stores + stored, loads + (not stored)
-    return loads, stores
+def moves(lines: list[str], machine: Machine) -> tuple[int, int]:
+    """Vector instructions that read from and that write to the stack."""
+    found = [line for line in lines if machine.moves.search(line)]
+    stores = sum(bool(machine.store.search(line)) for line in found)
+    return len(found) - stores, stores
 
 
-def hot_loops(listing: str) -> list[Loop]:
+def hot_loops(listing: str, machine: str = "x86_64") -> list[Loop]:
     """From the output of ``objdump -dC``: in products and attention, loops that are mostly multiply-adds."""
-    found = []
+    found, reads = [], MACHINES[machine]
     for name, lines in functions(listing):
         hot = HOT.search(name)
         if not hot:
             continue
         kind = hot[2].lower()
         label = f"{'attention' if hot[1].startswith('att') else 'product'}_{kind}<{hot[3] or ''}>"
-        for loop in innermost(lines):
-            dots = sum(bool(DOT[kind].search(line)) for line in loop)
-            if dots and is_product(loop):
-                found.append(Loop(label, dots, len(loop), *moves(loop)))
+        for loop in innermost(lines, reads):
+            dots = sum(bool(reads.dot[kind].search(line)) for line in loop)
+            if dots and not any(reads.not_product.search(line) for line in loop):
+                found.append(Loop(label, dots, len(loop), *moves(loop, reads)))
     return sorted(found, key=lambda loop: (loop.function, -loop.dots))
 
 
-def is_product(loop: list[str]) -> bool:
-    """Neither the exponential's polynomial, which rounds and clamps, nor the scaling of a transposed result."""
-    return not any(re.search(r"\bv(roundps|rndscaleps|maxps|minps|cvtps2dq|unpcklps)\b", line) for line in loop)
-
-
-def disassemble(target: Path) -> str:
-    return run("objdump", "-dC", "--no-show-raw-insn", target)
+def disassemble(target: Path, machine: str = HERE, *options: str) -> str:
+    return run(f"{MACHINES[machine].triplet}-objdump", "-d", "--no-show-raw-insn", *options, target)
 
 
 # --- symbols ----------------------------------------------------------------------------------------------------------
@@ -173,21 +209,57 @@ def wrong_symbols(target: Path, name: str) -> list[str]:
     return wrong
 
 
-def wide_instructions(target: Path) -> list[str]:
-    """AVX or later, which not every x86-64 CPU has."""
-    lines = disassemble(target).splitlines()
-    return [line.strip() for line in lines if re.search(r"%[yz]mm\d|\tv[a-z]\w+ .*%xmm", line)]
+def above_baseline(target: Path, machine: str = HERE) -> list[str]:
+    """Instructions that not every CPU has, in objects: AVX or later; on ARM, what came after armv8.0."""
+    return [line.strip() for line in disassemble(target, machine).splitlines() if MACHINES[machine].above.search(line)]
 
 
-def portability(extension: Path) -> list[str]:
+def isa_ranges(extension: Path) -> list[tuple[int, int]]:
+    """Addresses of the functions of the ISA units but the scalar one; from an unstripped extension."""
+    ranges, unit = [], ""
+    for line in run("readelf", "-sW", extension).splitlines():
+        fields = line.split()
+        if len(fields) < 8:
+            continue
+        if fields[3] == "FILE":
+            unit = fields[7].removeprefix("kernels_").removesuffix(".cpp") if "kernels_" in fields[7] else ""
+        # Nothing else of a unit is local to it: the linker also puts names that it hid behind the last file.
+        elif fields[3] == "FUNC" and unit not in ("", "scalar", "kernels") and "_GLOBAL__N_" in fields[7]:
+            ranges.append((int(fields[1], 16), int(fields[1], 16) + int(fields[2], 0)))
+    return sorted(ranges)
+
+
+def outside_isa_units(extension: Path, machine: str = HERE) -> tuple[list[str], int]:
+    """Of an unstripped extension: instructions above the baseline outside the ISA units, and how many are inside."""
+    ranges = isa_ranges(extension)
+    begins = [begin for begin, _ in ranges]
+    outside, inside = [], 0
+    for line in disassemble(extension, machine).splitlines():
+        if MACHINES[machine].above.search(line):
+            address = int(line.split(":")[0], 16)
+            at = bisect_right(begins, address) - 1
+            if at >= 0 and address < ranges[at][1]:
+                inside += 1
+            else:
+                outside.append(line.strip())
+    return outside, inside
+
+
+def portability(extension: Path, ours: bool = True) -> list[str]:
+    """What older systems lack, and what no extension should do; ``ours``: from scripts/build_wheels.sh, no excuses."""
     wrong = []
-    for line in run("objdump", "-T", extension).splitlines():
-        match = re.search(r"\*UND\*\s+\S+\s+\(?(GLIBCXX|GLIBC|CXXABI|GCC)_([\d.]+)\)?\s+(\S+)", line)
+    for line in run("readelf", "--dyn-syms", "-W", extension).splitlines():
+        name = line.split()[-1] if len(line.split()) >= 8 else ""
+        if "UND" not in line.split()[6:7]:
+            if name not in ("", "Name", "PyInit__core"):
+                wrong.append(f"{extension.name}: shows {name} to other libraries")
+            continue
+        match = re.search(r"(\w+)@(GLIBCXX|GLIBC|CXXABI|GCC)_([\d.]+)", line)
         if not match:
             continue
-        version = tuple(int(part) for part in match[2].split("."))
-        if version > FLOORS[match[1]] and not BUILD_MACHINE.fullmatch(match[3]):
-            wrong.append(f"{extension.name}: {match[3]} needs {match[1]}_{match[2]}, which manylinux_2_28 has not")
+        version = tuple(int(part) for part in match[3].split("."))
+        if version > FLOORS[match[2]] and (ours or not BUILD_MACHINE.fullmatch(match[1])):
+            wrong.append(f"{extension.name}: {match[1]} needs {match[2]}_{match[3]}, which manylinux_2_28 has not")
     headers = run("readelf", "-lW", extension)
     if not re.search(r"GNU_STACK.* RW ", headers):
         wrong.append(f"{extension.name}: the stack is executable")
@@ -198,14 +270,14 @@ def portability(extension: Path) -> list[str]:
     return wrong
 
 
-def check(objects: dict[str, Path], loops: dict[str, list[Loop]]) -> list[str]:
+def check(objects: dict[str, Path], loops: dict[str, list[Loop]], machine: str) -> list[str]:
     wrong = []
     for stem, target in objects.items():
         name = stem.removeprefix("kernels_")
         if name != stem:
             wrong += wrong_symbols(target, name)
-        if stem not in loops:
-            wrong += [f"{stem}: {line}" for line in wide_instructions(target)[:3]]
+        if stem not in loops or stem == "kernels_neon":
+            wrong += [f"{stem}: {line}" for line in above_baseline(target, machine)[:3]]
     for stem, found in loops.items():
         for loop in found:
             if loop.spills:
@@ -213,23 +285,26 @@ def check(objects: dict[str, Path], loops: dict[str, list[Loop]]) -> list[str]:
     return wrong
 
 
-def vector_units(objects: dict[str, Path]) -> dict[str, list[Loop]]:
+def vector_units(objects: dict[str, Path], machine: str = HERE) -> dict[str, list[Loop]]:
     stems = [stem for stem in objects if stem.startswith("kernels_") and stem != "kernels_scalar"]
-    return {stem: hot_loops(disassemble(objects[stem])) for stem in stems}
+    return {stem: hot_loops(disassemble(objects[stem], machine, "-C"), machine) for stem in stems}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("extension", nargs="?", type=Path, help="a built _core to check for portability")
     parser.add_argument("--compiler", default="g++")
+    parser.add_argument("--machine", default=HERE, choices=MACHINES)
     parser.add_argument("--table", action="store_true", help="print every hot loop")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
-        objects = compile_units(arguments.compiler, Path(directory))
-        loops = vector_units(objects)
-        wrong = check(objects, loops)
+        objects = compile_units(arguments.compiler, Path(directory), arguments.machine)
+        loops = vector_units(objects, arguments.machine)
+        wrong = check(objects, loops, arguments.machine)
     if arguments.extension is not None:
         wrong += portability(arguments.extension)
+        if isa_ranges(arguments.extension):
+            wrong += outside_isa_units(arguments.extension, arguments.machine)[0]
     if arguments.table:
         print("unit function dots instructions loads stores")
         for stem, found in loops.items():

@@ -1,18 +1,13 @@
-"""One file, one input, the same bytes on every CPU: the aarch64 wheel and x86 without AVX, emulated, against this CPU.
+"""One file, one input, the same bytes on every CPU: the wheels, ARM and x86 without AVX, emulated, against this CPU.
 
 scripts/install_tools.sh installs the cross compiler and the emulator; a test fails when they are missing.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
-import shutil
-import subprocess
 import sys
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,15 +17,15 @@ import pytest
 
 from models import model_folder
 from pocket_helpers import MODEL, TEXT, TOKENIZER_JSON
+from pocketformer import _core
 from pocketformer.compress import compress
 from pocketformer.compress.pack import pack_graph
-from pocketformer.fetch import cache_folder
 from pocketformer.graph import Graph
 from pocketformer.pocketfile import write_pocket
 from run_cases import run_cases
 from runtime_helpers import LENGTHS, batch, encoder
+from wheel_builds import build_wheel, run, unpack
 
-ROOT = Path(__file__).parents[1]
 # The emulated core, the table it must choose, and all that it can run, best first.
 CPUS = {
     "cortex-a53": ["neon", "scalar"],
@@ -38,6 +33,11 @@ CPUS = {
     "max": ["i8mm", "dotprod", "neon", "scalar"],
 }
 TEXT_OF_MINILM = "A cat sits on the mat."
+EMBED = f"""
+import hashlib, sys, pocketformer
+model = pocketformer.load(sys.argv[1])
+print(hashlib.sha256(model.encode([{TEXT_OF_MINILM!r}]).tobytes()).hexdigest())
+"""
 # numpy's newer wheels need SSE4.2; the library does not.
 NUMPY_WITHOUT_SSE4 = "numpy==2.2.6"
 
@@ -77,47 +77,17 @@ def expected(cases: Path) -> dict[str, str]:
     return digests["scalar"]
 
 
-def run(command: list[str], **environment: str) -> str:
-    """Standard output of a successful command."""
-    done = subprocess.run(
-        command, env={**os.environ, "PYTHON": sys.executable, **environment}, text=True, capture_output=True, cwd=ROOT
-    )
-    assert done.returncode == 0, f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def arm_root() -> Path:
     return Path(run(["scripts/arm_root.sh"]).strip())
 
 
-def arm_wheel(arm_root: Path) -> Path:
-    """The wheel of these sources: the build takes minutes, so the cache keeps the last one."""
-    parts = ["csrc", "cmake", "python", "CMakeLists.txt", "pyproject.toml", "README.md", "scripts/build_arm_wheel.sh"]
-    files = sorted(path for part in parts for path in [ROOT / part, *(ROOT / part).rglob("*")] if path.is_file())
-    digest = hashlib.sha256()
-    for path in files:
-        if path.suffix not in (".pyc", ".so"):
-            digest.update(f"{path.relative_to(ROOT)}\0{path.stat().st_size}\0".encode() + path.read_bytes())
-    cache = cache_folder() / "arm-wheel"
-    folder = cache / digest.hexdigest()[:16]
-    if not list(folder.glob("*.whl")):
-        shutil.rmtree(cache, ignore_errors=True)
-        run(["scripts/build_arm_wheel.sh", str(folder)], ARM_ROOT=str(arm_root))
-    (wheel,) = folder.glob("*.whl")
-    return wheel
-
-
 @pytest.fixture(scope="module")
 def arm_packages(arm_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The aarch64 wheel (POCKETFORMER_ARM_WHEEL or ``arm_wheel``'s), installed into a folder of its own."""
+    """The manylinux wheel, installed into a folder of its own."""
     folder = tmp_path_factory.mktemp("arm")
-    given = os.environ.get("POCKETFORMER_ARM_WHEEL")
-    wheel = Path(given) if given else arm_wheel(arm_root)
-    assert wheel.stat().st_size < 3e6
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder / "site-packages")
-    return folder / "site-packages"
+    unpack(build_wheel("manylinux_2_28_aarch64", arm_root / "usr/include/python3.11"), folder)
+    return folder
 
 
 @dataclass(frozen=True)
@@ -155,11 +125,7 @@ def test_aarch64(core: Emulated, cases: Path, expected: dict[str, str]) -> None:
 
 def test_aarch64_text(core: Emulated, cases: Path, expected: dict[str, str]) -> None:
     """From text to the embedding, tokenizer included."""
-    code = f"""if True:
-        import hashlib, pocketformer
-        model = pocketformer.load({str(cases / "minilm.pocket")!r})
-        print(hashlib.sha256(model.encode([{TEXT_OF_MINILM!r}]).tobytes()).hexdigest())"""
-    assert core.python("-c", code).strip() == expected["minilm"]
+    assert core.python("-c", EMBED, str(cases / "minilm.pocket")).strip() == expected["minilm"]
 
 
 def test_aarch64_kernels(core: Emulated) -> None:
@@ -176,23 +142,35 @@ def test_aarch64_kernels(core: Emulated) -> None:
     assert "skipped" not in output
 
 
-def test_no_instruction_above_the_baseline(arm_packages: Path) -> None:
-    """LSE atomics and half-precision or scalable arithmetic occur nowhere, checked at run time or not."""
-    (core,) = (arm_packages / "pocketformer").glob("_core.*.so")
-    listing = run(["aarch64-linux-gnu-objdump", "-d", "--no-show-raw-insn", str(core)])
-    code = re.findall(r"^\s+[0-9a-f]+:\t(\S+)[ \t]*([^\n]*)$", listing, re.MULTILINE)
-    assert sum(mnemonic == "sdot" for mnemonic, _ in code) > 64
-    above = r"(cas|swp|ld(add|clr|set|eor|[su]max|[su]min)|st(add|clr|set|eor))[albh]*p?$"
-    assert [mnemonic for mnemonic, _ in code if re.match(above, mnemonic)] == []
-    assert [operands for _, operands in code if re.search(r"\bz\d+\.[bhsd]\b", operands)] == []
-    assert [m for m, operands in code if m.startswith("f") and re.search(r"\.[48]h\b|\bh\d+\b", operands)] == []
+def test_armv7(cases: Path, expected: dict[str, str], tmp_path: Path) -> None:
+    """The source distribution's path on 32-bit boards: a cross build of the scalar kernels, on an emulated core."""
+    root = Path(run(["scripts/arm_root.sh", "armhf"]).strip())
+    unpack(build_wheel("linux_armv7l", root / "usr/include/python3.11"), tmp_path)
+    libraries = root / "usr/lib/arm-linux-gnueabihf"
+    command = ["qemu-arm-static", "-E", f"LD_LIBRARY_PATH={libraries}/blas:{libraries}/lapack", "-L", str(root)]
+    output = run(
+        [*command, str(root / "usr/bin/python3.11"), "tests/run_cases.py", str(cases)],
+        PYTHONHOME=f"{root}/usr",
+        PYTHONPATH=f"{tmp_path}:{root}/usr/lib/python3/dist-packages",
+        PYTHONDONTWRITEBYTECODE="1",
+    )
+    assert json.loads(output) == {"default": "scalar", "digests": {"scalar": expected}}
+
+
+def test_manylinux_x86_64(cases: Path, expected: dict[str, str], tmp_path: Path) -> None:
+    """The wheel by clang in a clean environment: the bits of the build by this machine's compiler, on every ISA."""
+    wheel = build_wheel("manylinux_2_28_x86_64")
+    run([sys.executable, "-m", "venv", str(tmp_path)])
+    python = f"{tmp_path}/bin/python"
+    run([python, "-m", "pip", "install", "-q", str(wheel)])
+    result = json.loads(run([python, "tests/run_cases.py", str(cases)]))
+    assert result == {"default": _core.isas()[0], "digests": {isa: expected for isa in _core.isas()}}
+    assert run([python, "-c", EMBED, str(cases / "minilm.pocket")]).strip() == expected["minilm"]
 
 
 def test_x86_without_avx(cases: Path, expected: dict[str, str], tmp_path: Path) -> None:
-    import pocketformer._core
-
     run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(tmp_path), NUMPY_WITHOUT_SSE4])
-    package = Path(pocketformer._core.__file__).parents[1]
+    package = Path(_core.__file__).parents[1]
     command = ["qemu-x86_64-static", "-cpu", "qemu64", sys.executable, "tests/run_cases.py", str(cases)]
     result = json.loads(run(command, PYTHONPATH=f"{tmp_path}:{package}", PYTHONDONTWRITEBYTECODE="1"))
     assert result == {"default": "scalar", "digests": {"scalar": expected}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,30 @@ import check_binary
 from check_binary import Loop
 from pocketformer import _core
 
-COMPILERS = ("g++", "clang++")
-VECTOR_ISAS = ("avx2", "avxvnni", "avxvnni_evex", "avx512vnni")
-TILES = {"avx2": 4, "avxvnni": 6, "avxvnni_evex": 6, "avx512vnni": 28}  # rows × panels of the largest
+COMPILERS = {
+    "x86_64-g++": ("g++", "x86_64"),
+    "x86_64-clang++": ("clang++", "x86_64"),
+    "aarch64-g++": ("aarch64-linux-gnu-g++", "aarch64"),
+    "aarch64-clang++": ("clang++", "aarch64"),
+}
+VECTOR_ISAS = {
+    "x86_64": ("avx2", "avxvnni", "avxvnni_evex", "avx512vnni"),
+    "aarch64": ("neon", "dotprod", "i8mm"),
+}
+
+# Products in an iteration of the largest tile's loop, at least.
+TILES = {
+    "avx2": 8,
+    "avxvnni": 12,
+    "avxvnni_evex": 12,
+    "avx512vnni": 20,
+    "neon": 32,
+    "dotprod": 16,
+    "i8mm": 20,
+}
 
 pytestmark = pytest.mark.skipif(
-    platform.machine() != "x86_64", reason="runs on x86-64 machines, whose ISAs it looks at"
+    platform.machine() != "x86_64", reason="runs on x86-64 machines, from which it compiles for all"
 )
 
 
@@ -32,46 +51,52 @@ def compiler(name: str) -> str:
     return found
 
 
+@dataclass(frozen=True)
+class Build:
+    """What one compiler makes of csrc for one kind of CPU."""
+
+    machine: str
+    objects: dict[str, Path]
+    loops: dict[str, list[Loop]]
+
+
 @pytest.fixture(scope="module", params=COMPILERS)
-def objects(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return check_binary.compile_units(compiler(request.param), tmp_path_factory.mktemp("objects"))
+def build(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Build:
+    name, machine = COMPILERS[request.param]
+    objects = check_binary.compile_units(compiler(name), tmp_path_factory.mktemp("objects"), machine)
+    return Build(machine, objects, check_binary.vector_units(objects, machine))
 
 
-@pytest.fixture(scope="module")
-def loops(objects: dict[str, Path]) -> dict[str, list[Loop]]:
-    return check_binary.vector_units(objects)
+def test_products_do_not_spill(build: Build) -> None:
+    for isa in VECTOR_ISAS[build.machine]:
+        products = [loop for loop in build.loops[f"kernels_{isa}"] if loop.product]
+        assert [loop for loop in products if loop.spills] == [], isa
+        for kind in ("product_i8", "product_f32"):  # the loop of the largest tile is among those that were looked at
+            assert max(loop.dots for loop in products if loop.function.startswith(kind)) >= TILES[isa], isa
 
 
-@pytest.mark.parametrize("isa", VECTOR_ISAS)
-def test_products_do_not_spill(loops: dict[str, list[Loop]], isa: str) -> None:
-    products = [loop for loop in loops[f"kernels_{isa}"] if loop.product]
-    assert [loop for loop in products if loop.spills] == []
-    registers = 1 if isa == "avx512vnni" else 2
-    for kind in ("product_i8", "product_f32"):  # the loop of the largest tile is among those that were looked at
-        assert max(loop.dots for loop in products if loop.function.startswith(kind)) >= TILES[isa] * registers
+def test_attention_does_not_spill(build: Build) -> None:
+    for isa in VECTOR_ISAS[build.machine]:
+        attention = [loop for loop in build.loops[f"kernels_{isa}"] if not loop.product]
+        assert {loop.function.split("<")[0] for loop in attention} == {"attention_i8", "attention_f32"}
+        assert [loop for loop in attention if loop.spills] == [], isa
 
 
-@pytest.mark.parametrize("isa", VECTOR_ISAS)
-def test_attention_does_not_spill(loops: dict[str, list[Loop]], isa: str) -> None:
-    attention = [loop for loop in loops[f"kernels_{isa}"] if not loop.product]
-    assert {loop.function.split("<")[0] for loop in attention} == {"attention_i8", "attention_f32"}
-    assert [loop for loop in attention if loop.spills] == []
-
-
-def test_isa_units_show_their_table_only(objects: dict[str, Path]) -> None:
+def test_isa_units_show_their_table_only(build: Build) -> None:
     """Or the linker could take a function that was built for AVX-512 for every CPU."""
-    for isa in ("scalar", *VECTOR_ISAS):
-        assert check_binary.wrong_symbols(objects[f"kernels_{isa}"], isa) == []
+    for isa in ("scalar", *VECTOR_ISAS[build.machine]):
+        assert check_binary.wrong_symbols(build.objects[f"kernels_{isa}"], isa) == []
 
 
-def test_wide_instructions_are_in_isa_units_only(objects: dict[str, Path]) -> None:
-    for stem, target in objects.items():
-        assert bool(check_binary.wide_instructions(target)) == (stem.removeprefix("kernels_") in VECTOR_ISAS), stem
+def test_instructions_above_the_baseline_are_in_isa_units_only(build: Build) -> None:
+    for stem, target in build.objects.items():
+        above = stem.removeprefix("kernels_") in set(VECTOR_ISAS[build.machine]) - {"neon"}
+        assert bool(check_binary.above_baseline(target, build.machine)) == above, stem
 
 
 def test_extension_is_portable() -> None:
     compiler("g++")
-    assert check_binary.portability(Path(_core.__file__)) == []
+    assert check_binary.portability(Path(_core.__file__), ours=False) == []
 
 
 LISTING = """
@@ -99,6 +124,24 @@ def test_spills_are_seen(line: str, loads: int, stores: int) -> None:
     (loop,) = check_binary.hot_loops(LISTING.replace("SPILL", line))
     assert (loop.dots, loop.loads, loop.stores) == (1, loads, stores)
     assert loop.spills == (loads + stores > 0)
+
+
+@pytest.mark.parametrize(
+    ("line", "loads", "stores"),
+    [
+        ("str\tq3, [sp, #32]", 0, 1),
+        ("stp\tq3, q4, [sp, #32]", 0, 1),
+        ("ldp\tq3, q4, [x29, #32]", 1, 0),
+        ("ldr\td3, [sp, #32]", 1, 0),
+        ("st1\t{v3.16b}, [sp]", 0, 1),
+        ("ldr\tx3, [sp, #32]", 0, 0),
+        ("str\tq3, [x2, #32]", 0, 0),
+    ],
+)
+def test_spills_on_arm_are_seen(line: str, loads: int, stores: int) -> None:
+    listing = LISTING.replace("vpdpbusd %ymm0,%ymm1,%ymm2", "sdot\tv1.4s, v2.16b, v3.4b[0]").replace("SPILL", line)
+    (loop,) = check_binary.hot_loops(listing.replace("jne    10", "b.ne\t10"), "aarch64")
+    assert (loop.dots, loop.loads, loop.stores) == (1, loads, stores)
 
 
 def test_shared_symbols_are_seen(tmp_path: Path) -> None:

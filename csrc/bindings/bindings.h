@@ -6,6 +6,7 @@
 namespace pocketformer::bindings {
 
 void bind_kernels(pybind11::module_& m);
+void bind_machine(pybind11::module_& m);
 void bind_probes(pybind11::module_& m);
 void bind_program(pybind11::module_& m);
 void bind_session(pybind11::module_& m);

@@ -1,20 +1,15 @@
 #include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
 
 #include "bindings/bindings.h"
-#include "core/dispatch.h"
 #include "core/thread_pool.h"
+
+// A cross build must not take the headers of the Python that runs it.
+static_assert(SIZEOF_VOID_P == sizeof(void*) && SIZEOF_LONG == sizeof(long), "pyconfig.h is another machine's");
 
 PYBIND11_MODULE(_core, m) {
   namespace pf = pocketformer;
   pf::ThreadPool::instance();  // registers its fork handler before any thread can be running; starts nothing
-  m.def("isas", [] {
-    std::vector<std::string> names;
-    for (const pf::Isa& isa : pf::isas()) {
-      if (isa.supported()) names.emplace_back(isa.name);
-    }
-    return names;
-  });
+  pf::bindings::bind_machine(m);
   pf::bindings::bind_kernels(m);
   pf::bindings::bind_probes(m);
   pf::bindings::bind_program(m);

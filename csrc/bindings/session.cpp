@@ -5,7 +5,6 @@
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
 #include "bindings/program.h"
-#include "core/cpu_quota.h"
 
 namespace pocketformer::bindings {
 namespace {
@@ -72,8 +71,6 @@ void bind_session(py::module_& m) {
           "profile", [](const BoundSession& s) { return s.session.profile(); },
           [](BoundSession& s, bool on) { s.session.set_profile(on); })
       .def("phases", [](BoundSession& s) { return s.session.phases(); });
-  m.def("default_threads", &available_cpus);
-  m.def("cgroup_cpus", &cgroup_cpus, py::arg("root") = "");
 }
 
 }  // namespace pocketformer::bindings

@@ -40,17 +40,6 @@ void read_ancestors(const std::string& mount, std::string path, int& limit, Read
   read(mount, limit);
 }
 
-int affinity_cpus() {
-  for (int cpus = 1024; cpus <= 1 << 16; cpus *= 2) {  // the kernel refuses a mask smaller than its own
-    cpu_set_t* set = CPU_ALLOC(cpus);
-    const size_t size = CPU_ALLOC_SIZE(cpus);
-    const int count = set != nullptr && sched_getaffinity(0, size, set) == 0 ? CPU_COUNT_S(size, set) : 0;
-    CPU_FREE(set);
-    if (count > 0) return count;
-  }
-  return 1;
-}
-
 }  // namespace
 
 int cgroup_cpus(const std::string& root) {
@@ -71,8 +60,23 @@ int cgroup_cpus(const std::string& root) {
   return limit;
 }
 
+std::vector<int> affinity_ids() {
+  std::vector<int> ids;
+  for (int cpus = 1024; ids.empty() && cpus <= 1 << 16; cpus *= 2) {  // the kernel refuses a mask smaller than its own
+    cpu_set_t* set = CPU_ALLOC(cpus);
+    const size_t size = CPU_ALLOC_SIZE(cpus);
+    if (set != nullptr && sched_getaffinity(0, size, set) == 0) {
+      for (int id = 0; id < cpus; ++id) {
+        if (CPU_ISSET_S(id, size, set)) ids.push_back(id);
+      }
+    }
+    CPU_FREE(set);
+  }
+  return ids.empty() ? std::vector<int>{0} : ids;
+}
+
 int available_cpus() {
-  const int affinity = affinity_cpus(), quota = cgroup_cpus();
+  const int affinity = static_cast<int>(affinity_ids().size()), quota = cgroup_cpus();
   return quota == 0 ? affinity : std::min(affinity, quota);
 }
 

@@ -10,8 +10,10 @@ namespace pocketformer {
 
 struct Isa {
   const char* name;
-  bool (*supported)();
+  std::string (*missing)();  // what it needs that this CPU or its operating system lacks, for people; empty: usable
   const KernelTable* (*table)();
+
+  bool supported() const { return missing().empty(); }
 };
 
 // Every ISA in this build, best first.

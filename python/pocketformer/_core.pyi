@@ -10,8 +10,19 @@ _F32 = NDArray[np.float32]
 def isas() -> list[str]:
     """Names of the instruction sets that this build has and this CPU supports, best first."""
 
+def missing_features() -> dict[str, str]:
+    """Every instruction set of this build, best first, and the features it needs that this CPU lacks; "" if usable."""
+
 def default_threads() -> int:
-    """CPUs that this process may use: its affinity mask, limited by the quota of its control groups."""
+    """POCKETFORMER_THREADS or ``read_cpus()["threads"]``. Raises ValueError when the variable is no such number."""
+
+def read_cpus(root: str = "", allowed: list[int] = ...) -> dict[str, Any]:
+    """The CPUs this process may use and what is made of them; csrc/core/cpus.h has the rule.
+
+    ``cpus``: ``id``, ``core``, ``strength`` and ``chosen`` of each; ``measure`` of the strength: ``capacity``,
+    ``frequency`` or ``none``; ``quota``: CPUs by control groups, 0 without a limit; ``threads``. ``root`` goes before
+    /proc and /sys; an empty ``allowed`` takes the affinity mask.
+    """
 
 def cgroup_cpus(root: str = "") -> int:
     """The tightest control-group quota in CPUs, rounded up; 0 without one. ``root`` goes before /proc and /sys."""

@@ -45,14 +45,32 @@ def show(result: dict[str, Any]) -> None:
     if "model" in result:
         _show_model(result["model"], result["plan"])
     if "machine" in result:
-        machine = result["machine"]
-        rows = [
-            ("CPU", machine["cpu"]),
-            ("instruction sets", ", ".join(machine["isas"])),
-            ("chosen", f"{machine['isa']}: {machine['isa_reason']}"),
-            ("threads", f"{machine['threads']}: {machine['threads_reason']}"),
-        ]
-        console.table("Machine", ("", ""), rows)
+        _show_machine(result["machine"])
+
+
+def _show_machine(machine: dict[str, Any]) -> None:
+    caches = [f"L{cache['level']} {cache['bytes'] >> 10:,} KiB" for cache in machine["caches"]]
+    clusters = [f"{_ranges(group['cpus'])} ({group['strength']:.0%})" for group in machine["clusters"]]
+    rows = [
+        ("CPU", f"{machine['cpu']}, {machine['architecture']}"),
+        ("instruction sets", ", ".join(machine["isas"])),
+        *((f"not {isa}", f"this CPU lacks {lacks}") for isa, lacks in machine["missing"].items()),
+        ("chosen", f"{machine['isa']}: {machine['isa_reason']}"),
+        ("CPUs", f"{machine['affinity_cpus']} of {machine['cpus']} in the affinity mask"),
+        ("control groups", f"allow {machine['quota_cpus']} CPUs" if machine["quota_cpus"] else "no limit"),
+        ("cores", f"{machine['physical_cores']}, strength: {machine['strength']}"),
+        ("clusters", "; ".join(clusters) or "unknown"),
+        ("caches", ", ".join(caches) or "unknown"),
+        ("threads", f"{machine['threads']}: {machine['threads_reason']}"),
+    ]
+    console.table("Machine", ("", ""), rows)
+
+
+def _ranges(ids: list[int]) -> str:
+    """0-3, 6"""
+    firsts = [i for i in ids if i - 1 not in ids]
+    lasts = [i for i in ids if i + 1 not in ids]
+    return ", ".join(f"{a}-{b}" if b > a else str(a) for a, b in zip(firsts, lasts, strict=True))
 
 
 def _show_model(model: dict[str, Any], plan: list[dict[str, int]]) -> None:

