@@ -42,7 +42,7 @@ lint: $(test_venv)/ready  ## ruff, mypy and clang-format
 	$(test_bin)/ruff check $(python_files)
 	$(test_bin)/ruff format --check $(python_files)
 	$(test_bin)/mypy
-	find csrc fuzz tests/native -name '*.h' -o -name '*.cpp' -o -name '*.inc' | xargs $(test_bin)/clang-format --dry-run -Werror
+	find csrc bench/native fuzz tests/native -name '*.h' -o -name '*.cpp' -o -name '*.inc' | xargs $(test_bin)/clang-format --dry-run -Werror
 
 fuzz: tools  ## five minutes of fuzzing under the sanitizers
 	scripts/fuzz.sh 300
@@ -56,7 +56,7 @@ bench: $(bench_venv)/ready  ## measure kernels, models and other runtimes (10 mi
 format: $(test_venv)/ready  ## format Python and C++ in place
 	$(test_bin)/ruff check --fix $(python_files)
 	$(test_bin)/ruff format $(python_files)
-	find csrc fuzz tests/native -name '*.h' -o -name '*.cpp' -o -name '*.inc' | xargs $(test_bin)/clang-format -i
+	find csrc bench/native fuzz tests/native -name '*.h' -o -name '*.cpp' -o -name '*.inc' | xargs $(test_bin)/clang-format -i
 
 clean:  ## remove what was built here (not the cache)
 	rm -rf .venv build dist bench-results .pytest_cache .mypy_cache .ruff_cache .hypothesis

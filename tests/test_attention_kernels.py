@@ -188,6 +188,19 @@ def test_stored_integers_equal_numpy(isa: str, int8: bool) -> None:
     assert (np.ascontiguousarray(keys[:, :16]).view(np.uint8) == OLD).all()
 
 
+@both_kinds
+@pytest.mark.parametrize("size", [1e6, 1e9, 1e12])
+def test_scores_beyond_what_an_exponent_takes(size: float, int8: bool) -> None:
+    """Rounding lifts the difference to the largest score far above 0; the result must stay an average of the values."""
+    heads = heads_of(150, 32)
+    heads = replace(heads, qkv=heads.qkv * np.float32(size))
+    results = [Attention(isa, heads, int8).attend() for isa in ISAS]
+    assert np.isfinite(results[0]).all()
+    assert np.abs(results[0]).max() <= np.abs(heads.qkv).max() * 1.01
+    for result in results[1:]:
+        same_bytes(result, results[0])
+
+
 # --- the same bytes however the work is divided -----------------------------------------------------------------------
 
 

@@ -86,6 +86,7 @@ FIELD_ERRORS: list[tuple[str, str, Any, str]] = [
     ("attention", "heads", 6, "heads × head_dim ask for 312"),
     ("attention", "head_dim", 257, "'head_dim' is 257; it must be an integer in 1…256"),
     ("attention", "scale", float("nan"), "'scale' is nan"),
+    ("attention", "scale", -0.5, "'scale' is -0.5; it must be a float32 number above 0"),
     ("attention", "causal", 1, "'causal' is 1; it must be true or false"),
     ("attention", "left", -2, "'left' is -2"),
     ("attention", "dtype", "int4", "'dtype' is 'int4'"),

@@ -154,16 +154,22 @@ struct KeyTileI8 {
       const auto at = [=](int j) POCKETFORMER_LAMBDA { return tail && key + j >= end ? end - 1 : key + j; };
       I acc[kChains];
       unroll<kChains>([&](auto j) POCKETFORMER_LAMBDA { acc[j] = initial; });
-      if constexpr (kProducts && !tail) {  // keys are rows, the queries a panel
-        V::template product<kChains>(acc, k + static_cast<ptrdiff_t>(key) * stride(c), stride(c),
-                                     reinterpret_cast<const int8_t*>(query), stride(c) / 4);
-      } else {
+      const auto by_groups = [&]() POCKETFORMER_LAMBDA {
         for (int d = 0; d < stride(c); d += 4) {
           const B q = query[d / 4];
           unroll<kChains>([&](auto j) POCKETFORMER_LAMBDA {
             acc[j] = V::dot4(acc[j], V::broadcast_b(k + static_cast<ptrdiff_t>(at(j)) * stride(c) + d), q);
           });
         }
+      };
+      if constexpr (kProducts) {  // keys are rows, the queries a panel
+        if constexpr (tail)
+          by_groups();
+        else
+          V::template product<kChains>(acc, k + static_cast<ptrdiff_t>(key) * stride(c), stride(c),
+                                       reinterpret_cast<const int8_t*>(query), stride(c) / 4);
+      } else {
+        by_groups();
       }
       unroll<kChains>([&](auto j) POCKETFORMER_LAMBDA { V::pin(acc[j]); });
       float* out = scores + (key - begin) * kLanes;
@@ -195,7 +201,8 @@ struct KeyTileI8 {
     F most = V::zero();
     const auto take = [&](int key, F& total, auto masked) POCKETFORMER_LAMBDA {
       float* at = scores + (key - begin) * kLanes;
-      F p = exp2<V, false>(V::fma(V::load(at), factor, shift));
+      // Above 0 only by rounding, which with huge scores is more than 2^x can take.
+      F p = exp2<V, false>(V::min(V::fma(V::load(at), factor, shift), V::zero()));
       if constexpr (masked) p = V::select(V::between(range.lo, range.hi, key), p, V::zero());
       total = V::add(total, p);
       p = V::mul(p, V::set1(v_scale[key]));

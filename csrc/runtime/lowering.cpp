@@ -341,6 +341,7 @@ class Lowering {
     extent("right", op.right, -1, kMaxRows);
     AttendStep attend{};
     attend.scale = finite("scale", op.scale);
+    check(attend.scale > 0, "scale is ", op.scale, "; it must be above 0");
     attend.range.left = op.left < 0 ? kUnlimited : static_cast<int>(op.left);
     attend.range.right = op.causal ? 0 : op.right < 0 ? kUnlimited : static_cast<int>(op.right);
     if (!op.bias.empty()) {

@@ -5,7 +5,6 @@ Only small tensors (scales, sums, biases, norms) are read; the pages of large we
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
@@ -114,7 +113,7 @@ OPERATORS: dict[str, dict[str, Field]] = {
         "heads": integer(1),
         "kv_heads": integer(1),
         "head_dim": integer(1, MAX_HEAD_DIM),
-        "scale": real(-math.inf),
+        "scale": real(0.0),
         "causal": FLAG,
         "left": integer(-1),
         "right": integer(-1),
