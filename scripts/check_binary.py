@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +64,8 @@ MACHINES = {
 }
 # g++ keeps the tiles apart, clang inlines them into TileI8::run and attend_i8 into attention_i8.
 HOT = re.compile(r"(gemm|Tile|attend|attention)_?(i8|f32|I8|F32)(?:_tile)?<.*?Isa(?:, ([^>]*))?>")
+# An ISA's own inner product of so many rows and a panel, where the compiler keeps it apart from the tile.
+OWN = re.compile(r"::product_\w+?(_f32)?(?:<(\d+)>)?\(")
 LOADED_BY_KERNELS = {"memcpy", "memset", "memmove", "nearbyintf", "_GLOBAL_OFFSET_TABLE_"}
 
 # What manylinux_2_28 has. Above it stand only names whose version depends on the build machine: glibc 2.34 joined
@@ -177,16 +179,28 @@ def hot_loops(listing: str, machine: str = "x86_64") -> list[Loop]:
     """From the output of ``objdump -dC``: in products and attention, loops that are mostly multiply-adds."""
     found, reads = [], MACHINES[machine]
     for name, lines in functions(listing):
-        hot = HOT.search(name)
-        if not hot:
+        hot, own = HOT.search(name), OWN.search(name)
+        if hot:
+            kind = hot[2].lower()
+            label = f"{'attention' if hot[1].startswith('att') else 'product'}_{kind}<{hot[3] or ''}>"
+        elif own:
+            kind = "f32" if own[1] else "i8"
+            label = f"product_{kind}<{own[2] or 2}, 1>"
+        else:
             continue
-        kind = hot[2].lower()
-        label = f"{'attention' if hot[1].startswith('att') else 'product'}_{kind}<{hot[3] or ''}>"
         for loop in innermost(lines, reads):
             dots = sum(bool(reads.dot[kind].search(line)) for line in loop)
             if dots and not any(reads.not_product.search(line) for line in loop):
                 found.append(Loop(label, dots, len(loop), *moves(loop, reads)))
     return sorted(found, key=lambda loop: (loop.function, -loop.dots))
+
+
+def without_remainders(loops: Sequence[Loop]) -> list[Loop]:
+    """Of each tile the loop with most products: a smaller one takes what its steps of several groups leave of K."""
+    most: dict[str, int] = {}
+    for loop in loops:
+        most[loop.function] = max(loop.dots, most.get(loop.function, 0))
+    return [loop for loop in loops if not loop.product or loop.dots == most[loop.function]]
 
 
 def disassemble(target: Path, machine: str = HERE, *options: str) -> str:
@@ -287,7 +301,9 @@ def check(objects: dict[str, Path], loops: dict[str, list[Loop]], machine: str) 
 
 def vector_units(objects: dict[str, Path], machine: str = HERE) -> dict[str, list[Loop]]:
     stems = [stem for stem in objects if stem.startswith("kernels_") and stem != "kernels_scalar"]
-    return {stem: hot_loops(disassemble(objects[stem], machine, "-C"), machine) for stem in stems}
+    return {
+        stem: without_remainders(hot_loops(disassemble(objects[stem], machine, "-C"), machine)) for stem in stems
+    }
 
 
 def main() -> int:

@@ -94,6 +94,13 @@ def test_instructions_above_the_baseline_are_in_isa_units_only(build: Build) -> 
         assert bool(check_binary.above_baseline(target, build.machine)) == above, stem
 
 
+def test_only_a_remainder_is_left_out() -> None:
+    spilled = check_binary.Loop("product_i8<8, 1>", 32, 50, loads=3, stores=3)
+    whole = check_binary.Loop("product_i8<8, 1>", 64, 90, loads=0, stores=0)
+    other = check_binary.Loop("product_i8<7, 1>", 28, 50, loads=3, stores=3)
+    assert check_binary.without_remainders([spilled, whole, other]) == [whole, other]
+
+
 def test_extension_is_portable() -> None:
     compiler("g++")
     assert check_binary.portability(Path(_core.__file__), ours=False) == []
