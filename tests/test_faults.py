@@ -157,7 +157,8 @@ def test_killed_at_any_time(target: Path) -> None:
 def interrupted(script: str, *arguments: str | Path) -> float:
     """Starts ``script``, sends Ctrl-C once it has said ``ready`` and run a while; seconds until it has said so."""
     code = (
-        "import sys, time\n"
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in what a shell runs in the background
         "def work():\n"
         + "".join(f"    {line}\n" for line in script.splitlines())
         + "try:\n    work()\nexcept KeyboardInterrupt:\n    print('interrupted', flush=True)\n"
