@@ -49,7 +49,7 @@ def test_python(folder: Path) -> None:
 def test_shell(folder: Path) -> None:
     lines = [line for block in blocks("bash") for line in block.splitlines()]
     commands = [line for line in lines if not line.startswith("make ")]
-    assert len(commands) == 7
+    assert len(commands) == 8
     for line in commands:
         assert run(folder, "bash", "-o", "pipefail", "-c", line), f"{line} printed nothing"
     assert (folder / "embeddings.npy").is_file()
