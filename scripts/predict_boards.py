@@ -28,7 +28,7 @@ def table(path: str | Path) -> str:
         for threads in (1, board.cores):
             runs = [predict(engine, board, [n], threads) for n in LENGTHS]
             times = " | ".join(f"{1e3 * run['seconds']:.1f} ms" for run in runs)
-            lines.append(f"| {board.name} | {board.isa} | {threads} | {times} | {runs[-1]['bytes'] / 1e6:.0f} MB |")
+            lines.append(f"| {board.name} | {board.isa} | {threads} | {times} | {runs[-1]['bytes'] / 1e6:.1f} MB |")
     return "\n".join(lines) + "\n"
 
 
