@@ -301,9 +301,7 @@ def check(objects: dict[str, Path], loops: dict[str, list[Loop]], machine: str) 
 
 def vector_units(objects: dict[str, Path], machine: str = HERE) -> dict[str, list[Loop]]:
     stems = [stem for stem in objects if stem.startswith("kernels_") and stem != "kernels_scalar"]
-    return {
-        stem: without_remainders(hot_loops(disassemble(objects[stem], machine, "-C"), machine)) for stem in stems
-    }
+    return {stem: without_remainders(hot_loops(disassemble(objects[stem], machine, "-C"), machine)) for stem in stems}
 
 
 def main() -> int:
