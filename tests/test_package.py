@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -136,3 +137,22 @@ def test_wheel_size() -> None:
     largest = max(path.stat().st_size for path in wheels) if wheels else sum(os.stat(path).st_size for path in files)
     print(f"\n{'wheel' if wheels else 'installed files'}: {largest / 1e6:.2f} MB")
     assert largest <= 3e6
+
+
+def test_sdist_holds_all_that_a_build_needs(tmp_path: Path) -> None:
+    """What 32-bit ARM and other systems without a wheel build from."""
+    command = [sys.executable, "-m", "build", "--sdist", "--outdir", str(tmp_path), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as files:
+        held = {str(Path(*Path(name).parts[1:])) for name in files.getnames()}
+    needed = {"pyproject.toml", "CMakeLists.txt", "LICENSE", "README.md", "cmake/exports.map"}
+    for folder in ("csrc", "python"):
+        needed |= {
+            str(path.relative_to(ROOT))
+            for path in (ROOT / folder).rglob("*")
+            if path.is_file() and path.suffix not in (".pyc", ".so")
+        }
+    assert needed - held == set()
+    assert not {Path(name).parts[0] for name in held} & {"tests", "bench", "fuzz", "docs"}
