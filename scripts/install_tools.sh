@@ -18,7 +18,7 @@ has arm-linux-gnueabihf-g++ || missing+=(g++-arm-linux-gnueabihf)
 has qemu-aarch64-static || missing+=(qemu-user-static)
 any clang++ clang++-19 || missing+=(clang)
 compgen -G '/usr/lib/llvm-19/lib/clang/*/lib/linux/libclang_rt.fuzzer-*' > /dev/null || missing+=(libclang-rt-19-dev)
-any llvm-mca llvm-mca-{14..30} || missing+=(llvm)
+any llvm-mca-{22..30} || missing+=(llvm)  # older models of the ARM cores give other figures
 if [ ${#missing[@]} -eq 0 ]; then exit; fi
 
 if [ "$(id -u)" -ne 0 ] || ! has apt-get; then
