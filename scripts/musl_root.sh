@@ -15,7 +15,8 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$work/root"
 {
-  (cd "$work" && apt-get -qq -o APT::Sandbox::User=root download musl)
+  fetch() { (cd "$work" && apt-get -qq -o APT::Sandbox::User=root download musl); }
+  fetch || { apt-get -qq update && fetch; }
   dpkg -x "$work"/musl_*.deb "$work/root"
   "${PYTHON:-python3}" -m pip download -q --no-deps -d "$work" --only-binary=:all: --platform musllinux_1_2_x86_64 "$python_package"
   "${PYTHON:-python3}" -m zipfile -e "$work"/*.whl "$work/unpacked"
