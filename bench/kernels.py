@@ -109,15 +109,11 @@ class Attention:
         keys, scales = (self.heads, capacity, stride), (self.heads, capacity)
         self.qkv = floats(self.length, 3 * self.heads * self.head_dim)
         self.out = zeros(self.length, round_up(self.heads * self.head_dim, LANES))
-        self.q = zeros(self.length, self.heads, stride, dtype=np.uint8 if self.int8 else np.float32)
+        self.q = zeros(self.length, self.heads, stride, dtype=np.int8 if self.int8 else np.float32)
         self.q_scale = zeros(self.length, self.heads)
         if self.int8:
             values = zeros(self.heads, capacity // GROUP, stride, GROUP, dtype=np.int8)
-            starts = zeros(*scales, dtype=np.int32)
-            self.cache: Any = (
-                *(zeros(*keys, dtype=np.int8), zeros(*scales), starts),
-                *(values, zeros(*scales)),
-            )
+            self.cache: Any = (zeros(*keys, dtype=np.uint8), zeros(*scales), values, zeros(*scales))
         else:
             self.cache = (zeros(*keys), zeros(*keys))
         self._kernels = _core.Kernels(self.isa)

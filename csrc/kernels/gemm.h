@@ -34,11 +34,16 @@ template <class V, int MR, int NR, bool kPrecise, class Value>
 POCKETFORMER_INLINE void store_tile(const Epilogue& e, float* out, size_t ldo, int row, int column, Value value) {
   const bool add = e.residual != nullptr && e.activation == Activation::kNone;
   const float* residual = add ? e.residual + row * e.ld_residual + column : nullptr;
-  unroll<MR * NR>([&](auto i) POCKETFORMER_LAMBDA {
-    constexpr int r = i / NR, c = i % NR;
-    typename V::F y = value(i);
-    if (add) y = V::add(y, V::load(residual + r * e.ld_residual + c * kLanes));
-    V::store(out + r * ldo + c * kLanes, y);
+  float* to = out;
+  unroll<MR>([&](auto r) POCKETFORMER_LAMBDA {
+    unroll<NR>([&](auto c) POCKETFORMER_LAMBDA {
+      typename V::F y = value(std::integral_constant<int, r * NR + c>{});
+      if (add) y = V::add(y, V::load(residual + c * kLanes));
+      V::store(to + c * kLanes, y);
+    });
+    to += ldo;
+    __asm__("" : "+r"(to));
+    if (add) residual += e.ld_residual;
   });
   if (e.activation != Activation::kNone) finish_tile<V, kPrecise>(e, out, ldo, row, column, MR, NR * kLanes);
 }
@@ -96,10 +101,11 @@ void gemm_i8_tile(const GemmI8Args& g, int row, int panel) {
     scale[c] = V::load(g.w_scale + column + c * kLanes);
     bias[c] = g.epilogue.bias != nullptr ? V::load(g.epilogue.bias + column + c * kLanes) : V::zero();
   });
+  const float* a_scale = g.a_scale + row;
   store_tile<V, MR, NR, false>(
       g.epilogue, g.out + row * g.ldo + column, g.ldo, row, column, [&](auto i) POCKETFORMER_LAMBDA {
         constexpr int r = i / NR, c = i % NR;
-        return V::fma(V::mul(V::to_f32(acc[i]), scale[c]), V::set1(g.a_scale[row + r]), bias[c]);
+        return V::fma(V::mul(V::to_f32(acc[i]), scale[c]), V::set1(a_scale[r]), bias[c]);
       });
 }
 
@@ -122,7 +128,10 @@ void gemm_f32_tile(const GemmF32Args& g, int row, int panel) {
   }
   for (; left > 0; --left) {
     F weight[NR];
-    unroll<NR>([&](auto c) POCKETFORMER_LAMBDA { weight[c] = V::load(w + c * panel_floats); });
+    unroll<NR>([&](auto c) POCKETFORMER_LAMBDA {
+      weight[c] = V::load(w + c * panel_floats);
+      prefetch(w + (c + NR) * panel_floats);
+    });
     unroll<MR>([&](auto r) POCKETFORMER_LAMBDA {
       const F x = V::set1(a[r * g.lda]);
       unroll<NR>([&](auto c) POCKETFORMER_LAMBDA { acc[r * NR + c] = V::fma(x, weight[c], acc[r * NR + c]); });
