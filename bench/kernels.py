@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from pocketformer import _core
 from pocketformer.layout import ALIGNMENT, GROUP, LANES, fp32_panels, int8_panels, round_up
-from pocketformer.predict import BLOCK_ALONE
 
 Array = NDArray[Any]
 
@@ -61,7 +60,8 @@ class Product:
             a = floats(self.m, round_up(self.k, LANES))
             self.weight = (floats(*fp32_panels(self.n, self.k)),)
         rows, out = zeros(self.m), zeros(self.m, columns)
-        spans = [(i, min(i + BLOCK_ALONE, self.m)) for i in range(0, self.m, BLOCK_ALONE)]
+        step = _core.block_rows(self.m, 1, True)
+        spans = [(i, min(i + step, self.m)) for i in range(0, self.m, step)]
         scales = [aligned(rows[b:e]) for b, e in spans]
         self.blocks = [(a[b:e], scale, out[b:e]) for (b, e), scale in zip(spans, scales, strict=True)]
         self._kernels = _core.Kernels(self.isa)

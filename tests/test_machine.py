@@ -194,3 +194,20 @@ def test_machine_as_people_see_it(capsys: pytest.CaptureFixture[str], tmp_path: 
         assert text in shown
     for isa in machine["missing"]:
         assert f"not {isa}" in shown
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        (["32K", "32K", "1024K", "32768K"], 32 << 20),
+        (["64K", "2M"], 2 << 20),
+        (["1G"], 1 << 30),
+        ([], 0),  # device trees often leave caches out
+        (["none"], 0),
+        (["99999999999999999999G"], 0),
+    ],
+)
+def test_the_largest_cache(tmp_path: Path, sizes: list[str], expected: int) -> None:
+    first = min(os.sched_getaffinity(0))
+    values: dict[str, object] = {f"cache/index{i}/size": size for i, size in enumerate(sizes)}
+    assert _core.largest_cache(board(tmp_path, [(range(first, first + 1), values)])) == expected

@@ -135,6 +135,42 @@ def test_values_that_live_long_and_are_read_twice() -> None:
         )
 
 
+# --- blocks of rows -------------------------------------------------------------------------------
+
+
+def test_threads_end_together() -> None:
+    """The busiest thread has little more than its share: by at most a block where rows do not divide."""
+    for threads, cached in itertools.product([1, 2, 3, 4, 8], [True, False]):
+        for rows in range(1, 600):
+            block = _core.block_rows(rows, threads, cached)
+            assert block % 4 == 0 and 4 <= block <= 32
+            rounds = -(-rows // block) // threads + (-(-rows // block) % threads > 0)
+            assert rounds * block <= rows / threads + 32
+
+
+@pytest.mark.parametrize(
+    ("rows", "threads", "weights_cached", "block"),
+    [
+        (512, 1, True, 16),
+        (512, 4, True, 16),
+        (512, 1, False, 32),  # half as many passes over the weights
+        (16, 1, True, 32),  # one pass
+        (20, 1, True, 32),
+        (40, 2, True, 20),  # 20 and 20, not 32 and 8
+        (72, 2, True, 12),
+    ],
+)
+def test_blocks_of_rows(rows: int, threads: int, weights_cached: bool, block: int) -> None:
+    assert _core.block_rows(rows, threads, weights_cached) == block
+
+
+def test_the_weights_of_a_stage() -> None:
+    """Stages end at a store: the widest has the projection out, the feed-forward pair and the next layer's q, k, v."""
+    hidden, ffn = 64, 256
+    graph = encoder("int8", hidden=hidden, ffn=ffn, heads=4, kv_heads=4, head_dim=16, layers=2)
+    assert program(graph).stage_weight_bytes == hidden * hidden + 2 * hidden * ffn + 3 * hidden * hidden
+
+
 # --- memory ---------------------------------------------------------------------------------------
 
 

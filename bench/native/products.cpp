@@ -1,12 +1,15 @@
 // int8 products: ours and oneDNN's in turn, beside the peak probed in the same moments. One JSON object a line.
-//   products THREADS ROUNDS SECONDS BLOCK MxNxK...
+//   products THREADS ROUNDS SECONDS MxNxK...
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <thread>
 
 #include "core/aligned_buffer.h"
+#include "core/cpus.h"
 #include "core/dispatch.h"
 #include "core/thread_pool.h"
+#include "runtime/planner.h"
 #include "timing.h"
 #ifdef POCKETFORMER_ONEDNN
 #include "onednn.h"
@@ -18,8 +21,8 @@ namespace {
 // One layer's product as the runtime calls it: rows in blocks, or with few rows a share of the panels for each thread.
 class Product {
  public:
-  Product(int m, int n, int k, int threads, int block)
-      : m_(m), n_(n), k_(k), threads_(threads), block_(block > 0 ? block : m), lda_(round_up(k, 64)) {
+  Product(int m, int n, int k, int threads)
+      : m_(m), n_(n), k_(k), threads_(threads), block_(block(m, n, k, threads)), lda_(round_up(k, 64)) {
     const size_t panels = round_up(n, kLanes) / kLanes, groups = (static_cast<size_t>(k) + 3) / 4;
     a_.reserve(static_cast<size_t>(m) * lda_);
     weight_.reserve(panels * groups * 64);
@@ -34,6 +37,10 @@ class Product {
   void operator()() { ThreadPool::instance().run(threads_, job, this); }
 
  private:
+  static int block(size_t m, size_t n, size_t k, size_t threads) {
+    return static_cast<int>(block_rows(m, threads, 2 * n * k <= largest_cache()));
+  }
+
   static void job(void* context, int thread, int threads, Barrier& barrier) {
     const auto& self = *static_cast<const Product*>(context);
     const int panels = (self.n_ + kLanes - 1) / kLanes, blocks = (self.m_ + self.block_ - 1) / self.block_;
@@ -96,8 +103,8 @@ double peak(int threads) {
   return best;
 }
 
-void measure(int m, int n, int k, int threads, int rounds, double seconds, int block) {
-  Product ours(m, n, k, threads, block);
+void measure(int m, int n, int k, int threads, int rounds, double seconds) {
+  Product ours(m, n, k, threads);
   std::vector<double> peaks, times, theirs;
 #ifdef POCKETFORMER_ONEDNN
   OneDnnProduct onednn(m, n, k);
@@ -107,6 +114,8 @@ void measure(int m, int n, int k, int threads, int rounds, double seconds, int b
     times.push_back(median_seconds(seconds, threads, ours));
 #ifdef POCKETFORMER_ONEDNN
     theirs.push_back(median_seconds(seconds, threads, onednn));
+    // Its threads spin on; ours would share a core with one.
+    if (threads > 1) std::this_thread::sleep_for(std::chrono::milliseconds(100));
 #endif
   }
   std::printf("{\"m\": %d, \"n\": %d, \"k\": %d, \"threads\": %d, \"isa\": \"%s\"", m, n, k, threads, kernels().isa);
@@ -124,16 +133,16 @@ void measure(int m, int n, int k, int threads, int rounds, double seconds, int b
 }  // namespace pocketformer
 
 int main(int argc, char** argv) {
-  if (argc < 6) {
-    std::fprintf(stderr, "usage: %s THREADS ROUNDS SECONDS BLOCK MxNxK...\n", argv[0]);
+  if (argc < 5) {
+    std::fprintf(stderr, "usage: %s THREADS ROUNDS SECONDS MxNxK...\n", argv[0]);
     return 2;
   }
-  for (int i = 5; i < argc; ++i) {
+  for (int i = 4; i < argc; ++i) {
     int m, n, k;
     if (std::sscanf(argv[i], "%dx%dx%d", &m, &n, &k) != 3 || std::min({m, n, k}) < 1) {
       std::fprintf(stderr, "%s is not a shape; write MxNxK\n", argv[i]);
       return 2;
     }
-    pocketformer::measure(m, n, k, std::atoi(argv[1]), std::atoi(argv[2]), std::atof(argv[3]), std::atoi(argv[4]));
+    pocketformer::measure(m, n, k, std::atoi(argv[1]), std::atoi(argv[2]), std::atof(argv[3]));
   }
 }

@@ -17,7 +17,6 @@ from statistics import median
 from typing import Any
 
 from bench.statistics import quartiles, ratio_text
-from pocketformer.predict import BLOCK_ALONE, BLOCK_SHARED
 
 ROWS = (1, 16, 64, 128, 512)
 SHAPES = ((384, 384), (1536, 384), (384, 1536), (768, 768), (3072, 768), (1024, 1024), (2048, 2048))  # N × K
@@ -26,8 +25,7 @@ SHAPES = ((384, 384), (1536, 384), (384, 1536), (768, 768), (3072, 768), (1024, 
 def measure(folder: Path, rows: Sequence[int], threads: int, rounds: int, seconds: float) -> Iterator[dict[str, Any]]:
     """One result for each shape: seconds a call by round, and the peak in multiply-adds a second."""
     shapes = [f"{m}x{n}x{k}" for n, k in SHAPES for m in rows]
-    block = BLOCK_ALONE if threads == 1 else BLOCK_SHARED
-    command = [str(folder / "products"), str(threads), str(rounds), str(seconds), str(block), *shapes]
+    command = [str(folder / "products"), str(threads), str(rounds), str(seconds), *shapes]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None

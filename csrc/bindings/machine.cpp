@@ -23,6 +23,7 @@ void bind_machine(py::module_& m) {
     return missing;
   });
   m.def("default_threads", &default_threads);
+  m.def("largest_cache", &largest_cache, py::arg("root") = "");
   m.def("cgroup_cpus", &cgroup_cpus, py::arg("root") = "");
   m.def(
       "read_cpus",

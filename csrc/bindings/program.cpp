@@ -174,8 +174,16 @@ void bind_program(py::module_& m) {
       .def_property_readonly("output_width", [](const BoundProgram& b) { return output(b).width; })
       .def_property_readonly("output_domain", &output_domain)
       .def_property_readonly("max_length", [](const BoundProgram& b) { return b.program->max_length; })
+      .def_property_readonly("stage_weight_bytes", [](const BoundProgram& b) { return b.program->stage_weight_bytes; })
       .def("arena_bytes", &arena_bytes, py::arg("lengths"), py::arg("threads"), py::arg("rows") = 0,
            py::arg("mode") = "auto", py::arg("block_rows") = 0);
+  m.def(
+      "block_rows",
+      [](int64_t rows, int64_t threads, bool weights_cached) {
+        require(rows >= 1, "rows is ", rows, "; it must be at least 1");
+        return block_rows(static_cast<size_t>(rows), static_cast<size_t>(checked_threads(threads)), weights_cached);
+      },
+      py::arg("rows"), py::arg("threads"), py::arg("weights_cached"));
 }
 
 }  // namespace pocketformer::bindings

@@ -121,6 +121,19 @@ Cpus read_cpus(const std::string& root, std::vector<int> allowed) {
   return cpus;
 }
 
+size_t largest_cache(const std::string& root) {
+  const std::string folder = root + "/sys/devices/system/cpu/cpu" + std::to_string(affinity_ids().front()) + "/cache";
+  size_t largest = 0;
+  for (int i = 0;; ++i) {
+    const std::string size = read_line(folder + "/index" + std::to_string(i) + "/size");  // "32768K"
+    if (size.empty()) return largest;
+    char* unit = nullptr;
+    const unsigned long long count = std::strtoull(size.c_str(), &unit, 10);
+    const int shift = *unit == 'K' ? 10 : *unit == 'M' ? 20 : *unit == 'G' ? 30 : 0;
+    if (count < 1u << 20) largest = std::max(largest, static_cast<size_t>(count) << shift);
+  }
+}
+
 int default_threads() {
   const char* text = std::getenv("POCKETFORMER_THREADS");
   if (text == nullptr || *text == '\0') return read_cpus().threads;

@@ -1,6 +1,7 @@
 // The CPUs this process may use, how strong they are, and how many threads a call gets that names no number.
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,9 @@ struct Cpus {
 // strongest those, strongest first, that make this product largest: the big cluster of a big.LITTLE pair, all cores of
 // like ones.
 Cpus read_cpus(const std::string& root = "", std::vector<int> allowed = {});
+
+// Bytes of the largest data cache of the first CPU that this process may use; 0 where the machine does not tell.
+size_t largest_cache(const std::string& root = "");
 
 // POCKETFORMER_THREADS or read_cpus().threads. Throws std::invalid_argument when the variable is no number of threads.
 int default_threads();

@@ -78,6 +78,7 @@ class Lowering {
     emit(OutputStep{read(program_.output)});
     place_attention(program_);
     place_buffers(program_, lifetimes_, in_place_);
+    weigh_stages(program_);
   }
 
  private:

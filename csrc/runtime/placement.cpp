@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/cpus.h"
 #include "runtime/program.h"
 
 namespace pocketformer {
@@ -120,6 +121,23 @@ void place_attention(Program& program) {
     program.cache_slot_bytes[s.cache_buffer] = std::max(program.cache_slot_bytes[s.cache_buffer], slot);
     program.query_row_bytes[s.query_buffer] = std::max(program.query_row_bytes[s.query_buffer], query_bytes(s));
   }
+}
+
+// A thread carries block after block of rows through a stage, and each passes all of its weights.
+void weigh_stages(Program& program) {
+  for (const Stage& stage : program.stages) {
+    size_t bytes = 0;
+    for (const Step& step : stage.steps) {
+      if (const auto* linear = std::get_if<LinearI8Step>(&step)) {
+        bytes += static_cast<size_t>(linear->panels) * kLanes * static_cast<size_t>(linear->k);
+      } else if (const auto* wide = std::get_if<LinearF32Step>(&step)) {
+        bytes += static_cast<size_t>(wide->panels) * kLanes * static_cast<size_t>(wide->k) * sizeof(float);
+      }
+    }
+    program.stage_weight_bytes = std::max(program.stage_weight_bytes, bytes);
+  }
+  static const size_t cache = largest_cache();
+  program.weights_cached = 2 * program.stage_weight_bytes <= cache;
 }
 
 }  // namespace pocketformer

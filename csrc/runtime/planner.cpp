@@ -9,19 +9,16 @@
 namespace pocketformer {
 namespace {
 
-// A block's widest moment (an FFN's activations in fp32 and int8, the residual: about 12 KB a row at width 384) should
-// stay in a second-level cache of 1 MB together with the weight panels in flight. 64 rows do, and hold a whole number
-// of attention's vectors of 16 queries and of the groups of four keys in a value panel. 30 to 128 rows differ by 2%.
-constexpr size_t kMaxBlockRows = 64;
-// With several threads: two vectors of 16 queries, so that attention leaves no lane idle, and enough blocks that the
-// threads finish a stage together. Measured on 2 threads against 52 to 56 rows: 6% less time at 8 × 128 tokens, 8% at
-// 512.
-constexpr size_t kSharedBlockRows = 32;
+// Tenths of a row's time. A block costs its rows (fewer than three wait for their weights as long as three), the lanes of
+// attention's vectors of 16 queries, and the arrival of the weights from a cache or from memory. Beyond 16 rows what a
+// block writes between two operators leaves the nearest caches. Measured on one and two threads, MiniLM and BERT-base:
+// docs/performance.md.
+constexpr size_t kRowCost = 10, kLeastRows = 3, kCachedWeights = 3, kFetchedWeights = 30, kTallRows = 16,
+                 kMaxBlockRows = 32;
 constexpr size_t kKeyGroup = 4;
-// In row mode each thread streams all the weights. With fewer rows than this a thread spends longer on reading them
-// (one byte per weight and row block) than on multiplying, and splitting the weights is worth a barrier after every
-// step.
-constexpr size_t kMinThreadRows = 16;
+// In row mode every thread passes all the weights. With fewer rows than this it spends longer on fetching them than on
+// multiplying, and splitting them is worth a barrier after every step.
+constexpr size_t kMinCachedRows = 8, kMinFetchedRows = 17;
 
 class Arena {
  public:
@@ -42,27 +39,41 @@ class Arena {
 
 size_t blocks(size_t rows, size_t block) { return (rows + block - 1) / block; }
 
-// A whole number of blocks for each thread, all of nearly the same size.
-size_t block_rows(size_t rows, size_t threads, const Tuning& tuning) {
-  if (tuning.block_rows > 0) return static_cast<size_t>(tuning.block_rows);
-  if (threads == 1) return kMaxBlockRows;
-  const size_t count = std::max<size_t>(1, round_up(blocks(rows, kSharedBlockRows), threads));
-  return std::max(kKeyGroup, round_up(blocks(rows, count), kKeyGroup));
+size_t block_cost(size_t rows, bool weights_cached) {
+  const size_t tall = rows > kTallRows ? (rows - kTallRows) / 3 : 0;
+  return kRowCost * std::max(rows, kLeastRows) + round_up(rows, kLanes) + tall +
+         (weights_cached ? kCachedWeights : kFetchedWeights);
 }
 
 }  // namespace
 
 size_t cache_slots(size_t length) { return round_up(length, kLanes); }
 
+size_t block_rows(size_t rows, size_t threads, bool weights_cached) {
+  size_t best = kMaxBlockRows, least = SIZE_MAX;
+  for (size_t block = kKeyGroup; block <= kMaxBlockRows; block += kKeyGroup) {
+    const size_t cost = block_cost(block, weights_cached), whole = rows / block, rest = rows % block;
+    // The thread that ends last: its whole blocks, and one that has no partner for every thread or is not full.
+    const size_t last = whole % threads != 0 ? cost : rest != 0 ? block_cost(rest, weights_cached) : 0;
+    const size_t time = whole / threads * cost + last;
+    if (time <= least) best = block, least = time;
+  }
+  return best;
+}
+
 Plan make_plan(const Program& program, const Load& load, int threads, const Tuning& tuning) {
   Plan plan{};
   const size_t tokens = load.rows[static_cast<int>(Domain::kTokens)];
-  const bool few = threads > 1 && tokens <= kMinThreadRows * static_cast<size_t>(threads);
+  const size_t least = program.weights_cached ? kMinCachedRows : kMinFetchedRows;
+  const bool few = threads > 1 && tokens < least * static_cast<size_t>(threads);
   plan.columns = tuning.mode == Mode::kColumns || (tuning.mode == Mode::kAuto && few);
   size_t most_blocks = 1, tallest = 1;
   for (int d = 0; d < kDomains; ++d) {
     const size_t rows = std::max<size_t>(load.rows[d], 1);
-    const size_t block = plan.columns ? rows : std::min(rows, block_rows(rows, static_cast<size_t>(threads), tuning));
+    const size_t chosen = tuning.block_rows > 0
+                              ? static_cast<size_t>(tuning.block_rows)
+                              : block_rows(rows, static_cast<size_t>(threads), program.weights_cached);
+    const size_t block = plan.columns ? rows : std::min(rows, chosen);
     plan.block[d] = static_cast<int>(block);
     plan.height[d] = round_up(load.rows[d], kLanes);
     if (d != static_cast<int>(Domain::kRows) || program.selects) {

@@ -21,6 +21,10 @@ struct Load {
   size_t slots;           // keys of all sequences, each sequence rounded up to 16
 };
 
+// Rows of one domain that a thread takes at a time, so that the last thread ends soonest. Depends on whether a stage's
+// weights stay in a cache from one block to the next.
+size_t block_rows(size_t rows, size_t threads, bool weights_cached);
+
 // Slots a sequence takes in the key/value buffers.
 size_t cache_slots(size_t length);
 

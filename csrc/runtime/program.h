@@ -143,6 +143,8 @@ struct Program {
   int max_length, vocab_size, type_vocab_size;
   bool selects = false;  // some stage works on rows the caller asked for
   int output = kNone;
+  size_t stage_weight_bytes = 0;  // of the stage with most
+  bool weights_cached = false;    // twice that fits this machine's largest cache
   size_t scratch_row_bytes = 0;  // of one row of a block
   size_t shared_row_bytes[kDomains] = {};
   size_t query_row_bytes[2] = {};   // of one token: quantized queries and their scales, or fp32 queries
@@ -156,5 +158,6 @@ struct Lifetime {
 };
 void place_buffers(Program& program, const std::vector<Lifetime>& lifetimes, const std::vector<int>& in_place);
 void place_attention(Program& program);
+void weigh_stages(Program& program);
 
 }  // namespace pocketformer

@@ -24,6 +24,12 @@ def read_cpus(root: str = "", allowed: list[int] = ...) -> dict[str, Any]:
     /proc and /sys; an empty ``allowed`` takes the affinity mask.
     """
 
+def largest_cache(root: str = "") -> int:
+    """Bytes of the largest data cache of the first CPU that may be used; 0 where the machine does not tell."""
+
+def block_rows(rows: int, threads: int, weights_cached: bool) -> int:
+    """Rows that the planner has a thread take at a time. ``weights_cached``: a stage's weights stay in a cache."""
+
 def cgroup_cpus(root: str = "") -> int:
     """The tightest control-group quota in CPUs, rounded up; 0 without one. ``root`` goes before /proc and /sys."""
 
@@ -45,6 +51,9 @@ class Program:
         """``tokens``, ``sequences`` or ``rows``: what a row of the output stands for."""
     @property
     def max_length(self) -> int: ...
+    @property
+    def stage_weight_bytes(self) -> int:
+        """Weights of the stage with most: what every block of rows passes before the next block begins."""
     def arena_bytes(
         self, lengths: list[int], threads: int, rows: int = 0, mode: str = "auto", block_rows: int = 0
     ) -> int:

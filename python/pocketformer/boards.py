@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from . import _core
 
@@ -111,20 +110,12 @@ def this_machine(isa: str = "", milliseconds: int = 50) -> Machine:
         _core.default_threads(),
         _core.probe_int8(isa, milliseconds),
         _core.probe_f32(isa, milliseconds),
-        0.90 if isa == "avx512vnni" else arm.int8_share,
+        0.94 if isa == "avx512vnni" else arm.int8_share,
         0.82 if isa == "avx512vnni" else arm.f32_share,
         0.78 if isa == "avx512vnni" else arm.attention_share,
         1.0,
-        _largest_cache(),
+        _core.largest_cache() or MIB,
         _core.probe_bandwidth(8 * milliseconds),
         20e-6,
         1.5e-6,
     )
-
-
-def _largest_cache() -> int:
-    sizes = [MIB]
-    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
-        text = path.read_text().strip()
-        sizes.append(int(text[:-1]) * {"K": 1 << 10, "M": MIB}.get(text[-1], 1))
-    return max(sizes)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ._core import block_rows
 from .boards import Machine
 from .engine import Engine
 from .graph import Graph
@@ -20,9 +21,9 @@ from .graph import Graph
 ROTATE_QUANTIZE, QUANTIZE, STORE, NORM, ACTIVATION, EPILOGUE, EMBED, POOL = 12.0, 6.0, 11.0, 11.0, 12.0, 3.5, 25.0, 4.0
 SCORE_I8, SCORE_F32 = 10.5, 8.0
 # For each byte of weights that a block of rows takes from a cache.
-WEIGHT = 0.5
-# The planner's: rows a thread takes at a time, alone and with others, and rows a thread below which columns are split.
-BLOCK_ALONE, BLOCK_SHARED, MIN_THREAD_ROWS = 64, 32, 16
+WEIGHT = 0.2
+# The planner's: rows a thread below which columns are split, with weights from a cache and from memory.
+MIN_CACHED_ROWS, MIN_FETCHED_ROWS = 8, 17
 # The interpreter with numpy, tokenizers and this package, measured on Linux x86-64.
 PYTHON_BYTES = 34_000_000
 
@@ -47,9 +48,11 @@ def predict(engine: Engine, machine: Machine, lengths: list[int], threads: int) 
         raise ValueError(f"threads is {threads}; {machine.name} has {machine.cores} cores, use 1 to {machine.cores}")
     graph = engine.file.graph
     rows = sum(lengths)
-    columns = threads > 1 and rows <= MIN_THREAD_ROWS * threads
-    blocks = 1 if columns else _blocks(rows, threads)
-    speed = threads if columns else threads / _imbalance(rows, threads)
+    stays = 2 * engine.program.stage_weight_bytes <= machine.cache_bytes
+    columns = threads > 1 and rows < (MIN_CACHED_ROWS if stays else MIN_FETCHED_ROWS) * threads
+    block = rows if columns else min(rows, block_rows(rows, threads, stays))
+    blocks = _ceil(rows, block)
+    speed = threads if columns else threads / _imbalance(rows, block, threads)
     works = list(_works(graph, lengths))
     cached = sum(work.weight_bytes for work in works) <= machine.cache_bytes
     phases: dict[str, float] = {}
@@ -138,12 +141,8 @@ def _ceil(count: int, unit: int) -> int:
     return (count + unit - 1) // unit
 
 
-def _blocks(rows: int, threads: int) -> int:
-    return _ceil(_ceil(rows, BLOCK_ALONE if threads == 1 else BLOCK_SHARED), threads) * threads
-
-
-def _imbalance(rows: int, threads: int) -> float:
-    """How much longer the busiest thread takes than the mean: blocks are whole groups of four rows."""
-    block = 4 * _ceil(_ceil(rows, _blocks(rows, threads)), 4)
-    rounds = _ceil(_ceil(rows, block), threads)
-    return max(1.0, min(rounds * block, rows) * threads / rows)
+def _imbalance(rows: int, block: int, threads: int) -> float:
+    """How much longer the busiest thread takes than the mean."""
+    whole, rest = divmod(rows, block)
+    busiest = whole // threads * block + (block if whole % threads else rest)
+    return busiest * threads / rows
