@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from pocketformer.compress import QuantizeOptions, compress
-from pocketformer.compress.pack import pack_graph
 from pocketformer.compress.quantize import quantize_graph
 from pocketformer.fetch import cache_folder
 from pocketformer.graph import Array, GraphBuilder, Table
+from pocketformer.pack import pack_graph
 from pocketformer.pocketfile import write_pocket
 
 BERT_BASE = {

@@ -11,9 +11,9 @@ import numpy as np
 from kernel_helpers import aligned
 from pocket_helpers import tiny_graph
 from pocketformer import _core
-from pocketformer.compress.pack import pack_graph
 from pocketformer.compress.quantize import quantize_graph
 from pocketformer.graph import Array, Graph
+from pocketformer.pack import pack_graph
 
 LENGTHS = (1, 40, 2, 7, 17, 39, 16, 3, 33, 4)
 

@@ -19,8 +19,8 @@ from models import model_folder
 from pocket_helpers import MODEL, TEXT, TOKENIZER_JSON
 from pocketformer import _core
 from pocketformer.compress import compress
-from pocketformer.compress.pack import pack_graph
 from pocketformer.graph import Graph
+from pocketformer.pack import pack_graph
 from pocketformer.pocketfile import write_pocket
 from run_cases import run_cases
 from runtime_helpers import LENGTHS, batch, encoder

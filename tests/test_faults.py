@@ -21,8 +21,8 @@ from models import model_folder
 from pocket_helpers import MODEL, TEXT, TOKENIZER_JSON, tiny_graph
 from pocketformer.cli import main
 from pocketformer.commands import info
-from pocketformer.compress.pack import pack_graph
 from pocketformer.graph import Graph
+from pocketformer.pack import pack_graph
 from pocketformer.pocketfile import read_pocket, write_pocket
 
 COMPRESS = "import sys; from pocketformer.cli import main; sys.exit(main(['compress', *sys.argv[1:]]))"

@@ -13,10 +13,10 @@ import pytest
 
 from hostile_files import flip_data, flip_header, header_end, lie_in_entry, lie_in_metadata, rebuilt, truncate
 from pocket_helpers import MODEL, TEXT, TOKENIZER_JSON, tiny_graph
-from pocketformer.compress.pack import pack_graph
 from pocketformer.compress.quantize import quantize_graph
 from pocketformer.errors import CheckpointError, PocketFileError
 from pocketformer.importers.weights import open_weights
+from pocketformer.pack import pack_graph
 from pocketformer.pocketfile import read_pocket, write_pocket
 
 CASES = 500  # of each mutation below

@@ -12,8 +12,8 @@ import pytest
 from hostile_files import lie
 from pocket_helpers import MODEL, TEXT, tiny_graph
 from pocketformer import load
-from pocketformer.compress.pack import pack_graph
 from pocketformer.errors import PocketFileError
+from pocketformer.pack import pack_graph
 from pocketformer.pocketfile import write_pocket
 from pocketformer.tasks.text import _explained
 

@@ -16,7 +16,7 @@ import pocketformer
 from kernel_helpers import fresh, kernels
 from pocket_helpers import MODEL, TEXT, TOKENIZER_JSON
 from pocketformer import _core
-from pocketformer.compress.pack import pack_graph
+from pocketformer.pack import pack_graph
 from pocketformer.pocketfile import write_pocket
 from runtime_helpers import batch, encoder, program, tensors
 

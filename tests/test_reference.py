@@ -11,9 +11,9 @@ import pytest
 
 from pocket_helpers import tiny_graph
 from pocketformer import reference
-from pocketformer.compress.pack import pack_graph
 from pocketformer.compress.quantize import quantize_graph
 from pocketformer.graph import Array, Graph, GraphBuilder, Op, Table
+from pocketformer.pack import pack_graph
 
 LENGTHS = [1, 40, 2, 33, 7]
 

@@ -12,8 +12,8 @@ import pytest
 from kernel_helpers import aligned
 from pocket_helpers import tiny_graph
 from pocketformer import _core, reference
-from pocketformer.compress.pack import pack_graph
 from pocketformer.graph import Array, GraphBuilder, Table
+from pocketformer.pack import pack_graph
 from runtime_helpers import LENGTHS, batch, encoder, ending_at, program, tensors
 
 TOLERANCE = {"fp32": 1e-5, "int8": 5e-2}  # int8: a value at a rounding edge may go either way in numpy and in C++
@@ -143,7 +143,7 @@ def test_threads_end_together() -> None:
     for threads, cached in itertools.product([1, 2, 3, 4, 8], [True, False]):
         for rows in range(1, 600):
             block = _core.block_rows(rows, threads, cached)
-            assert block % 4 == 0 and 4 <= block <= 32
+            assert block in range(4, 33, 4)
             rounds = -(-rows // block) // threads + (-(-rows // block) % threads > 0)
             assert rounds * block <= rows / threads + 32
 

@@ -102,11 +102,11 @@ void gemm_i8_tile(const GemmI8Args& g, int row, int panel) {
     bias[c] = g.epilogue.bias != nullptr ? V::load(g.epilogue.bias + column + c * kLanes) : V::zero();
   });
   const float* a_scale = g.a_scale + row;
-  store_tile<V, MR, NR, false>(
-      g.epilogue, g.out + row * g.ldo + column, g.ldo, row, column, [&](auto i) POCKETFORMER_LAMBDA {
-        constexpr int r = i / NR, c = i % NR;
-        return V::fma(V::mul(V::to_f32(acc[i]), scale[c]), V::set1(a_scale[r]), bias[c]);
-      });
+  store_tile<V, MR, NR, false>(g.epilogue, g.out + row * g.ldo + column, g.ldo, row, column,
+                               [&](auto i) POCKETFORMER_LAMBDA {
+                                 constexpr int r = i / NR, c = i % NR;
+                                 return V::fma(V::mul(V::to_f32(acc[i]), scale[c]), V::set1(a_scale[r]), bias[c]);
+                               });
 }
 
 template <class V, int MR, int NR>

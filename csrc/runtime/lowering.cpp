@@ -1,10 +1,9 @@
 // Operators become steps. This is the last line of defence: the kernels trust what leaves this file.
 #include <algorithm>
-#include <cmath>
 #include <unordered_map>
 
-#include "core/aligned_buffer.h"
 #include "core/errors.h"
+#include "runtime/operands.h"
 #include "runtime/program.h"
 
 namespace pocketformer {
@@ -13,30 +12,12 @@ namespace {
 constexpr int64_t kMaxOps = 1 << 14;
 constexpr int64_t kMaxWidth = 1 << 20;
 constexpr int64_t kMaxRows = 1 << 30;
-constexpr int64_t kMaxRotate = 128;
 // 255 · 128 · K must fit int32, whatever the bytes of a file are: activations are offset to at most 255 on some ISAs,
 // and a file runs on all or none.
 constexpr int64_t kMaxInt8K = INT32_MAX / (255 * 128);
 
 int64_t panels(int64_t channels) { return (channels + kLanes - 1) / kLanes; }
 int64_t padded(int64_t channels) { return panels(channels) * kLanes; }
-
-std::string shape_text(const std::vector<int64_t>& shape) {
-  std::string text = "[";
-  for (const int64_t extent : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(extent);
-  return text + "]";
-}
-
-template <typename T, size_t count>
-T choose(const std::string& where, const char* field, const std::string& value,
-         const std::pair<const char*, T> (&choices)[count]) {
-  std::string known;
-  for (const auto& [name, choice] : choices) {
-    if (value == name) return choice;
-    known += (known.empty() ? "" : ", ") + std::string(name);
-  }
-  throw std::invalid_argument(concat(where, ": ", field, " is '", value, "'; it must be one of ", known));
-}
 
 constexpr std::pair<const char*, Activation> kActivations[] = {
     {"none", Activation::kNone}, {"gelu", Activation::kGelu}, {"gelu_tanh", Activation::kGeluTanh},
@@ -48,10 +29,10 @@ constexpr std::pair<const char*, Index> kIndices[] = {
     {"ids", Index::kIds}, {"positions", Index::kPositions}, {"types", Index::kTypes}};
 constexpr std::pair<const char*, bool> kAttentionTypes[] = {{"int8", true}, {"fp32", false}};
 
-class Lowering {
+class Lowering : Operands {
  public:
   Lowering(Program& program, const Graph& graph, const Tensors& tensors)
-      : program_(program), graph_(graph), tensors_(tensors) {}
+      : Operands(tensors), program_(program), graph_(graph) {}
 
   void run() {
     const auto bounded = [](const char* name, int64_t value, int64_t low) {
@@ -67,12 +48,12 @@ class Lowering {
     for (size_t i = 0; i < graph_.ops.size(); ++i) {
       std::visit(
           [&](const auto& op) {
-            where_ = concat("op ", i, " ('", op.out, "')");
+            set_where(concat("op ", i, " ('", op.out, "')"));
             lower(op);
           },
           graph_.ops[i]);
     }
-    where_ = "graph";
+    set_where("graph");
     program_.output = value(graph_.output, "output");
     enter(buffer(program_.output).domain);
     emit(OutputStep{read(program_.output)});
@@ -82,66 +63,6 @@ class Lowering {
   }
 
  private:
-  // --- arguments -----------------------------------------------------------------------------------------------------
-
-  template <typename... Parts>
-  void check(bool condition, const Parts&... message) const {
-    require(condition, where_, ": ", message...);
-  }
-
-  int extent(const char* field, int64_t value, int64_t low, int64_t high) const {
-    check(value >= low && value <= high, field, " is ", value, "; it must be ", low, " to ", high);
-    return static_cast<int>(value);
-  }
-
-  float finite(const char* field, double value) const {
-    const float narrow = static_cast<float>(value);
-    check(std::isfinite(narrow), field, " is ", value, "; it must be finite");
-    return narrow;
-  }
-
-  int rotation(int64_t rotate, int64_t k) const {
-    check(rotate == 0 || (rotate > 0 && rotate <= kMaxRotate && (rotate & (rotate - 1)) == 0 && k % rotate == 0),
-          "rotate is ", rotate, "; it must be 0 or a power of two up to ", kMaxRotate, " that divides ", k);
-    return static_cast<int>(rotate);
-  }
-
-  const Tensor* find(const std::string& name) const {
-    const auto found = tensors_.find(name);
-    return found == tensors_.end() ? nullptr : &found->second;
-  }
-
-  const Tensor& tensor(const std::string& name) const {
-    const Tensor* found = find(name);
-    check(found != nullptr, "tensor '", name, "' is missing");
-    return *found;
-  }
-
-  template <typename T>
-  const T* data(const std::string& name, const Tensor& tensor, const std::vector<int64_t>& shape) const {
-    constexpr DType dtype = sizeof(T) == 1 ? DType::kI8 : std::is_same_v<T, float> ? DType::kF32 : DType::kI32;
-    check(tensor.dtype == dtype, "tensor '", name, "' has the wrong dtype; it must be ",
-          dtype == DType::kI8    ? "int8"
-          : dtype == DType::kF32 ? "float32"
-                                 : "int32");
-    check(tensor.shape == shape, "tensor '", name, "' has shape ", shape_text(tensor.shape), "; it must be ",
-          shape_text(shape));
-    check(reinterpret_cast<uintptr_t>(tensor.data) % kAlignment == 0, "tensor '", name,
-          "' is not aligned to 64 bytes; map the file or copy it to aligned memory");
-    return static_cast<const T*>(tensor.data);
-  }
-
-  template <typename T>
-  const T* required(const std::string& name, const std::vector<int64_t>& shape) const {
-    return data<T>(name, tensor(name), shape);
-  }
-
-  template <typename T>
-  const T* optional(const std::string& name, const std::vector<int64_t>& shape) const {
-    const Tensor* found = find(name);
-    return found == nullptr ? nullptr : data<T>(name, *found, shape);
-  }
-
   // --- values and steps ----------------------------------------------------------------------------------------------
 
   Buffer& buffer(int index) { return program_.buffers[static_cast<size_t>(index)]; }
@@ -212,7 +133,7 @@ class Lowering {
   }
 
   Lookup lookup(const TableSpec& table, int64_t width, bool first) {
-    const Index index = choose(where_, "index", table.index, kIndices);
+    const Index index = choose("index", table.index, kIndices);
     const int64_t rows = extent("rows", table.rows, 1, kMaxRows), offset = extent("offset", table.offset, 0, kMaxRows);
     const int64_t reach = index == Index::kIds         ? program_.vocab_size
                           : index == Index::kPositions ? program_.max_length + offset
@@ -252,7 +173,7 @@ class Lowering {
     check(op.eps >= 0, "eps is ", op.eps, "; it must not be negative");
     enter(buffer(in).domain);
     NormStep step{};
-    step.kind = choose(where_, "kind", op.kind, kNorms);
+    step.kind = choose("kind", op.kind, kNorms);
     step.eps = finite("eps", op.eps);
     step.weight = required<float>(op.weight + ".weight", {padded(width)});
     step.bias = optional<float>(op.weight + ".bias", {padded(width)});
@@ -272,7 +193,7 @@ class Lowering {
     const int64_t n = extent("n", op.n, 1, kMaxWidth), k = extent("k", op.k, 1, kMaxWidth);
     check_width(in, k);
     check(residual == kNone || buffer(residual).width == n, "residual '", op.residual, "' must have ", n, " columns");
-    const Activation activation = choose(where_, "activation", op.activation, kActivations);
+    const Activation activation = choose("activation", op.activation, kActivations);
     const int rotate = rotation(op.rotate, k);
     const float* bias = optional<float>(op.weight + ".bias", {padded(n)});
     const std::string name = op.weight + ".weight";
@@ -334,7 +255,7 @@ class Lowering {
     shape.kv_heads = extent("kv_heads", op.kv_heads, 1, shape.heads);
     shape.head_dim = extent("head_dim", op.head_dim, 1, kMaxHeadDim);
     shape.head_stride = static_cast<int>(padded(shape.head_dim));
-    shape.int8 = choose(where_, "dtype", op.dtype, kAttentionTypes);
+    shape.int8 = choose("dtype", op.dtype, kAttentionTypes);
     check(shape.heads % shape.kv_heads == 0, "heads is ", shape.heads, "; it must be a multiple of kv_heads (",
           shape.kv_heads, ")");
     check_width(in, (op.heads + 2 * op.kv_heads) * op.head_dim);
@@ -363,7 +284,7 @@ class Lowering {
     const int in = value(op.in, "in", Domain::kTokens);
     enter(Domain::kSequences);
     PoolStep step{};
-    step.kind = choose(where_, "kind", op.kind, kPools);
+    step.kind = choose("kind", op.kind, kPools);
     step.out = write(op.out, Domain::kSequences, buffer(in).width);
     step.in = read(in);
     emit(step);
@@ -387,8 +308,6 @@ class Lowering {
 
   Program& program_;
   const Graph& graph_;
-  const Tensors& tensors_;
-  std::string where_;
   std::unordered_map<std::string, int> values_;
   std::vector<Lifetime> lifetimes_;
   std::vector<int> in_place_;

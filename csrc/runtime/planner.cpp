@@ -9,10 +9,10 @@
 namespace pocketformer {
 namespace {
 
-// Tenths of a row's time. A block costs its rows (fewer than three wait for their weights as long as three), the lanes of
-// attention's vectors of 16 queries, and the arrival of the weights from a cache or from memory. Beyond 16 rows what a
-// block writes between two operators leaves the nearest caches. Measured on one and two threads, MiniLM and BERT-base:
-// docs/performance.md.
+// Tenths of a row's time. A block costs its rows (fewer than three wait for their weights as long as three), the lanes
+// of attention's vectors of 16 queries, and the arrival of the weights from a cache or from memory. Beyond 16 rows what
+// a block writes between two operators leaves the nearest caches. Measured on one and two threads, MiniLM and
+// BERT-base: docs/performance.md.
 constexpr size_t kRowCost = 10, kLeastRows = 3, kCachedWeights = 3, kFetchedWeights = 30, kTallRows = 16,
                  kMaxBlockRows = 32;
 constexpr size_t kKeyGroup = 4;

@@ -145,7 +145,7 @@ struct Program {
   int output = kNone;
   size_t stage_weight_bytes = 0;  // of the stage with most
   bool weights_cached = false;    // twice that fits this machine's largest cache
-  size_t scratch_row_bytes = 0;  // of one row of a block
+  size_t scratch_row_bytes = 0;   // of one row of a block
   size_t shared_row_bytes[kDomains] = {};
   size_t query_row_bytes[2] = {};   // of one token: quantized queries and their scales, or fp32 queries
   size_t cache_slot_bytes[2] = {};  // of one key slot: keys and values of all heads

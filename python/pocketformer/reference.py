@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .compress.hadamard import hadamard
-from .compress.pack import unpack_graph
 from .graph import Array, Graph, Op
+from .hadamard import hadamard
+from .pack import unpack_graph
 
 KEY_TILE = 128
 LOG2E = math.log2(math.e)

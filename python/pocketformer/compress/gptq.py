@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import reference
 from ..graph import Array, Graph, Op
-from .hadamard import hadamard
+from ..hadamard import hadamard
 
 SEQUENCE = 64
 DAMPING = 0.01

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..graph import Graph
+from ..pack import pack_graph
 from ..pocketfile import write_pocket
-from .pack import pack_graph
 from .quantize import Progress, QuantizeOptions, dequantize, quantize_graph
 from .report import CompressionReport, Stage, TensorReport
 

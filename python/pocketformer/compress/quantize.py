@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..graph import Array, Graph, Op
+from ..hadamard import hadamard
 from ..layout import MAX_HADAMARD, MAX_INT8_K
 from .gptq import round_with_feedback, visit_moments
-from .hadamard import hadamard
 
 Progress = Callable[[str, float], None]
 """Called with what is being done and the share, 0…1, that is done."""

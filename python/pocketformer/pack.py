@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..graph import Array, Graph
-from ..layout import GROUP, LANES, attention_bias_width, fp32_panels, int8_panels, round_up, table_rows
+from .graph import Array, Graph
+from .layout import GROUP, LANES, attention_bias_width, fp32_panels, int8_panels, round_up, table_rows
 
 
 def pad(array: Array, *shape: int) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..graph import Array
+from .graph import Array
 
 
 def hadamard(x: Array, block: int) -> Array:
