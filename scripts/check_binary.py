@@ -188,6 +188,8 @@ def hot_loops(listing: str, machine: str = "x86_64") -> list[Loop]:
             label = f"product_{kind}<{own[2] or 2}, 1>"
         else:
             continue
+        if not any("mov    %rsp,%rbp" in line for line in lines):
+            lines = [line.replace("%rbp", "%general") for line in lines]  # here it points to no frame
         for loop in innermost(lines, reads):
             dots = sum(bool(reads.dot[kind].search(line)) for line in loop)
             if dots and not any(reads.not_product.search(line) for line in loop):

@@ -108,7 +108,8 @@ def test_extension_is_portable() -> None:
 
 LISTING = """
 0000000000000000 <void (anonymous namespace)::gemm_i8_tile<(anonymous namespace)::Isa, 1, 1>(Args const&, int, int)>:
-   0:\tpush   %rbx
+   0:\tpush   %rbp
+   1:\tmov    %rsp,%rbp
   10:\tvmovdqu (%rdi),%ymm0
   14:\tvpdpbusd %ymm0,%ymm1,%ymm2
   18:\tSPILL
@@ -131,6 +132,12 @@ def test_spills_are_seen(line: str, loads: int, stores: int) -> None:
     (loop,) = check_binary.hot_loops(LISTING.replace("SPILL", line))
     assert (loop.dots, loop.loads, loop.stores) == (1, loads, stores)
     assert loop.spills == (loads + stores > 0)
+
+
+def test_a_general_register_is_no_stack() -> None:
+    listing = LISTING.replace("mov    %rsp,%rbp", "mov    %rsi,%rbp").replace("SPILL", "vaddps 0x48(%rbp),%ymm1,%ymm2")
+    (loop,) = check_binary.hot_loops(listing)
+    assert not loop.spills
 
 
 @pytest.mark.parametrize(

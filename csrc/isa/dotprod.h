@@ -23,11 +23,7 @@ struct DotProd : Neon {
     } else {
       alignas(16) int32_t sums[2][8 * Rows];
       for (int h = 0; h < 2; ++h) product_half<Rows>(sums[h], a, lda, w + 32 * h, groups);
-      unroll<4 * Rows>([&](auto i) POCKETFORMER_LAMBDA {
-        constexpr int r = i / 4, q = i % 4;
-        int32x4_t& sum = quarter<q>(acc[r]);
-        sum = vaddq_s32(sum, vld1q_s32(sums[q / 2] + 8 * r + q % 2 * 4));
-      });
+      add_halves<Rows>(acc, sums);
     }
   }
 

@@ -32,11 +32,7 @@ struct Isa : Neon {
         product_rows(sums[h] + 16 * p, a + 2 * p * lda, a + (2 * p + 1) * lda, w + 32 * h, groups / 4);
       });
     }
-    unroll<4 * Rows>([&](auto i) POCKETFORMER_LAMBDA {
-      constexpr int r = i / 4, q = i % 4;
-      int32x4_t& sum = quarter<q>(acc[r]);
-      sum = vaddq_s32(sum, vld1q_s32(sums[q / 2] + 8 * r + q % 2 * 4));
-    });
+    add_halves<Rows>(acc, sums);
   }
 
   static constexpr bool kAttentionProducts = true;

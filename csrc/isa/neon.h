@@ -168,6 +168,16 @@ struct Neon {
     if constexpr (Q == 2) return x.c;
     if constexpr (Q == 3) return x.d;
   }
+  // Adds sums[half of the panel][row][8 channels].
+  template <int Rows>
+  static POCKETFORMER_INLINE void add_halves(I (&acc)[Rows], const int32_t (&sums)[2][8 * Rows]) {
+    unroll<4 * Rows>([&](auto i) POCKETFORMER_LAMBDA {
+      constexpr int r = i / 4, q = i % 4;
+      int32x4_t& sum = quarter<q>(acc[r]);
+      sum = vaddq_s32(sum, vld1q_s32(sums[q / 2] + 8 * r + q % 2 * 4));
+    });
+  }
+
   // Quarter J of rows 4R … 4R+3 becomes quarter R of rows 4J … 4J+3.
   template <int R, int J>
   static POCKETFORMER_INLINE void transpose4(F (&from)[16], F (&to)[16]) {
