@@ -123,8 +123,8 @@ def test_norm(measure: Measure, kind: str, width: int) -> None:
 @pytest.mark.parametrize("activation", ["none", "relu", "gelu", "gelu_tanh", "silu", "tanh"])
 @pytest.mark.parametrize("weights", ["int8", "fp32"])
 def test_activation(measure: Measure, weights: str, activation: str) -> None:
-    """56 × 1536 results of the shortest product, k = 4: what stands beside ``none`` is the activation."""
-    product = Product(weights == "int8", 56, 1536, 4)
+    """16 × 1536 results of the shortest product, k = 4: what stands beside ``none`` is the activation."""
+    product = Product(weights == "int8", 16, 1536, 4)
     (block,) = product.blocks
     measure(lambda: product.block(*block, activation=activation), bytes=block[2].nbytes)
 

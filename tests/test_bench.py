@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,6 +17,7 @@ from bench.page import render
 from bench.results import Series, load, series
 from bench.statistics import quartiles, ratios
 
+ROOT = Path(__file__).parents[1]
 RESULT = Path(__file__).parent / "data" / "bench_result.json"
 
 
@@ -140,3 +142,17 @@ def test_quartiles() -> None:
     assert quartiles([3.0]) == (3.0, 3.0, 3.0)
     assert quartiles([1.0, 2.0, 3.0, 4.0, 5.0]) == (2.0, 3.0, 4.0)
     assert ratios([2.0, 9.0], [1.0, 3.0])[1] == 2.5
+
+
+def test_kernel_benchmarks_run() -> None:
+    """Once each, for the calls: the figures mean nothing."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--budget=0", "bench/test_kernels.py"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.mark.parametrize("program", ["products.cpp", "fixed_cost.cpp"])
+def test_native_benchmarks_compile(program: str) -> None:
+    command = ["g++", "-std=c++17", "-fsyntax-only", "-Icsrc", f"bench/native/{program}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[:3000]
