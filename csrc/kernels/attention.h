@@ -15,6 +15,11 @@ using pocketformer::kMaxHeadDim;
 
 constexpr float kMasked = -1e30f;  // finite, so that differences of masked scores are not NaN
 
+// Asks for `bytes` from `p` on. They need not exist: a prefetch cannot fault.
+POCKETFORMER_INLINE void fetch_ahead(const void* p, int bytes) {
+  for (int at = 0; at < bytes; at += 64) __builtin_prefetch(static_cast<const char*>(p) + at, 0, 3);
+}
+
 // The lanes' key ranges and their union.
 template <class V>
 struct LaneRanges {

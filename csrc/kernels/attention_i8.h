@@ -148,12 +148,14 @@ struct KeyTileI8 {
     const size_t first = kv_head * a.kv.capacity + c.segment_slot;
     const uint8_t* k = a.kv.k + first * stride(c);
     const float* k_scale = a.kv.k_scale + first;
+    const int8_t* values = a.kv.v + first * stride(c);
     F top = V::set1(kMasked);
     const auto group = [&](int key, auto tail) POCKETFORMER_LAMBDA {
       // A short last group repeats its last key, which changes no maximum.
       const auto at = [=](int j) POCKETFORMER_LAMBDA { return tail && key + j >= end ? end - 1 : key + j; };
       I acc[kChains];
       unroll<kChains>([&](auto j) POCKETFORMER_LAMBDA { acc[j] = initial; });
+      fetch_ahead(values + static_cast<ptrdiff_t>(key) * stride(c), kChains * stride(c));
       const auto by_groups = [&]() POCKETFORMER_LAMBDA {
         for (int d = 0; d < stride(c); d += 4) {
           const B q = query[d / 4];
@@ -245,13 +247,17 @@ struct KeyTileI8 {
                                       F* out) {
     const AttentionArgs& c = a.common;
     const int groups = (end - begin + 3) / 4;
-    const int8_t* v = a.kv.v + (kv_head * a.kv.capacity + c.segment_slot + begin) * stride(c);
+    const size_t slots = kv_head * a.kv.capacity + c.segment_slot;
+    const int8_t* v = a.kv.v + (slots + begin) * stride(c);
+    // The keys that come next: of this head's next tile, or of the next head's first.
+    const uint8_t* keys = a.kv.k + (slots + (end < c.keys ? end : a.kv.capacity)) * stride(c);
     for (int d = 0; d < stride(c); d += kChains) {
       I acc[kChains];
       unroll<kChains>([&](auto i) POCKETFORMER_LAMBDA { acc[i] = V::zero_i32(); });
       const int8_t* row = v + d * 4;
       for (int g = 0; g < groups; ++g, row += stride(c) * 4) {
         const B p = V::load_b(weights + g * 64);
+        if (d == 0) fetch_ahead(keys + g * 4 * stride(c), 4 * stride(c));
         if constexpr (kProducts)
           V::template dot4_elements<kChains>(acc, p, row);
         else
