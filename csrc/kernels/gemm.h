@@ -42,7 +42,7 @@ POCKETFORMER_INLINE void store_tile(const Epilogue& e, float* out, size_t ldo, i
       V::store(to + c * kLanes, y);
     });
     to += ldo;
-    __asm__("" : "+r"(to));
+    __asm__("" : "+r"(to));  // one address that moves on, or g++ 12 prepares all of them before the first store
     if (add) residual += e.ld_residual;
   });
   if (e.activation != Activation::kNone) finish_tile<V, kPrecise>(e, out, ldo, row, column, MR, NR * kLanes);
