@@ -228,14 +228,17 @@ struct KeyTileI8 {
   }
 
   // weights = rne(scores·inverse), 0…127, in groups of four keys as the values are stored; zero from `end` on.
-  POCKETFORMER_INLINE void quantize(int begin, int end, F inverse) {
+  // Meanwhile the keys that come next are fetched.
+  POCKETFORMER_INLINE void quantize(int begin, int end, F inverse, const uint8_t* next_keys, int stride) {
     const auto quantized = [&](int key) POCKETFORMER_LAMBDA {
       return V::to_i32(V::mul(V::load(scores + (key - begin) * kLanes), inverse));
     };
     int8_t* out = weights;
     int key = begin;
-    for (; key + 4 <= end; key += 4, out += 4 * kLanes)
+    for (; key + 4 <= end; key += 4, out += 4 * kLanes) {
+      fetch_ahead(next_keys + (key - begin) * stride, 4 * stride);
       V::store_b(out, V::pack4(quantized(key), quantized(key + 1), quantized(key + 2), quantized(key + 3)));
+    }
     if (key == end) return;
     I p[4];
     unroll<4>([&](auto j) POCKETFORMER_LAMBDA { p[j] = key + j < end ? quantized(key + j) : V::zero_i32(); });
@@ -247,17 +250,13 @@ struct KeyTileI8 {
                                       F* out) {
     const AttentionArgs& c = a.common;
     const int groups = (end - begin + 3) / 4;
-    const size_t slots = kv_head * a.kv.capacity + c.segment_slot;
-    const int8_t* v = a.kv.v + (slots + begin) * stride(c);
-    // The keys that come next: of this head's next tile, or of the next head's first.
-    const uint8_t* keys = a.kv.k + (slots + (end < c.keys ? end : a.kv.capacity)) * stride(c);
+    const int8_t* v = a.kv.v + (kv_head * a.kv.capacity + c.segment_slot + begin) * stride(c);
     for (int d = 0; d < stride(c); d += kChains) {
       I acc[kChains];
       unroll<kChains>([&](auto i) POCKETFORMER_LAMBDA { acc[i] = V::zero_i32(); });
       const int8_t* row = v + d * 4;
       for (int g = 0; g < groups; ++g, row += stride(c) * 4) {
         const B p = V::load_b(weights + g * 64);
-        if (d == 0) fetch_ahead(keys + g * 4 * stride(c), 4 * stride(c));
         if constexpr (kProducts)
           V::template dot4_elements<kChains>(acc, p, row);
         else
@@ -302,6 +301,7 @@ void attend_i8(const AttentionI8Args& a, int head, int first_query, int queries)
   const int first_position = c.first_position + first_query;
   const LaneRanges<V> range(c, first_query, queries);
   const float* v_scale = a.kv.v_scale + kv_head * a.kv.capacity + c.segment_slot;
+  const uint8_t* keys = a.kv.k + (kv_head * a.kv.capacity + c.segment_slot) * c.head_stride;
   const float* bias = kBias ? c.bias + head * c.ld_bias + c.bias_center : nullptr;
 
   typename V::B query[kMaxHeadDim / 4];
@@ -334,7 +334,9 @@ void attend_i8(const AttentionI8Args& a, int head, int first_query, int queries)
                                              first_position, queries);
     F largest, keep, take;
     const F sum = tile.exponentiate(range, begin, end, factor, top, v_scale, largest);
-    tile.quantize(begin, end, V::div(V::set1(127.0f), V::max(largest, V::set1(1e-30f))));
+    // Of this head's next tile, or of the next head's first.
+    const uint8_t* next_keys = keys + (end < c.keys ? end : a.kv.capacity) * tile.stride(c);
+    tile.quantize(begin, end, V::div(V::set1(127.0f), V::max(largest, V::set1(1e-30f))), next_keys, tile.stride(c));
     softmax.merge(V::mul(top, factor), sum, keep, take);
     take = V::mul(take, V::mul(largest, V::set1(1.0f / 127.0f)));
     tile.accumulate(a, kv_head, begin, end, keep, take, softmax.out);
