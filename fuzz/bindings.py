@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from atheris import FuzzedDataProvider
 
-from hostile_files import LIES, lie
+from helpers.hostile_files import LIES, lie
+from helpers.programs import encoder, tensors
 from pocketformer import _core
 from pocketformer.graph import Array
 from pocketformer.layout import attention_bias_width, fp32_panels, int8_panels, round_up
-from runtime_helpers import encoder, tensors
 
 REFUSALS = (ValueError, TypeError, MemoryError)  # TypeError: pybind11, when no signature fits
 

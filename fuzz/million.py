@@ -2,6 +2,8 @@
 
     python fuzz/million.py [FILES] [SEED]
 
+A file that breaks something is kept as ``build/fuzz/findings/million-INDEX``.
+
 Half of the files are pocket files, half safetensors files; each is refused with the documented error, or its tensors
 are read and, of a pocket file, the program runs. Prints the counts as JSON.
 """
@@ -20,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import seeds
 
-import hostile_files
+from helpers import hostile_files
 from pocketformer import _core
 from pocketformer.errors import CheckpointError, PocketFileError
 from pocketformer.importers.weights import open_weights
@@ -53,6 +55,7 @@ def read_mutated_safetensors(path: Path) -> str:
     return "accepted"
 
 
+FINDINGS = Path(__file__).resolve().parents[1] / "build/fuzz/findings"
 KINDS = (
     ("pocket", seeds.pocket_files, "mutated.pocket", read_mutated_pocket),
     ("safetensors", seeds.safetensors_files, "model.safetensors", read_mutated_safetensors),
@@ -75,7 +78,8 @@ def main(files: int = 1_000_000, seed: int = 0) -> None:
             try:
                 counts[f"{kind} {read(path)}"] += 1
             except BaseException:
-                Path(f"finding-{index}").write_bytes(content)
+                FINDINGS.mkdir(parents=True, exist_ok=True)
+                (FINDINGS / f"million-{index}").write_bytes(content)
                 raise
     print(json.dumps({"files": files, "seed": seed, "seconds": round(time.monotonic() - begin), **counts}, indent=1))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
-from pocket_helpers import MODEL, TEXT, tiny_graph
+from helpers.graphs import MODEL, TEXT, tiny_graph
 from pocketformer.compress.quantize import quantize_graph
 from pocketformer.pack import pack_graph
 from pocketformer.pocketfile import write_pocket

@@ -32,7 +32,7 @@ with atheris.instrument_imports(include=["pocketformer"]):
 
 import seeds
 
-import hostile_files
+from helpers import hostile_files
 
 MEMORY = Path(os.environ.get("TMPDIR", "/dev/shm")) / f"pocketformer-fuzz-{os.getpid()}"
 TEXTS = ["a cat sat", "A" * 300, "\u0130\u00df\U0001f600\x00\u200d", ""]

@@ -62,7 +62,7 @@ for target in "$@"; do
   "$triplet-strip" "$build"/unpacked/*/pocketformer/_core.*.so
   wheel pack -d "$build/packed" "$build"/unpacked/* > /dev/null
   name=$(wheel tags --remove --python-tag "$tag" --abi-tag "$tag" --platform-tag "$target" "$build"/packed/*.whl)
-  # What it needs the target's systems have. On a glibc machine auditwheel knows musl no policy: tests/test_wheels.py looks itself.
+  # What it needs the target's systems have. On a glibc machine auditwheel knows musl no policy: tests/builds/test_wheels.py looks itself.
   if [ "${target%%_*}" = manylinux ]; then
     auditwheel show "$build/packed/$name" > "$build/audit"
     needs=$(tr '\n' ' ' < "$build/audit" | sed -nE 's/.*platform tag: +"([^"]*)".*/\1/p')

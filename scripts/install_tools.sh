@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need beside Python, from Debian's or Ubuntu's packages: compilers and binutils for
-# tests/test_binary.py and tests/test_wheels.py; clang's sanitizers for scripts/fuzz.sh; the ARM compilers and the emulator
-# for tests/test_arm.py; llvm-mca for scripts/simulate_boards.py.
+# tests/builds/test_binary.py and tests/builds/test_wheels.py; clang's sanitizers for scripts/fuzz.sh; the ARM compilers and the emulator
+# for tests/builds/test_arm.py; llvm-mca for scripts/simulate_boards.py.
 # Does nothing, and needs no root, when all are there.
 set -euo pipefail
 

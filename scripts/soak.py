@@ -18,8 +18,8 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 
 import numpy as np
 
+from helpers.programs import batch, encoder, program
 from pocketformer import _core
-from runtime_helpers import batch, encoder, program
 
 SMALL = {"heads": 2, "kv_heads": 2, "head_dim": 8, "hidden": 16, "ffn": 32, "layers": 2}
 SHAPES = ((1,), (3, 1), (16,), (40, 2), (7, 7, 7, 7))

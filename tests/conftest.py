@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 import pocketformer
-from models import model_folder
+from helpers.models import model_folder
+
+for variable in ("POCKETFORMER_ISA", "POCKETFORMER_THREADS"):  # a caller's settings are no test's business
+    os.environ.pop(variable, None)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,9 @@
 //
 // Sixteen queries of one head are one virtual vector, so a row's maximum, sum and rescaling are plain vector operations
 // and a key's or a value's element is a broadcast. Keys pass in tiles of kKeyTile counted from the start of the
-// sequence; a tile outside every lane's range is never touched. A lane's result does not depend on its neighbours.
+// sequence; a tile outside every lane's range is never touched. Each split of kKeySplit keys has a softmax of its own,
+// and these are joined in order: so several threads can share one long sequence. A lane's result does not depend on its
+// neighbours.
 #pragma once
 
 #include "kernels/rows.h"
@@ -10,6 +12,7 @@
 namespace {
 
 using pocketformer::AttentionArgs;
+using pocketformer::kKeySplit;
 using pocketformer::kKeyTile;
 using pocketformer::kMaxHeadDim;
 
@@ -55,11 +58,19 @@ struct LaneRanges {
 template <class V>
 struct RunningSoftmax {
   using F = typename V::F;
-  F max = V::set1(kMasked), sum = V::zero();
+  F max, sum;
   F out[kMaxHeadDim];
 
-  POCKETFORMER_INLINE explicit RunningSoftmax(int channels) {
+  POCKETFORMER_INLINE explicit RunningSoftmax(int channels) { clear(channels); }
+  POCKETFORMER_INLINE void clear(int channels) {
+    max = V::set1(kMasked), sum = V::zero();
     for (int d = 0; d < channels; ++d) out[d] = V::zero();
+  }
+  // Takes in the softmax of later keys.
+  POCKETFORMER_INLINE void join(const RunningSoftmax& later, int channels) {
+    F keep, take;
+    merge(later.max, later.sum, keep, take);
+    for (int d = 0; d < channels; ++d) out[d] = V::fma(later.out[d], take, V::mul(out[d], keep));
   }
   // Takes in a tile whose weights are relative to `tile_max` (base 2, already scaled); returns the factors for what was
   // there before and for the tile.
@@ -85,6 +96,30 @@ struct RunningSoftmax {
     }
   }
 };
+
+// Runs tile(begin, end, softmax) over the keys that some lane sees, split by split, and stores the rows.
+template <class V, class Tile>
+POCKETFORMER_INLINE void for_each_tile(const AttentionArgs& c, const LaneRanges<V>& range, float* out, int queries,
+                                       Tile tile) {
+  RunningSoftmax<V> softmax(c.head_stride);
+  const auto run = [&](int from, int to) POCKETFORMER_LAMBDA {
+    for (int start = from; start < to; start += kKeyTile)
+      tile(start > range.begin ? start : range.begin, start + kKeyTile < to ? start + kKeyTile : to, softmax);
+  };
+  const int first = range.begin / kKeyTile * kKeyTile;
+  int split = (range.begin / kKeySplit + 1) * kKeySplit;
+  if (range.end <= split) {
+    run(first, range.end);
+    return softmax.store(out, c.ldo, queries, c.head_dim);
+  }
+  RunningSoftmax<V> all(c.head_stride);
+  for (int begin = first; begin < range.end; begin = split, split += kKeySplit) {
+    softmax.clear(c.head_stride);
+    run(begin, split < range.end ? split : range.end);
+    all.join(softmax, c.head_stride);
+  }
+  all.store(out, c.ldo, queries, c.head_dim);
+}
 
 // Bias of key j for the 16 queries: entry (position of query) − j, contiguous in the query.
 template <class V>

@@ -52,10 +52,7 @@ void attend_f32(const AttentionF32Args& a, int head, int first_query, int querie
   }
 
   alignas(64) float weights[kKeyTile * kLanes];
-  RunningSoftmax<V> softmax(c.head_stride);
-  for (int start = range.begin / kKeyTile * kKeyTile; start < range.end; start += kKeyTile) {
-    const int begin = start > range.begin ? start : range.begin;
-    const int end = start + kKeyTile < range.end ? start + kKeyTile : range.end;
+  const auto take_tile = [&](int begin, int end, RunningSoftmax<V>& softmax) POCKETFORMER_LAMBDA {
     F top = V::set1(kMasked);
     for (int key = begin; key < end; key += kChains) {
       const int count = end - key < kChains ? end - key : kChains;
@@ -101,8 +98,8 @@ void attend_f32(const AttentionF32Args& a, int head, int first_query, int querie
         softmax.out[d + i] = V::fma(acc[i], take, V::mul(softmax.out[d + i], keep));
       });
     }
-  }
-  softmax.store(c.out + first_query * c.ldo + head * c.head_dim, c.ldo, queries, c.head_dim);
+  };
+  for_each_tile<V>(c, range, c.out + first_query * c.ldo + head * c.head_dim, queries, take_tile);
 }
 
 template <class V>

@@ -325,11 +325,9 @@ void attend_i8(const AttentionI8Args& a, int head, int first_query, int queries)
   // With a bias the scores are scaled as they are made; without one, inside the exponent.
   const F scaled = V::load(factors), factor = kBias ? V::set1(1.0f) : scaled;
 
-  RunningSoftmax<V> softmax(c.head_stride);
   KeyTileI8<V, Stride> tile;
-  for (int start = range.begin / kKeyTile * kKeyTile; start < range.end; start += kKeyTile) {
-    const int begin = (start > range.begin ? start : range.begin) / 4 * 4;
-    const int end = start + kKeyTile < range.end ? start + kKeyTile : range.end;
+  const auto take_tile = [&](int first_key, int end, RunningSoftmax<V>& softmax) POCKETFORMER_LAMBDA {
+    const int begin = first_key / 4 * 4;
     const F top = tile.template score<kBias>(a, query, initial, range, kv_head, begin, end, scaled, bias,
                                              first_position, queries);
     F largest, keep, take;
@@ -340,8 +338,8 @@ void attend_i8(const AttentionI8Args& a, int head, int first_query, int queries)
     softmax.merge(V::mul(top, factor), sum, keep, take);
     take = V::mul(take, V::mul(largest, V::set1(1.0f / 127.0f)));
     tile.accumulate(a, kv_head, begin, end, keep, take, softmax.out);
-  }
-  softmax.store(c.out + first_query * c.ldo + head * c.head_dim, c.ldo, queries, c.head_dim);
+  };
+  for_each_tile<V>(c, range, c.out + first_query * c.ldo + head * c.head_dim, queries, take_tile);
 }
 
 template <class V>

@@ -13,6 +13,7 @@ namespace pocketformer {
 
 inline constexpr int kLanes = 16;        // channels per panel; virtual vector lanes
 inline constexpr int kKeyTile = 128;     // keys per softmax tile; part of the arithmetic, not a tuning knob
+inline constexpr int kKeySplit = 1024;   // keys whose softmax is computed on its own, then joined; likewise
 inline constexpr int kMaxHeadDim = 256;  // bounds the attention kernels' stack scratch
 inline constexpr int kUnlimited = 1 << 30;
 

@@ -2,7 +2,7 @@
 
 Products take their multiply-adds over peak × share, or as long as their weights take to arrive from memory; the other
 phases take so many multiply-adds of fp32 for each element; threads meet at barriers. Measured to be within 20% on the
-machine that the constants come from (tests/test_predict.py); what it says of boards is a prediction.
+machine that the constants come from (tests/runtime/test_predict.py); what it says of boards is a prediction.
 """
 
 from __future__ import annotations

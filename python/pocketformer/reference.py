@@ -17,7 +17,7 @@ from .graph import Array, Graph, Op
 from .hadamard import hadamard
 from .pack import unpack_graph
 
-KEY_TILE = 128
+KEY_TILE, KEY_SPLIT = 128, 1024
 LOG2E = math.log2(math.e)
 
 Hook = Callable[[Op, list[Array], Array], None]
@@ -208,13 +208,13 @@ def _attend_fp32(q: Array, k: Array, v: Array, scale: float, bias: Array, seen: 
 
 
 def _attend_int8(q: Array, k: Array, v: Array, scale: float, bias: Array, seen: Array) -> Array:
-    """As ``_attend_fp32``, over key tiles of 128 whose results are merged in order."""
+    """As ``_attend_fp32``, over key tiles of 128 that are merged in order within splits of 1,024, and so are these."""
     (q, q_scale), (k, k_scale), (v, v_scale) = quantize(q), quantize(k), quantize(v)
     q_scale = q_scale * np.float32(scale * LOG2E)
-    highest = np.full(q.shape[:2], -np.inf, np.float32)
-    total = np.zeros(q.shape[:2], np.float32)
-    result = np.zeros(q.shape, np.float32)
+    whole = _Softmax.empty(q.shape)
     for begin in range(0, q.shape[1], KEY_TILE):
+        if begin % KEY_SPLIT == 0:
+            split = _Softmax.empty(q.shape)
         tile = slice(begin, begin + KEY_TILE)
         i = np.flatnonzero(seen[:, tile].any(axis=1))  # the queries that see a key of this tile
         scores = (q[:, i] @ k[:, tile].swapaxes(1, 2)).astype(np.float32) * k_scale[:, None, tile] * q_scale[:, i, None]
@@ -225,13 +225,35 @@ def _attend_int8(q: Array, k: Array, v: Array, scale: float, bias: Array, seen: 
         w_highest = w.max(axis=2, keepdims=True)
         quantized = np.rint(w * (np.float32(127) / np.where(w_highest > 0, w_highest, 1))).astype(np.float64)
         mixed = (quantized @ v[:, tile]).astype(np.float32) * (w_highest / np.float32(127))
-        new = np.maximum(highest[:, i], tile_highest)
-        keep, add = np.exp2(highest[:, i] - new), np.exp2(tile_highest - new)
-        total[:, i] = total[:, i] * keep + p.sum(axis=2) * add
-        result[:, i] = result[:, i] * keep[:, :, None] + mixed * add[:, :, None]
-        highest[:, i] = new
-    attended: Array = result / total[:, :, None]
+        split.merge(i, tile_highest, p.sum(axis=2), mixed)
+        if begin + KEY_TILE >= q.shape[1] or (begin + KEY_TILE) % KEY_SPLIT == 0:
+            i = np.flatnonzero(split.total.any(axis=0))
+            whole.merge(i, split.highest[:, i], split.total[:, i], split.result[:, i])
+    attended: Array = whole.result / whole.total[:, :, None]
     return attended
+
+
+@dataclass
+class _Softmax:
+    """Maximum and denominator [heads, queries] and weighted sum [heads, queries, head_dim] of the keys so far."""
+
+    highest: Array
+    total: Array
+    result: Array
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...]) -> _Softmax:
+        return cls(
+            np.full(shape[:2], -np.inf, np.float32), np.zeros(shape[:2], np.float32), np.zeros(shape, np.float32)
+        )
+
+    def merge(self, i: Array, highest: Array, total: Array, result: Array) -> None:
+        """Takes in later keys for the queries ``i``."""
+        new = np.maximum(self.highest[:, i], highest)
+        keep, add = np.exp2(self.highest[:, i] - new), np.exp2(highest - new)
+        self.total[:, i] = self.total[:, i] * keep + total * add
+        self.result[:, i] = self.result[:, i] * keep[:, :, None] + result * add[:, :, None]
+        self.highest[:, i] = new
 
 
 def pool(op: Op, graph: Graph, batch: Batch, inputs: list[Array]) -> Array:

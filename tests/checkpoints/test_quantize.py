@@ -1,0 +1,261 @@
+"""Packing against plain loops, the Hadamard transform against its definition, and what quantization must keep."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from helpers.graphs import MODEL, TEXT, TOKENIZER_JSON, tiny_graph
+from pocketformer import reference
+from pocketformer.compress import QuantizeOptions, _progress_bar, compress_checkpoint, compress_graph
+from pocketformer.compress.gptq import round_with_feedback, visit_moments
+from pocketformer.compress.quantize import dequantize, quantize_graph, quantize_rows
+from pocketformer.graph import Array, GraphBuilder, Table
+from pocketformer.hadamard import hadamard
+from pocketformer.importers.huggingface import Checkpoint
+from pocketformer.layout import MAX_INT8_K, hadamard_block, table_rows
+from pocketformer.pack import pack_graph, pack_panels, unpack_graph, unpack_panels
+from pocketformer.pocketfile import read_pocket
+
+TAILS = [1, 2, 3, 4, 5, 15, 16, 17, 26, 33, 312, 1200]
+
+
+@pytest.mark.parametrize("n", TAILS)
+@pytest.mark.parametrize("k", TAILS[:-1])
+def test_panels_against_plain_loops(n: int, k: int) -> None:
+    rng = np.random.default_rng(n * 2000 + k)
+    int8 = rng.integers(-127, 128, (n, k), np.int8)
+    panels = pack_panels(int8)
+    assert panels.shape == (-(-n // 16), -(-k // 4), 16, 4)
+    fp32 = int8.astype(np.float32)
+    wide = pack_panels(fp32)
+    assert wide.shape == (-(-n // 16), k, 16)
+    for channel in {0, n // 2, n - 1}:
+        for i in {0, k // 2, k - 1}:
+            assert panels[channel // 16, i // 4, channel % 16, i % 4] == int8[channel, i]
+            assert wide[channel // 16, i, channel % 16] == fp32[channel, i]
+    assert np.count_nonzero(panels) == np.count_nonzero(int8) == np.count_nonzero(wide)
+    np.testing.assert_array_equal(unpack_panels(panels, n, k), int8)
+    np.testing.assert_array_equal(unpack_panels(wide, n, k), fp32)
+    assert panels.nbytes % 64 == 0 == wide.nbytes % 64
+
+
+@pytest.mark.parametrize("width", TAILS)
+@pytest.mark.parametrize("itemsize", [1, 4])
+def test_table_rows_is_the_least_that_aligns(width: int, itemsize: int) -> None:
+    for rows in (1, 2, 101, 512):
+        stored = table_rows(rows, width, itemsize)
+        assert stored >= rows
+        assert [r for r in range(rows, stored + 1) if r * width * itemsize % 64 == 0] == [stored]
+
+
+def test_hadamard_is_sylvesters_matrix() -> None:
+    matrix = np.ones((1, 1))
+    for block in (2, 4, 8, 16, 32, 64, 128):
+        matrix = np.kron([[1, 1], [1, -1]], matrix)
+        x = np.random.default_rng(block).standard_normal((3, 3 * block))
+        expected = (x.reshape(3, 3, block) @ matrix).reshape(3, 3 * block)
+        np.testing.assert_allclose(hadamard(x, block), expected, atol=1e-12)
+        np.testing.assert_allclose(hadamard(hadamard(x, block), block), block * x, atol=1e-11)
+
+
+def test_hadamard_keeps_dtype_and_refuses_blocks_that_do_not_divide() -> None:
+    assert hadamard(np.ones((2, 8), np.float32), 4).dtype == np.float32
+    for block in (3, 16):
+        with pytest.raises(ValueError, match=f"block is {block}; it must be a power of two that divides"):
+            hadamard(np.ones((2, 8)), block)
+
+
+@pytest.mark.parametrize(
+    ("k", "block"), [(1, 0), (2, 2), (26, 2), (312, 8), (1200, 16), (384, 128), (768, 128), (99, 0)]
+)
+def test_largest_block(k: int, block: int) -> None:
+    assert hadamard_block(k) == block
+
+
+def test_rows_round_to_nearest_even_within_127() -> None:
+    weight = np.array([[127.0, 0.5, 1.5, -2.5], [0, 0, 0, 0], [-1e-3, 1e-3, 0, 0]])
+    values, scale = quantize_rows(weight)
+    np.testing.assert_array_equal(values, [[127, 0, 2, -2], [0, 0, 0, 0], [-127, 127, 0, 0]])
+    np.testing.assert_allclose(scale, [1, 0, 1e-3 / 127], rtol=1e-6)
+
+
+def test_clipping_never_increases_the_error() -> None:
+    weight = np.random.default_rng(0).uniform(-1, 1, (64, 20_000))
+    weight[:, 0] = 1.05  # a single outlier whose range is not worth the steps that it costs all others
+
+    def errors(clip: tuple[float, ...]) -> Array:
+        values, scale = quantize_rows(weight, clip)
+        assert np.abs(values.astype(int)).max() <= 127
+        return np.square(dequantize(values, scale, 0) - weight).sum(axis=1)
+
+    plain, searched = errors((1.0,)), errors((1.0, 0.95, 0.9, 0.8))
+    assert (searched <= plain).all()
+    assert (searched < plain).any()
+
+
+@pytest.mark.parametrize("width", [26, 312, 384])
+def test_rotated_weights_stand_for_the_same_matrix(width: int) -> None:
+    block = hadamard_block(width)
+    weight = np.random.default_rng(width).standard_normal((8, width))
+    values, scale = quantize_rows(hadamard(weight, block) / block)
+    error = np.linalg.norm(dequantize(values, scale, block) - weight) / np.linalg.norm(weight)
+    assert error < 0.01
+    np.testing.assert_allclose(dequantize(values, scale, block) @ np.eye(width), dequantize(values, scale, block))
+
+
+def test_what_is_quantized_and_rotated() -> None:
+    graph = quantize_graph(tiny_graph(hidden=64, ffn=96, head_dim=32))
+    rotate = {op["weight"]: op["rotate"] for op in graph.ops if op["op"] == "linear"}
+    assert rotate["layer0.qkv"] == 64
+    assert rotate["layer0.up"] == 64
+    assert rotate["layer0.down"] == 32
+    assert rotate["layer0.out"] == 0
+    assert {op["dtype"] for op in graph.ops if op["op"] == "attention"} == {"int8"}
+    assert graph.params["words.weight"].dtype == np.int8
+    assert graph.params["types.weight"].dtype == np.float32
+    assert all(graph.params[f"{name}.weight"].dtype == np.int8 for name in rotate)
+
+
+def test_options() -> None:
+    plain = tiny_graph(hidden=64, ffn=96, head_dim=32)
+    graph = quantize_graph(plain, QuantizeOptions(block=16, rotate_attention_output=True, fp32_rows=0))
+    assert {op["rotate"] for op in graph.ops if op["op"] == "linear"} == {16}
+    assert graph.params["types.weight"].dtype == np.int8
+    with pytest.raises(ValueError, match="block is 24; it must be 0 or a power of two"):
+        quantize_graph(plain, QuantizeOptions(block=24))
+    assert all("rotate" not in op or op["rotate"] == 0 for op in plain.ops), "the input must stay as it is"
+
+
+def head_graph(n: int, k: int = 32) -> Any:
+    rng = np.random.default_rng(n)
+    build = GraphBuilder(70, 0, 8)
+    x = build.embed([Table("words", rng.standard_normal((70, k)).astype(np.float32), "ids")])
+    return build.build(build.linear(x, rng.standard_normal((n, k)).astype(np.float32), name="head"))
+
+
+@pytest.mark.parametrize(("n", "dtype"), [(2, np.float32), (64, np.float32), (65, np.int8)])
+def test_small_final_heads_stay_fp32(n: int, dtype: type) -> None:
+    assert quantize_graph(head_graph(n)).params["head.weight"].dtype == dtype
+
+
+def test_products_too_long_for_int32_stay_fp32() -> None:
+    graph = quantize_graph(head_graph(65, MAX_INT8_K + 1))
+    assert graph.params["head.weight"].dtype == np.float32
+    assert graph.ops[-1]["rotate"] == 0
+
+
+def test_a_tied_table_is_stored_once_as_panels() -> None:
+    plain = tiny_graph(task="fill_mask")
+    graph = pack_graph(quantize_graph(plain))
+    assert graph.params["words.weight"].shape == (7, 9, 16, 4)
+    assert graph.ops[0]["tables"][0]["rotate"] == graph.ops[-1]["rotate"] == 4
+    words = unpack_graph(graph).params
+    real = dequantize(words["words.weight"], words["words.scale"], 4)
+    np.testing.assert_allclose(real, plain.params["words.weight"], atol=0.03)
+
+
+@pytest.mark.parametrize("weights", ["int8", "fp32"])
+def test_packing_and_back(weights: str) -> None:
+    plain = tiny_graph(task="fill_mask", relative=True)
+    before = quantize_graph(plain) if weights == "int8" else plain
+    after = unpack_graph(pack_graph(before))
+    assert after.params.keys() == before.params.keys()
+    for name, array in before.params.items():
+        np.testing.assert_array_equal(after.params[name], array, err_msg=name)
+
+
+def test_sums_are_the_sums_of_the_weights() -> None:
+    packed = pack_graph(quantize_graph(tiny_graph()))
+    for name in [name for name in packed.params if name.endswith(".colsum")]:
+        weight = packed.params[name.replace("colsum", "weight")]
+        np.testing.assert_array_equal(packed.params[name], weight.astype(np.int32).sum(axis=(1, 3)).reshape(-1))
+
+
+@pytest.mark.parametrize("options", [{}, {"hidden": 64, "ffn": 128, "head_dim": 32}, {"kv_heads": 1, "relative": True}])
+def test_int8_is_close_to_fp32(options: dict[str, Any]) -> None:
+    plain = tiny_graph(**options)
+    ids = np.random.default_rng(3).integers(0, 101, 90)
+    lengths = [1, 2, 7, 40, 40]
+    exact = reference.run(plain, ids, lengths)
+    rounded = reference.run(quantize_graph(plain), ids, lengths)
+    assert (exact * rounded).sum(axis=1).min() > 0.999
+
+
+def test_report_and_file(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tiny_graph(), MODEL, TEXT, b'{ "model" : {"type": "WordPiece"} }')
+    seen: list[tuple[str, float]] = []
+    path = tmp_path / "tiny.pocket"
+    report = compress_checkpoint(checkpoint, path, progress=lambda what, share: seen.append((what, share)))
+    file = read_pocket(path)
+    assert file.model["weights"] == "int8"
+    assert (file.tokenizer() or b"").rstrip() == TOKENIZER_JSON
+    assert report.file_bytes == path.stat().st_size
+    assert [stage.name for stage in report.stages] == ["import", "quantize", "pack"]
+    assert report.stages[-1].after == sum(array.nbytes for array in file.graph.params.values())
+    assert sum(tensor.after for tensor in report.tensors) == report.stages[-1].after
+    assert all(0 < tensor.error < 0.02 for tensor in report.tensors if tensor.name.endswith("qkv.weight"))
+    assert "quantize" in str(report)
+    assert "largest weight error" in str(report)
+    assert seen[-1] == ("write", 1.0)
+
+
+def test_unknown_weights_are_refused() -> None:
+    with pytest.raises(ValueError, match="weights is 'int3'; it must be one of int8, fp32"):
+        compress_graph(tiny_graph(), "int3")
+
+
+def test_feedback_keeps_products_better_than_rounding_to_nearest() -> None:
+    rng = np.random.default_rng(5)
+    weight = rng.standard_normal((48, 300))
+    x = rng.standard_normal((2000, 40)) @ rng.standard_normal((40, 300)) + 0.1 * rng.standard_normal((2000, 300))
+    nearest, scale = quantize_rows(weight)
+    fed_back = round_with_feedback(weight, scale, x.T @ x)
+
+    def error(values: Array) -> float:
+        return float(np.linalg.norm(x @ (dequantize(values, scale, 0) - weight).T))
+
+    assert fed_back.dtype == np.int8
+    assert error(fed_back) < 0.5 * error(nearest)
+
+
+def test_moments_are_those_of_the_rotated_inputs() -> None:
+    graph = tiny_graph(task="fill_mask")
+    rotations = {op["weight"]: hadamard_block(op["k"]) for op in graph.ops if op["op"] == "linear"}
+    moments: dict[str, Array] = {}
+    visit_moments(graph, rotations, 80, moments.__setitem__)
+    assert moments.keys() == rotations.keys()
+    assert moments["layer0.qkv"].shape == (36, 36)
+    assert not moments["words"].any(), "no row was selected"
+    seen: list[Array] = []
+    ids = np.random.default_rng(0).integers(0, 101, 80)
+    reference.run(
+        graph, ids, [40, 40], hooks=lambda op, x, y: seen.append(x[0]) if op.get("weight") == "layer0.down" else None
+    )
+    np.testing.assert_allclose(moments["layer0.down"], seen[0].astype(float).T @ seen[0].astype(float), rtol=1e-5)
+
+
+def test_shared_weights_are_rounded_once_from_all_their_inputs() -> None:
+    rng = np.random.default_rng(6)
+    weight = rng.standard_normal((32, 32)).astype(np.float32)
+    build = GraphBuilder(70, 0, 8)
+    x = build.embed([Table("words", rng.standard_normal((70, 32)).astype(np.float32), "ids")])
+    for _ in range(3):
+        x = build.linear(x, weight, name="shared", activation="tanh")
+    visits: list[str] = []
+    visit_moments(build.build(x), {"shared": 0}, 16, lambda name, moments: visits.append(name))
+    assert visits == ["shared"]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_is_drawn_on_terminals_only(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("rich", reason="needs the package rich")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    with _progress_bar() as progress:
+        assert (progress is not None) == terminal
+        if progress:
+            progress("layer0.qkv", 0.5)

@@ -1,0 +1,61 @@
+"""The two executors of a graph under one signature: the numpy interpreter and the C++ runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from helpers.kernels import aligned
+from pocketformer.graph import Graph
+
+Ids = NDArray[np.integer[Any]]
+Engine = Callable[..., NDArray[np.float32]]
+
+
+def reference(
+    graph: Graph, ids: Ids, lengths: Sequence[int], types: Ids | None = None, rows: Ids | None = None
+) -> NDArray[np.float32]:
+    """Runs ``graph`` in numpy; ``ids`` holds the sequences of ``lengths`` end to end, ``rows`` indexes tokens."""
+    from pocketformer.reference import run
+
+    return run(graph, ids, lengths, types=types, rows=rows)
+
+
+def native(
+    graph: Graph, ids: Ids, lengths: Sequence[int], types: Ids | None = None, rows: Ids | None = None
+) -> NDArray[np.float32]:
+    """Packs ``graph`` and runs it in C++; arguments as in :func:`reference`."""
+    from pocketformer.pack import pack_graph
+
+    packed = pack_graph(graph)
+    packed.params = {name: aligned(array) for name, array in packed.params.items()}
+    return native_packed(packed, ids, lengths, types, rows)
+
+
+def native_packed(
+    graph: Graph,
+    ids: Ids,
+    lengths: Sequence[int],
+    types: Ids | None = None,
+    rows: Ids | None = None,
+    *,
+    threads: int = 2,
+) -> NDArray[np.float32]:
+    """Runs a packed graph, as a pocket file holds it, in C++."""
+    from pocketformer._core import Program, Session
+
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    result: NDArray[np.float32] = Session(Program(graph.description(), graph.params)).run(
+        ids.astype(np.int32),
+        offsets,
+        None if types is None else types.astype(np.int32),
+        None if rows is None else rows.astype(np.int64),
+        threads,
+    )
+    return result
+
+
+ENGINES: dict[str, Engine] = {"reference": reference, "native": native}

@@ -1,0 +1,47 @@
+"""Programs from small graphs, and batches to run them on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from helpers.graphs import tiny_graph
+from helpers.kernels import aligned
+from pocketformer import _core
+from pocketformer.compress.quantize import quantize_graph
+from pocketformer.graph import Array, Graph
+from pocketformer.pack import pack_graph
+
+LENGTHS = (1, 40, 2, 7, 17, 39, 16, 3, 33, 4)
+
+
+def tensors(graph: Graph) -> dict[str, Array]:
+    return {name: aligned(array) for name, array in pack_graph(graph).params.items()}
+
+
+def program(graph: Graph, isa: str = "") -> _core.Program:
+    return _core.Program(graph.description(), tensors(graph), isa)
+
+
+def encoder(weights: str, **options: Any) -> Graph:
+    graph = tiny_graph(**options)
+    return quantize_graph(graph) if weights == "int8" else graph
+
+
+def ending_at(graph: Graph, output: str) -> Graph:
+    """The same graph with another value as its output."""
+    return replace(graph, output=output)
+
+
+def batch(lengths: Sequence[int], vocab: int = 101, seed: int = 0) -> dict[str, Any]:
+    """Random ids and types for sequences of these lengths."""
+    rng = np.random.default_rng(seed)
+    total = int(sum(lengths))
+    return {
+        "ids": rng.integers(0, vocab, total, np.int32),
+        "offsets": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        "types": rng.integers(0, 2, total, np.int32),
+    }
