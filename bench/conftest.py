@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pocketformer import _core
-from pocketformer.measure import timed
+from pocketformer.perf.measure import timed
 
 Measure = Callable[..., None]
 PROBE_MS = 20

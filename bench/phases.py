@@ -25,7 +25,7 @@ from typing import Any
 
 from pocketformer import _core
 from pocketformer.engine import Engine
-from pocketformer.measure import multiply_adds, prepare
+from pocketformer.perf.measure import multiply_adds, prepare
 
 PROBE = "probe"
 CELLS = ("1x16", "1x32", "1x128", "1x512", "8x128")

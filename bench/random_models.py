@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pocketformer.compress import QuantizeOptions, compress
-from pocketformer.compress.quantize import quantize_graph
+from pocketformer.compression import QuantizeOptions, compress
+from pocketformer.compression.quantize import quantize_graph
 from pocketformer.fetch import cache_folder
 from pocketformer.graph import Array, GraphBuilder, Table
-from pocketformer.pack import pack_graph
+from pocketformer.packing import pack_graph
 from pocketformer.pocketfile import write_pocket
 
 BERT_BASE = {

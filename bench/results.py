@@ -1,6 +1,6 @@
 """What ``make bench`` records: one JSON object, and the series of times in it.
 
-``machine``, ``peaks``, ``isas`` (pocketformer.measure.peaks), ``commit``, ``date``; ``benchmarks`` as pytest-benchmark
+``machine``, ``peaks``, ``isas`` (pocketformer.perf.measure), ``commit``, ``date``; ``benchmarks`` as pytest-benchmark
 writes them; ``products``, ``attention``, ``peers`` (bench.peers), ``fixed_cost`` (bench/native); ``skipped``: reasons
 by name.
 """

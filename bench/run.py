@@ -24,7 +24,7 @@ from bench.peers import attention, compare, prepare, products
 from bench.peers.peer import ROOT, available, default_cache
 from bench.results import Result
 from pocketformer.fetch import fetch
-from pocketformer.measure import peaks
+from pocketformer.perf.measure import peaks
 
 
 def pytest_benchmarks(arguments: argparse.Namespace) -> list[dict[str, Any]]:

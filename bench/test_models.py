@@ -18,7 +18,7 @@ from bench.random_models import bert_base, toy
 from pocketformer import _core
 from pocketformer.engine import Engine
 from pocketformer.fetch import cache_folder, fetch
-from pocketformer.measure import fresh_rss, multiply_adds, prepare
+from pocketformer.perf.measure import fresh_rss, multiply_adds, prepare
 
 one_thread = pytest.mark.benchmark(timer=time.thread_time)
 THREADS = [pytest.param(n, marks=one_thread if n == 1 else ()) for n in sorted({1, _core.default_threads()})]

@@ -25,8 +25,8 @@ import seeds
 from helpers import hostile_files
 from pocketformer import _core
 from pocketformer.errors import CheckpointError, PocketFileError
-from pocketformer.importers.weights import open_weights
 from pocketformer.pocketfile import read_pocket
+from pocketformer.sources.weights import open_weights
 
 
 def read_mutated_pocket(path: Path) -> str:

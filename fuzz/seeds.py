@@ -16,8 +16,8 @@ import numpy as np
 from safetensors.numpy import save
 
 from helpers.graphs import MODEL, TEXT, tiny_graph
-from pocketformer.compress.quantize import quantize_graph
-from pocketformer.pack import pack_graph
+from pocketformer.compression.quantize import quantize_graph
+from pocketformer.packing import pack_graph
 from pocketformer.pocketfile import write_pocket
 
 WORDS = ("[UNK]", "[CLS]", "[SEP]", "a", "cat", "sat", "##s", "A")

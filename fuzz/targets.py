@@ -26,8 +26,8 @@ with atheris.instrument_imports(include=["pocketformer"]):
 
     from pocketformer import _core
     from pocketformer.errors import CheckpointError, PocketFileError
-    from pocketformer.importers.weights import open_weights
     from pocketformer.pocketfile import PocketFile, read_pocket
+    from pocketformer.sources.weights import open_weights
     from pocketformer.tasks.text import TextReader
 
 import seeds

@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pocketformer.boards import BOARDS
 from pocketformer.engine import Engine
-from pocketformer.predict import predict
+from pocketformer.perf.boards import BOARDS
+from pocketformer.perf.predict import predict
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "boards.md"
 BEGIN, END = "<!-- predictions -->\n", "<!-- /predictions -->"

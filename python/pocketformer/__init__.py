@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .compress import compress
+    from .compression import compress
     from .errors import CheckpointError, PocketFileError, TaskError, UnsupportedModelError
     from .model import Model, load
 
@@ -36,7 +36,7 @@ _HOMES = {
     "PocketFileError": "errors",
     "TaskError": "errors",
     "UnsupportedModelError": "errors",
-    "compress": "compress",
+    "compress": "compression",
     "load": "model",
 }
 
@@ -46,8 +46,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    home = import_module(f".{_HOMES[name]}", __name__)
-    value = home if name == "compress" else getattr(home, name)  # that subpackage is callable itself
+    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
     globals()[name] = value
     return value
 

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from .graph import Array, Graph, Op
 from .hadamard import hadamard
-from .pack import unpack_graph
+from .packing import unpack_graph
 
 KEY_TILE, KEY_SPLIT = 128, 1024
 LOG2E = math.log2(math.e)

@@ -21,9 +21,9 @@ from helpers.programs import LENGTHS, batch, encoder
 from helpers.run_cases import run_cases
 from helpers.wheel_builds import build_wheel, run, unpack
 from pocketformer import _core
-from pocketformer.compress import compress
+from pocketformer.compression import compress
 from pocketformer.graph import Graph
-from pocketformer.pack import pack_graph
+from pocketformer.packing import pack_graph
 from pocketformer.pocketfile import write_pocket
 
 # The emulated core, the table it must choose, and all that it can run, best first.

@@ -13,7 +13,7 @@ import torch
 from helpers.engines import ENGINES
 from helpers.torch_models import FAMILIES, HEADS, LENGTHS, Inputs, build, deviation, torch_outputs, write_modules
 from pocketformer.graph import Graph
-from pocketformer.importers.huggingface import Checkpoint, load_checkpoint
+from pocketformer.sources.huggingface import Checkpoint, load_checkpoint
 
 Case = tuple[Checkpoint, Inputs, "np.ndarray | None", np.ndarray]
 

@@ -15,8 +15,8 @@ from safetensors.numpy import load_file, save_file
 from helpers.torch_models import build, write_modules
 from pocketformer.errors import CheckpointError, UnsupportedModelError
 from pocketformer.families import FAMILIES, TASKS
-from pocketformer.importers.huggingface import load_checkpoint
-from pocketformer.importers.weights import open_weights
+from pocketformer.sources.huggingface import load_checkpoint
+from pocketformer.sources.weights import open_weights
 
 Edit = Callable[[dict[str, Any]], None]
 

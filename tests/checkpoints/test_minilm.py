@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from helpers.engines import ENGINES
 from helpers.models import model_folder
-from pocketformer.importers.huggingface import Checkpoint, load_checkpoint
+from pocketformer.sources.huggingface import Checkpoint, load_checkpoint
 
 TEXTS = [
     "A cat sits on the mat.",

@@ -13,8 +13,8 @@ from checkpoints.test_minilm import tokenize, torch_embeddings
 from helpers.corpus import ndcg, retrieval, texts, top1_agreement
 from helpers.engines import native_packed
 from helpers.models import model_folder
-from pocketformer.importers.huggingface import load_checkpoint
 from pocketformer.pocketfile import read_pocket
+from pocketformer.sources.huggingface import load_checkpoint
 
 Embeddings = NDArray[np.float32]
 

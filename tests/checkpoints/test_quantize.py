@@ -11,15 +11,15 @@ import pytest
 
 from helpers.graphs import MODEL, TEXT, TOKENIZER_JSON, tiny_graph
 from pocketformer import reference
-from pocketformer.compress import QuantizeOptions, _progress_bar, compress_checkpoint, compress_graph
-from pocketformer.compress.gptq import round_with_feedback, visit_moments
-from pocketformer.compress.quantize import dequantize, quantize_graph, quantize_rows
+from pocketformer.compression import QuantizeOptions, _progress_bar, compress_checkpoint, compress_graph
+from pocketformer.compression.gptq import round_with_feedback, visit_moments
+from pocketformer.compression.quantize import dequantize, quantize_graph, quantize_rows
 from pocketformer.graph import Array, GraphBuilder, Table
 from pocketformer.hadamard import hadamard
-from pocketformer.importers.huggingface import Checkpoint
 from pocketformer.layout import MAX_INT8_K, hadamard_block, table_rows
-from pocketformer.pack import pack_graph, pack_panels, unpack_graph, unpack_panels
+from pocketformer.packing import pack_graph, pack_panels, unpack_graph, unpack_panels
 from pocketformer.pocketfile import read_pocket
+from pocketformer.sources.huggingface import Checkpoint
 
 TAILS = [1, 2, 3, 4, 5, 15, 16, 17, 26, 33, 312, 1200]
 

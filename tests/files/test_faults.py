@@ -22,7 +22,7 @@ from helpers.models import model_folder
 from pocketformer.cli import main
 from pocketformer.commands import info
 from pocketformer.graph import Graph
-from pocketformer.pack import pack_graph
+from pocketformer.packing import pack_graph
 from pocketformer.pocketfile import read_pocket, write_pocket
 
 COMPRESS = "import sys; from pocketformer.cli import main; sys.exit(main(['compress', *sys.argv[1:]]))"
@@ -186,7 +186,7 @@ LONG_CALLS = {
 @pytest.mark.parametrize("call", LONG_CALLS)
 def test_ctrl_c_ends_a_long_call(call: str, minilm_int8: Path, tmp_path: Path) -> None:
     script = (
-        "import pocketformer\nfrom pocketformer import _core\nfrom pocketformer.measure import measure\n"
+        "import pocketformer\nfrom pocketformer import _core\nfrom pocketformer.perf.measure import measure\n"
         "ready = lambda: print('ready', flush=True)\n" + LONG_CALLS[call]
     )
     # The best of three: a busy machine, which may stop us for seconds, is not what is measured.

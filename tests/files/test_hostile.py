@@ -13,11 +13,11 @@ import pytest
 
 from helpers.graphs import MODEL, TEXT, TOKENIZER_JSON, tiny_graph
 from helpers.hostile_files import flip_data, flip_header, header_end, lie_in_entry, lie_in_metadata, rebuilt, truncate
-from pocketformer.compress.quantize import quantize_graph
+from pocketformer.compression.quantize import quantize_graph
 from pocketformer.errors import CheckpointError, PocketFileError
-from pocketformer.importers.weights import open_weights
-from pocketformer.pack import pack_graph
+from pocketformer.packing import pack_graph
 from pocketformer.pocketfile import read_pocket, write_pocket
+from pocketformer.sources.weights import open_weights
 
 CASES = 500  # of each mutation below
 

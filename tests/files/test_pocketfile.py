@@ -17,10 +17,10 @@ import pytest
 import safetensors
 
 from helpers.graphs import MODEL, TEXT, TOKENIZER_JSON, tiny_graph
-from pocketformer.compress.quantize import quantize_graph
+from pocketformer.compression.quantize import quantize_graph
 from pocketformer.errors import PocketFileError
 from pocketformer.graph import Array, Graph
-from pocketformer.pack import pack_graph
+from pocketformer.packing import pack_graph
 from pocketformer.pocketfile import read_pocket, write_pocket
 
 Header = dict[str, Any]
@@ -129,7 +129,7 @@ def test_a_killed_write_leaves_the_old_file(pocket: Path) -> None:
 import os, signal, sys
 sys.path[:0] = {sys.path!r}
 from helpers.graphs import MODEL, TEXT, tiny_graph
-from pocketformer.pack import pack_graph
+from pocketformer.packing import pack_graph
 from pocketformer.pocketfile import write_pocket
 os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
 write_pocket({str(pocket)!r}, pack_graph(tiny_graph()), MODEL, TEXT, None)

@@ -28,7 +28,7 @@ def native(
     graph: Graph, ids: Ids, lengths: Sequence[int], types: Ids | None = None, rows: Ids | None = None
 ) -> NDArray[np.float32]:
     """Packs ``graph`` and runs it in C++; arguments as in :func:`reference`."""
-    from pocketformer.pack import pack_graph
+    from pocketformer.packing import pack_graph
 
     packed = pack_graph(graph)
     packed.params = {name: aligned(array) for name, array in packed.params.items()}

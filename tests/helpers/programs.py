@@ -11,9 +11,9 @@ import numpy as np
 from helpers.graphs import tiny_graph
 from helpers.kernels import aligned
 from pocketformer import _core
-from pocketformer.compress.quantize import quantize_graph
+from pocketformer.compression.quantize import quantize_graph
 from pocketformer.graph import Array, Graph
-from pocketformer.pack import pack_graph
+from pocketformer.packing import pack_graph
 
 LENGTHS = (1, 40, 2, 7, 17, 39, 16, 3, 33, 4)
 

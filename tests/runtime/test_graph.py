@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from helpers.graphs import tiny_graph
-from pocketformer.compress.quantize import quantize_graph
+from pocketformer.compression.quantize import quantize_graph
 from pocketformer.errors import PocketFileError
 from pocketformer.graph import Graph, GraphBuilder, Op
 from pocketformer.layout import MAX_INT8_K
-from pocketformer.pack import pack_graph
+from pocketformer.packing import pack_graph
 from pocketformer.validate import OPERATORS, TABLE, validate_graph
 
 

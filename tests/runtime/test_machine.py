@@ -14,7 +14,7 @@ import pytest
 import pocketformer
 from pocketformer import _core
 from pocketformer.commands import info
-from pocketformer.machine import describe_machine
+from pocketformer.perf.machine import describe_machine
 
 ROOT = Path(__file__).parents[2]
 CPU = "sys/devices/system/cpu"

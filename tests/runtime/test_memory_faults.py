@@ -17,7 +17,7 @@ from helpers.graphs import MODEL, TEXT, TOKENIZER_JSON
 from helpers.kernels import fresh, kernels
 from helpers.programs import batch, encoder, program, tensors
 from pocketformer import _core
-from pocketformer.pack import pack_graph
+from pocketformer.packing import pack_graph
 from pocketformer.pocketfile import write_pocket
 
 NATIVE = Path(__file__).parents[1] / "native"

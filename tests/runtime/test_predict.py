@@ -13,11 +13,11 @@ import pytest
 import predict_boards
 import simulate_boards
 from pocketformer import _core
-from pocketformer.boards import BOARDS, machine, this_machine
 from pocketformer.cli import main
 from pocketformer.engine import Engine
-from pocketformer.measure import prepare
-from pocketformer.predict import predict
+from pocketformer.perf.boards import BOARDS, machine, this_machine
+from pocketformer.perf.measure import prepare
+from pocketformer.perf.predict import predict
 
 SHAPES = ((16, 1), (32, 1), (64, 1), (128, 1), (256, 1), (512, 1), (32, 8), (128, 8))
 TOLERANCE = 0.20

@@ -11,9 +11,9 @@ import pytest
 
 from helpers.graphs import tiny_graph
 from pocketformer import reference
-from pocketformer.compress.quantize import quantize_graph
+from pocketformer.compression.quantize import quantize_graph
 from pocketformer.graph import Array, Graph, GraphBuilder, Op, Table
-from pocketformer.pack import pack_graph
+from pocketformer.packing import pack_graph
 
 LENGTHS = [1, 40, 2, 33, 7]
 

@@ -14,7 +14,7 @@ from helpers.kernels import aligned
 from helpers.programs import LENGTHS, batch, encoder, ending_at, program, tensors
 from pocketformer import _core, reference
 from pocketformer.graph import Array, GraphBuilder, Table
-from pocketformer.pack import pack_graph
+from pocketformer.packing import pack_graph
 
 TOLERANCE = {"fp32": 1e-5, "int8": 5e-2}  # int8: a value at a rounding edge may go either way in numpy and in C++
 

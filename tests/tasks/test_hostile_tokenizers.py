@@ -13,7 +13,7 @@ from helpers.graphs import MODEL, TEXT, tiny_graph
 from helpers.hostile_files import lie
 from pocketformer import load
 from pocketformer.errors import PocketFileError
-from pocketformer.pack import pack_graph
+from pocketformer.packing import pack_graph
 from pocketformer.pocketfile import write_pocket
 from pocketformer.tasks.text import _explained
 

@@ -17,7 +17,7 @@ import pocketformer
 from helpers.corpus import texts
 from helpers.graphs import MODEL, TEXT, tiny_graph
 from pocketformer import Model, PocketFileError, TaskError
-from pocketformer.pack import pack_graph
+from pocketformer.packing import pack_graph
 from pocketformer.pocketfile import write_pocket
 
 SENTENCES = ["A cat sits on the mat.", "", "Zürich’s trams 🙂 東京", "The kettle whistles. " * 20, "ok"]
@@ -226,9 +226,9 @@ def test_fork_after_use(model: Model) -> None:
 
 
 def test_compress_is_callable_whatever_was_imported_first() -> None:
-    import pocketformer.compress.pipeline
+    import pocketformer.compression.pipeline
 
-    assert pocketformer.compress.pipeline is not None
+    assert pocketformer.compression.pipeline is not None
     with pytest.raises(ValueError, match="/nowhere is not a folder"):
         pocketformer.compress("/nowhere", "/nowhere")
 

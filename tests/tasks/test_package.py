@@ -80,7 +80,15 @@ def test_import_is_quick_and_lazy() -> None:
     results = [fresh(IMPORT) for _ in range(7)]
     print(f"\nimport: {min(result['seconds'] for result in results) * 1e3:.0f} ms beyond numpy")
     assert min(result["seconds"] for result in results) <= 0.05
-    for heavy in ("tokenizers", "safetensors", "torch", "rich", "pocketformer.compress", "pocketformer.families"):
+    for heavy in (
+        "tokenizers",
+        "safetensors",
+        "torch",
+        "rich",
+        "pocketformer.compression",
+        "pocketformer.families",
+        "pocketformer.sources",
+    ):
         assert heavy not in results[0]["modules"]
 
 

@@ -25,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> dict[str, Any]:
-    from ..measure import measure, peaks
+    from ..perf.measure import measure, peaks
 
     if args.model is None and not args.peak:
         raise ValueError("there is nothing to measure; give a pocket file, --peak, or both")

@@ -22,7 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> dict[str, Any]:
-    from ..compress import compress
+    from ..compression import compress
 
     begin = time.perf_counter()
     report = compress(args.model, args.output, weights=args.weights)

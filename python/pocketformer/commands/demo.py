@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
-    from ..compress import compress
+    from ..compression import compress
     from ..fetch import cache_folder, fetch
     from ..model import load
 

@@ -35,7 +35,7 @@ def execute(args: argparse.Namespace) -> dict[str, Any]:
         result["model"] = model.info()
         result["plan"] = [{"length": n, "bytes": model.plan([n])} for n in lengths]
     if args.machine:
-        from ..machine import describe_machine
+        from ..perf.machine import describe_machine
 
         result["machine"] = describe_machine()
     return result

@@ -23,9 +23,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> dict[str, Any]:
-    from ..boards import machine
     from ..engine import Engine
-    from ..predict import predict
+    from ..perf.boards import machine
+    from ..perf.predict import predict
 
     board = machine(args.board)
     engine = Engine(args.model, 1)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..graph import GraphBuilder
-from ..importers.config import Config
-from ..importers.weights import Weights
+from ..sources.config import Config
+from ..sources.weights import Weights
 from . import bert
 from .encoder import EncoderSpec, Layer, LayerNames, embeddings
 from .family import ClassifyHead, Family, MaskHead

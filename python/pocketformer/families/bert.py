@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..graph import GraphBuilder
-from ..importers.config import Config
-from ..importers.weights import Weights
+from ..sources.config import Config
+from ..sources.weights import Weights
 from .encoder import EncoderSpec, encoder
 from .family import ClassifyHead, Family, MaskHead
 

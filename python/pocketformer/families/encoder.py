@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import CheckpointError
 from ..graph import Array, GraphBuilder, Table
-from ..importers.weights import Weights
+from ..sources.weights import Weights
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..graph import GraphBuilder
-from ..importers.config import Config
-from ..importers.weights import Weights
+from ..sources.config import Config
+from ..sources.weights import Weights
 from .encoder import EncoderSpec
 
 

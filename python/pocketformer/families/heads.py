@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import CheckpointError
 from ..graph import GraphBuilder
-from ..importers.weights import Weights
+from ..sources.weights import Weights
 from .encoder import EncoderSpec
 from .family import Family
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..graph import GraphBuilder
-from ..importers.config import Config
-from ..importers.weights import Weights
+from ..sources.config import Config
+from ..sources.weights import Weights
 from . import bert
 from .encoder import EncoderSpec, LayerNames, encoder
 from .family import ClassifyHead, Family, MaskHead

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..importers.config import Config
+from ..sources.config import Config
 from . import bert
 from .encoder import EncoderSpec
 from .family import ClassifyHead, Family, MaskHead

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from . import _core
-from .engine import Engine
-from .graph import Graph
+from .. import _core
+from ..engine import Engine
+from ..graph import Graph
 from .machine import describe_machine
 
 _FRESH_PROCESS = """
 import sys
-from pocketformer.measure import peak_rss, prepare
+from pocketformer.perf.measure import peak_rss, prepare
 from pocketformer.engine import Engine
 engine = Engine(sys.argv[1], None)
 prepare(engine, 16, 1)()

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..graph import Graph
-from ..pack import pack_graph
+from ..packing import pack_graph
 from ..pocketfile import write_pocket
 from .quantize import Progress, QuantizeOptions, dequantize, quantize_graph
 from .report import CompressionReport, Stage, TensorReport
 
 if TYPE_CHECKING:
-    from ..importers.huggingface import Checkpoint
+    from ..sources.huggingface import Checkpoint
 
 WEIGHTS = ("int8", "fp32")
 

@@ -6,9 +6,7 @@ import contextlib
 import importlib.util
 import os
 import sys
-import types
 from collections.abc import Iterator
-from typing import Any
 
 from .pipeline import compress_checkpoint, compress_graph
 from .quantize import Progress, QuantizeOptions
@@ -35,7 +33,7 @@ def compress(
         ValueError: ``weights`` is another word.
         CheckpointError, UnsupportedModelError: the folder cannot be imported.
     """
-    from ..importers.huggingface import load_checkpoint
+    from ..sources.huggingface import load_checkpoint
 
     with _progress_bar() as progress:
         return compress_checkpoint(load_checkpoint(os.fspath(src)), dst, weights, progress, options)
@@ -52,13 +50,3 @@ def _progress_bar() -> Iterator[Progress | None]:
     with Bar(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("compress", total=1.0)
         yield lambda what, share: bar.update(task, description=what, completed=share)
-
-
-class _CallableModule(types.ModuleType):
-    """``pocketformer.compress`` is this module, whoever imported what first; called, it is :func:`compress`."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> CompressionReport:
-        return compress(*args, **kwargs)
-
-
-sys.modules[__name__].__class__ = _CallableModule

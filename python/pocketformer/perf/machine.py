@@ -7,7 +7,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from ._core import default_threads, isas, missing_features, read_cpus
+from .._core import default_threads, isas, missing_features, read_cpus
 
 _MEASURES = {
     "capacity": "capacity as the kernel gives it",

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ._core import block_rows
+from .._core import block_rows
+from ..engine import Engine
+from ..graph import Graph
 from .boards import Machine
-from .engine import Engine
-from .graph import Graph
 
 # Operations for each element, in fp32 multiply-adds at peak: cycles for each 16 lanes of the AVX-512 kernels, one pipe
 # (docs/performance.md). Per score: exponent 7 and quantizing P 3.5 cycles for 16 queries.
