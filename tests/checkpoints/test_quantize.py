@@ -133,7 +133,7 @@ def test_options() -> None:
 
 def head_graph(n: int, k: int = 32) -> Any:
     rng = np.random.default_rng(n)
-    build = GraphBuilder(70, 0, 8)
+    build = GraphBuilder.text(70, 0, 8)
     x = build.embed([Table("words", rng.standard_normal((70, k)).astype(np.float32), "ids")])
     return build.build(build.linear(x, rng.standard_normal((n, k)).astype(np.float32), name="head"))
 
@@ -242,7 +242,7 @@ def test_moments_are_those_of_the_rotated_inputs() -> None:
 def test_shared_weights_are_rounded_once_from_all_their_inputs() -> None:
     rng = np.random.default_rng(6)
     weight = rng.standard_normal((32, 32)).astype(np.float32)
-    build = GraphBuilder(70, 0, 8)
+    build = GraphBuilder.text(70, 0, 8)
     x = build.embed([Table("words", rng.standard_normal((70, 32)).astype(np.float32), "ids")])
     for _ in range(3):
         x = build.linear(x, weight, name="shared", activation="tanh")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from .. import reference
-from ..graph import Array, Graph, Op
+from ..graph import TOKENS, Array, Graph, Op
 from ..hadamard import hadamard
 
 SEQUENCE = 64
@@ -44,7 +44,7 @@ def visit_moments(graph: Graph, rotations: Mapping[str, int], tokens: int, visit
         if not uses[name]:
             visit(name, sums.pop(name))
 
-    reference.run(graph, ids, lengths, hooks=hook)
+    reference.run(graph, {"ids": ids, TOKENS: np.concatenate([[0], np.cumsum(lengths)])}, hook)
 
 
 def round_with_feedback(weight: Array, scale: Array, moments: Array) -> Array:

@@ -69,7 +69,7 @@ def minify(tokenizer_json: bytes | None) -> bytes | None:
 
 
 def _tensors(graph: Graph, quantized: Graph, packed: Graph) -> list[TensorReport]:
-    rotations = {op["weight"]: op["rotate"] for op in quantized.ops if op["op"] == "linear"}
+    rotations = {name: facts.get("rotate", 0) for name, facts in quantized.weights.items()}
     result = []
     for name, stored in packed.params.items():
         if name not in graph.params:

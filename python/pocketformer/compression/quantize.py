@@ -81,12 +81,19 @@ def quantize_graph(graph: Graph, options: QuantizeOptions | None = None, progres
             quantize(name)
     if remaining:
         visit_moments(graph, {name: rotations[name] for name in remaining}, options.random_tokens, quantize)
-    return replace(graph, ops=[_quantized(op, rotations) for op in graph.ops], params=params)
+    weights = {
+        name: {**facts, "format": "i8", **({"rotate": rotations[name]} if rotations[name] else {})}
+        if name in rotations
+        else facts
+        for name, facts in graph.weights.items()
+    }
+    states = [{**state, "dtype": "int8"} for state in graph.states]
+    return replace(graph, weights=weights, states=states, ops=_with_int8_queries(graph), params=params)
 
 
 def _rotations(graph: Graph, options: QuantizeOptions) -> dict[str, int]:
     """The weights to quantize and the rotation block of each; a weight that several operators share has one block."""
-    written = {op["out"]: op for op in graph.ops}
+    written = {op["out"]: op for op in graph.ops if "out" in op}
     tables = [[table["weight"] for table in op["tables"]] for op in graph.ops if op["op"] == "embed"]
     rotations = {name: 0 for names in tables for name in names}
     unrotated = {name for names in tables for name in names[1:]}  # a lookup undoes the rotation of its first table only
@@ -94,9 +101,10 @@ def _rotations(graph: Graph, options: QuantizeOptions) -> dict[str, int]:
     for op in graph.ops:
         if op["op"] != "linear":
             continue
-        name, k = op["weight"], op["k"]
+        name = op["weight"]
+        n, k = graph.weights[name]["n"], graph.weights[name]["k"]
         rotations[name] = min(k & -k, options.block)
-        if k > MAX_INT8_K or (op["out"] == graph.output and op["n"] <= options.fp32_rows):
+        if k > MAX_INT8_K or (op["out"] == graph.output and n <= options.fp32_rows):
             excluded.add(name)
         if written[op["in"]]["op"] == "attention" and not options.rotate_attention_output:
             unrotated.add(name)
@@ -125,14 +133,17 @@ def _rotated(weight: Array, rotate: int) -> Iterator[Array]:
         yield hadamard(part, rotate) / max(rotate, 1)
 
 
-def _quantized(op: Op, rotations: dict[str, int]) -> Op:
-    if op["op"] == "linear":
-        return {**op, "rotate": rotations.get(op["weight"], 0)}
-    if op["op"] == "embed":
-        return {**op, "tables": [{**table, "rotate": rotations.get(table["weight"], 0)} for table in op["tables"]]}
-    if op["op"] == "attention":
-        return {**op, "dtype": "int8"}
-    return op
+def _with_int8_queries(graph: Graph) -> list[Op]:
+    """The operators with the queries of every attention rounded by head."""
+    head_dims = {state["name"]: state["head_dim"] for state in graph.states}
+    ops: list[Op] = []
+    for op in graph.ops:
+        if op["op"] == "attention":
+            rounded = f"{op['q']}.int8.{op['state']}"
+            ops.append({"op": "quantize_heads", "in": op["q"], "out": rounded, "head_dim": head_dims[op["state"]]})
+            op = {**op, "q": rounded}
+        ops.append(op)
+    return ops
 
 
 def dequantize(weight: Array, scale: Array, rotate: int) -> Array:
