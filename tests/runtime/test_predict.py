@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import pytest
 
 import predict_boards
 import simulate_boards
+from helpers.graphs import tiny_graph
 from pocketformer import _core
 from pocketformer.cli import main
 from pocketformer.engine import Engine
 from pocketformer.perf.boards import BOARDS, machine, this_machine
-from pocketformer.perf.measure import prepare
-from pocketformer.perf.predict import predict
+from pocketformer.perf.measure import multiply_adds, prepare, seen_keys
+from pocketformer.perf.predict import _works, predict
 
 SHAPES = ((16, 1), (32, 1), (64, 1), (128, 1), (256, 1), (512, 1), (32, 8), (128, 8))
 TOLERANCE = 0.20
@@ -55,7 +57,7 @@ def test_this_machine_is_predicted_within_20_percent(minilm_int8: Path) -> None:
                 begin = time.process_time()
                 calls[cell]()
                 times[cell].append((time.process_time() - begin) / cell[0])
-        now = dataclasses.replace(base, int8_peak=median(int8), f32_peak=median(f32))
+        now = replace(base, int8_peak=median(int8), f32_peak=median(f32))
         ratios = {
             cell: predict(engines[cell[0]], now, [cell[1]] * cell[2], cell[0])["seconds"] / quantile(times[cell], 0.05)
             for cell in cells
@@ -90,6 +92,39 @@ def test_more_of_anything_takes_longer(minilm_int8: Path, minilm_fp32: Path) -> 
     assert 2 < seconds(int8, [512]) / seconds(int8, [512], 4) <= 4
     # Few rows are bound by the weights' way from memory.
     assert seconds(fp32, [16], 4) > 40e6 / (board.bandwidth * 1e9)
+
+
+RANGES = [(-1, -1, False), (9, -1, False), (0, 0, False), (40, 7, False), (-1, 3, True), (20, -1, True)]
+
+
+@pytest.mark.parametrize(("left", "right", "causal"), RANGES)
+@pytest.mark.parametrize("length", [1, 15, 16, 33, 100])
+def test_only_keys_that_are_seen_count(length: int, left: int, right: int, causal: bool) -> None:
+    i, j = np.mgrid[:length, :length]
+    seen = np.ones((length, length), bool)
+    if left >= 0:
+        seen &= i - j <= left
+    if right >= 0:
+        seen &= j - i <= right
+    if causal:
+        seen &= j <= i
+    op = {"left": left, "right": right, "causal": causal}
+    assert seen_keys(op, length) == seen.sum()
+    groups = [seen[begin : begin + 16].any(axis=0).sum() for begin in range(0, length, 16)]
+    assert seen_keys(op, length, together=16) == sum(groups)
+
+
+def test_a_window_counts_as_one() -> None:
+    """In what is reported and in what is predicted."""
+    graph = tiny_graph(head_dim=32)
+    windows = [op for op in graph.ops if op["op"] == "attention"]
+    assert {op["left"] for op in windows} == {9}
+    whole = replace(graph, ops=[{**op, "left": -1} if op in windows else op for op in graph.ops])
+    assert multiply_adds(whole, 40)["attention"] == 2 * 2 * 3 * 32 * 40 * 40
+    assert multiply_adds(graph, 40)["attention"] == 2 * 2 * 3 * 32 * sum(40 - max(0, i - 9) for i in range(40))
+    macs = [sum(work.macs for work in _works(g, [40]) if work.phase == "attention") for g in (whole, graph)]
+    assert macs[0] == 2 * 2 * 3 * 32 * 48 * 40
+    assert macs[1] == 2 * 2 * 3 * 32 * 16 * (40 + 33 + 17)
 
 
 def test_boards_use_the_simulated_shares() -> None:

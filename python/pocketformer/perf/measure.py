@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import _core
 from ..engine import Engine
-from ..graph import Graph
+from ..graph import Graph, Op
 from .machine import describe_machine
 
 _FRESH_PROCESS = """
@@ -31,12 +31,12 @@ print(peak_rss())
 def peaks(threads: Sequence[int] | None = None, seconds: float = 0.3) -> dict[str, Any]:
     """What this machine can do at most, each figure the best of ``seconds``; ready for JSON.
 
-    ``peaks`` has a row for each number of threads (default: 1 to all CPUs, above 8 in doublings), ``isas`` one for one
-    thread of each instruction set. ``int8_gmacs`` and ``fp32_gmacs`` are 10⁹ multiply-adds a second by the product's
-    inner instruction alone, ``read_gbps`` the gigabytes a second read from beyond every cache.
+    ``peaks`` has a row for each number of threads (default: 1 to one for each strong core, above 8 in doublings),
+    ``isas`` one for one thread of each instruction set. ``int8_gmacs`` and ``fp32_gmacs`` are 10⁹ multiply-adds a
+    second by the product's inner instruction alone, ``read_gbps`` the gigabytes a second read from beyond every cache.
     """
     milliseconds = max(1, round(1000 * seconds))
-    rows = [
+    by_threads = [
         {
             "threads": count,
             "int8_gmacs": _core.probe_int8(milliseconds=milliseconds, threads=count),
@@ -53,7 +53,7 @@ def peaks(threads: Sequence[int] | None = None, seconds: float = 0.3) -> dict[st
         }
         for isa in _core.isas()
     ]
-    return {"machine": describe_machine(), "peaks": rows, "isas": isas}
+    return {"machine": describe_machine(), "peaks": by_threads, "isas": isas}
 
 
 def measure(
@@ -102,7 +102,7 @@ def measure(
                         "read_gbps": read,
                         "peak_share": computing / middle,
                         "roofline_share": max(computing, reading) / middle,
-                        "arena_bytes": program.arena_bytes([length] * batch, count, _rows(engine, batch)),
+                        "arena_bytes": program.arena_bytes([length] * batch, count, _selected(engine, batch)),
                     }
                 )
     return {
@@ -120,8 +120,8 @@ def prepare(engine: Engine, length: int, batch: int) -> Any:
     rng = np.random.default_rng(0)
     vocab = engine.file.graph.vocab_size
     sequences = [rng.integers(0, vocab, length, dtype=np.int32) for _ in range(batch)]
-    rows = np.arange(batch, dtype=np.int64) * length if _rows(engine, batch) else None
-    return lambda: engine.run(sequences, None, rows)
+    selected = np.arange(batch, dtype=np.int64) * length if _selected(engine, batch) else None
+    return lambda: engine.run(sequences, None, selected)
 
 
 def multiply_adds(graph: Graph, length: int) -> dict[str, int]:
@@ -136,8 +136,20 @@ def multiply_adds(graph: Graph, length: int) -> dict[str, int]:
         if op["op"] == "linear":
             total["linear"] += rows * op["n"] * op["k"]
         elif op["op"] == "attention":
-            total["attention"] += 2 * op["heads"] * op["head_dim"] * length * length
+            total["attention"] += 2 * op["heads"] * op["head_dim"] * seen_keys(op, length)
     return total
+
+
+def seen_keys(op: Op, length: int, together: int = 1) -> int:
+    """Keys that an ``attention`` of ``length`` tokens looks at, a sum over its queries.
+
+    With ``together`` over its groups of so many queries, which look at every key that one of them sees.
+    """
+    left = length if op["left"] < 0 else op["left"]
+    right = 0 if op["causal"] else length if op["right"] < 0 else op["right"]
+    first = np.arange(0, length, together)
+    last = np.minimum(first + together, length) - 1
+    return int((np.minimum(last + right, length - 1) - np.maximum(first - left, 0) + 1).sum())
 
 
 def peak_rss() -> int:
@@ -146,7 +158,8 @@ def peak_rss() -> int:
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
-def _rows(engine: Engine, batch: int) -> int:
+def _selected(engine: Engine, batch: int) -> int:
+    """Rows that ``prepare``'s call asks for: one a sequence, of models that give one for each row asked for."""
     return batch if engine.program.output_domain == "rows" else 0
 
 

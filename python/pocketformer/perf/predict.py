@@ -15,6 +15,7 @@ from .._core import block_rows
 from ..engine import Engine
 from ..graph import Graph
 from .boards import Machine
+from .measure import seen_keys
 
 # Operations for each element, in fp32 multiply-adds at peak: cycles for each 16 lanes of the AVX-512 kernels, one pipe
 # (docs/performance.md). Per score: exponent 7 and quantizing P 3.5 cycles for 16 queries.
@@ -114,19 +115,13 @@ def _works(graph: Graph, lengths: list[int]) -> Iterator[Work]:
 
 
 def _attention(op: dict[str, Any], lengths: list[int]) -> Iterator[Work]:
-    """Sixteen queries of a head are a vector and a head's channels whole vectors; keys are those of the window."""
+    """Sixteen queries of a head are a vector and a head's channels whole vectors; keys are those that are seen."""
     int8 = op["dtype"] == "int8"
-    scores = sum(op["heads"] * _up(n) * _keys(op, n) for n in lengths)
+    scores = 16 * op["heads"] * sum(seen_keys(op, n, together=16) for n in lengths)
     width = (op["heads"] + 2 * op["kv_heads"]) * op["head_dim"]
     yield Work("split", elements=STORE * sum(lengths) * width)
     each = SCORE_I8 if int8 else SCORE_F32
     yield Work("attention", 2 * scores * _up(op["head_dim"]), int8, each * scores)
-
-
-def _keys(op: dict[str, Any], length: int) -> float:
-    left = length if op["left"] < 0 else op["left"]
-    right = 0 if op["causal"] else length if op["right"] < 0 else op["right"]
-    return min(length, left + right + 1)
 
 
 def _up(count: int) -> int:
