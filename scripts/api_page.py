@@ -7,7 +7,6 @@ scripts/api_page.py --check    says how it differs, and fails if it does
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
 import inspect
 import re
@@ -16,6 +15,8 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from generated import update
 
 PAGE = Path(__file__).parents[1] / "docs" / "api.md"
 # Module: the names of it that the page shows; none stands for all of its __all__.
@@ -151,16 +152,5 @@ def _text(thing: Any, name: str) -> Iterator[str]:
             yield re.sub(r"``(.+?)``", r"`\1`", paragraph, flags=re.DOTALL) + "\n"
 
 
-def main(arguments: list[str]) -> int:
-    now = page()
-    if arguments != ["--check"]:
-        PAGE.write_text(now, encoding="utf-8")
-        return 0
-    written = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
-    lines = difflib.unified_diff(written.splitlines(), now.splitlines(), str(PAGE), "docstrings", lineterm="", n=1)
-    print("\n".join(lines))
-    return int(written != now)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(update(PAGE, page(), sys.argv[1:]))

@@ -9,22 +9,63 @@ from types import ModuleType
 import pytest
 
 import api_page
+import format_page
+from generated import between, update
 
 
 def test_api_page(capsys: pytest.CaptureFixture[str]) -> None:
-    assert api_page.main(["--check"]) == 0, f"run scripts/api_page.py\n{capsys.readouterr().out}"
+    status = update(api_page.PAGE, api_page.page(), ["--check"])
+    assert status == 0, f"run scripts/api_page.py\n{capsys.readouterr().out}"
 
 
-def test_a_changed_docstring_is_seen(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    page = tmp_path / "api.md"
-    page.write_text(api_page.PAGE.read_text(encoding="utf-8").replace("copies nothing", "copies all"), encoding="utf-8")
-    monkeypatch.setattr(api_page, "PAGE", page)
-    assert api_page.main(["--check"]) == 1
-    assert "-Opens the pocket file `path`: maps it, checks it, copies all." in capsys.readouterr().out
-    assert api_page.main([]) == 0
-    assert api_page.main(["--check"]) == 0
+def test_a_changed_page_is_seen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("one\n<!-- mark -->\ntwo\n<!-- /mark -->\nthree\n", encoding="utf-8")
+    content = between(page, "mark", "2\n")
+    assert content == "one\n<!-- mark -->\n2\n<!-- /mark -->\nthree\n"
+    assert update(page, content, ["--check"]) == 1
+    assert "-two\n+2\n" in capsys.readouterr().out
+    assert update(page, content, []) == 0
+    assert update(page, content, ["--check"]) == 0
+    with pytest.raises(ValueError, match=r"page.md has no place for other; add the lines <!-- other -->"):
+        between(page, "other", "2\n")
+
+
+SCHEMA = [
+    {
+        "op": "sum",
+        "doc": "adds",
+        "fields": [
+            {"name": "in", "type": "name", "doc": "rows", "required": True},
+            {"name": "kind", "type": "choice", "choices": ["all", "none"], "default": "all", "doc": "which | what"},
+            {"name": "from", "type": "list", "doc": "parts", "fields": [{"name": "at", "type": "integer 0…9"}]},
+            {"name": "bias", "type": "name", "default": None, "doc": "", "required": False},
+        ],
+    },
+    {"op": "nothing", "fields": []},
+]
+OPERATORS = """
+### `sum`
+
+Adds.
+
+| field | type | |
+|---|---|---|
+| `in` | name | rows |
+| `kind` | `all`, `none`; default "all" | which &#124; what |
+| `from` | list | parts |
+| `from[].at` | integer 0…9 |  |
+| `bias` | name; default null |  |
+
+### `nothing`
+
+| field | type | |
+|---|---|---|
+"""
+
+
+def test_operators_from_their_schema() -> None:
+    assert format_page.operators(SCHEMA) == OPERATORS
 
 
 class Base:
