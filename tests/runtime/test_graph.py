@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from helpers.graphs import tiny_graph
-from pocketformer.compression.quantize import quantize_graph
+from helpers.programs import quantize_graph
 from pocketformer.errors import PocketFileError
 from pocketformer.graph import Graph, GraphBuilder, Op
 from pocketformer.layout import MAX_INT8_K

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from helpers.graphs import tiny_graph
+from helpers.programs import quantize_graph
 from pocketformer import reference
-from pocketformer.compression.quantize import quantize_graph
 from pocketformer.graph import Array, Graph, GraphBuilder, Op, Table
 from pocketformer.packing import pack_graph
 
