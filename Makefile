@@ -35,7 +35,7 @@ demo: .venv/installed  ## compress a real model and search with it
 	touch $@
 
 check: lint build/check/ready  ## lint, then the quick tests on this checkout (a minute once it is built)
-	PYTHONPATH=$(CURDIR)/build/check/site $(test_bin)/python -m pytest -q -x -m "not slow"
+	PYTHONPATH=$(CURDIR)/build/check/site $(test_bin)/python -m pytest -q -x --quick
 
 test: tools dist/installed lint  ## lint, then run every test against the installed wheel
 	$(test_bin)/python -m pytest -q -x --durations=15

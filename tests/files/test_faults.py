@@ -87,6 +87,7 @@ def test_each_step_of_a_write_may_fail(target: Path, call: str, monkeypatch: pyt
     assert alone(target)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="runs as root, who may mount")
 def test_a_full_disk(tmp_path: Path) -> None:
     """The command line on a real file system of 200 kB."""
@@ -124,6 +125,7 @@ def test_the_command_line_explains_lack_of_memory(
     )
 
 
+@pytest.mark.slow
 def test_killed_at_any_time(target: Path) -> None:
     """kill −9 during a write: the old file or the new one, whole, and nothing beside it."""
     script = (

@@ -70,6 +70,7 @@ def outcomes(call: Callable[[], object]) -> dict[str, int]:
     return counts
 
 
+@pytest.mark.slow
 def test_every_allocation_may_fail(tmp_path: Path) -> None:
     library, path = tmp_path / "allocations.so", tmp_path / "tiny.pocket"
     source = NATIVE / "allocations.cpp"
@@ -77,7 +78,7 @@ def test_every_allocation_may_fail(tmp_path: Path) -> None:
     write_pocket(path, pack_graph(encoder("int8")), MODEL, TEXT, TOKENIZER_JSON)
     environment = os.environ | {"LD_PRELOAD": str(library), "PYTHONMALLOC": "malloc"}
     done = subprocess.run(
-        [sys.executable, __file__, path], env=environment, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, __file__, path], env=environment, capture_output=True, text=True, timeout=1800, check=False
     )
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)

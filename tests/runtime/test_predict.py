@@ -31,6 +31,7 @@ def quantile(values: list[float], share: float) -> float:
     return sorted(values)[int(share * (len(values) - 1))]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(_core.isas()[0] != "avx512vnni", reason="runs where the model's constants come from: AVX512-VNNI")
 def test_this_machine_is_predicted_within_20_percent(minilm_int8: Path) -> None:
     """One and two threads, 16 to 512 tokens and batches.

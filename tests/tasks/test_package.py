@@ -126,6 +126,7 @@ def test_load_time(minilm_int8: Path, slower: Callable[[], float]) -> None:
     assert best <= 0.005
 
 
+@pytest.mark.slow
 def test_first_embedding(minilm_int8: Path, slower: Callable[[], float]) -> None:
     peaks: list[int] = []
 
@@ -140,6 +141,7 @@ def test_first_embedding(minilm_int8: Path, slower: Callable[[], float]) -> None
     assert peak <= 60e6
 
 
+@pytest.mark.slow
 def test_memory_of_a_thousand_texts(minilm_int8: Path) -> None:
     peaks = fresh(THOUSAND, minilm_int8, ROOT / "tests")
     print(f"\npeak RSS after 1000, 2000, 3000 texts: {', '.join(f'{peak / 1e6:.1f}' for peak in peaks)} MB")
@@ -174,6 +176,7 @@ def test_wheel_size() -> None:
     assert largest <= 3e6
 
 
+@pytest.mark.slow
 def test_sdist_holds_all_that_a_build_needs(tmp_path: Path) -> None:
     """What 32-bit ARM and other systems without a wheel build from."""
     command = [sys.executable, "-m", "build", "--sdist", "--outdir", str(tmp_path), str(ROOT)]
