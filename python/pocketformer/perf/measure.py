@@ -18,6 +18,8 @@ from ..engine import Engine
 from ..graph import Graph, Op
 from .machine import describe_machine
 
+PROBES = 10
+"""How often a peak is probed at most that a run was above."""
 _FRESH_PROCESS = """
 import sys
 from pocketformer.perf.measure import peak_rss, prepare
@@ -61,9 +63,10 @@ def measure(
 ) -> dict[str, Any]:
     """Every combination that the model allows, each repeated for ``seconds``; times in seconds, ready for JSON.
 
-    Every run quotes the peaks of its own minute, probed before and after it. ``peak_share`` is what its multiply-adds
-    would take at the peak of the weights' type, ``roofline_share`` the larger of that and of what reading its weights
-    once would take, each divided by the median time. Weights that fit into a cache are read at that cache's speed.
+    Every run quotes the peaks of its own minute, probed before and after it, and again where the run was above them:
+    the probe was disturbed then. ``peak_share`` is what its multiply-adds would take at the peak of the weights' type,
+    ``roofline_share`` the larger of that and of what reading its weights once would take, each divided by the median
+    time. Weights that fit into a cache are read at that cache's speed.
     """
     loads = [timed(lambda: Engine(path, None)) for _ in range(5)]
     reference = Engine(path, None)
@@ -82,11 +85,14 @@ def measure(
             for length in allowed:
                 call = prepare(engine, length, batch)
                 call()
-                before = probe(milliseconds=30, threads=count)
+                peak = probe(milliseconds=30, threads=count)
                 times = repeated(call, seconds)
-                peak = max(before, probe(milliseconds=30, threads=count))
-                middle = median(times)
                 macs = sum(multiply_adds(graph, length).values()) * batch
+                for _ in range(PROBES):
+                    peak = max(peak, probe(milliseconds=30, threads=count))
+                    if macs / 1e9 / peak <= min(times):
+                        break
+                middle = median(times)
                 computing, reading = macs / 1e9 / peak, weight_bytes / 1e9 / read
                 runs.append(
                     {
