@@ -64,7 +64,7 @@ format: $(test_venv)/ready  ## format Python and C++ in place
 	find csrc bench/native fuzz tests/native -name '*.h' -o -name '*.cpp' -o -name '*.inc' | xargs $(test_bin)/clang-format -i
 
 clean:  ## remove what was built here (not the cache)
-	rm -rf .venv build dist bench-results .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist bench-results .pytest_cache .mypy_cache .ruff_cache
 
 dist/wheel: $(sources)
 	@echo "Building the wheel (a few minutes) ..."
