@@ -9,6 +9,7 @@ import pytest
 
 import pocketformer
 from helpers.models import model_folder
+from pocketformer import _core
 from pocketformer.compression import QuantizeOptions
 
 for variable in ("POCKETFORMER_ISA", "POCKETFORMER_THREADS"):  # a caller's settings are no test's business
@@ -17,16 +18,22 @@ for variable in ("POCKETFORMER_ISA", "POCKETFORMER_THREADS"):  # a caller's sett
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--quick", action="store_true", help="leave out tests marked slow; the int8 MiniLM is rounded to the nearest"
+        "--quick",
+        action="store_true",
+        help="leave out tests marked slow and all but the best ISA; the int8 MiniLM is rounded to the nearest",
     )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.getoption("quick"):
         return
-    slow = [item for item in items if item.get_closest_marker("slow")]
-    config.hook.pytest_deselected(items=slow)
-    items[:] = [item for item in items if item not in slow]
+    left_out = {item for item in items if item.get_closest_marker("slow") or _isa(item) in _core.isas()[1:]}
+    config.hook.pytest_deselected(items=list(left_out))
+    items[:] = [item for item in items if item not in left_out]
+
+
+def _isa(item: pytest.Item) -> object:
+    return item.callspec.params.get("isa") if hasattr(item, "callspec") else None
 
 
 @pytest.fixture(scope="session")
