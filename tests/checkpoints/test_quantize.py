@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from helpers.graphs import MODEL, TEXT, TOKENIZER_JSON, tiny_graph
+from helpers.rounding import dequantize
 from pocketformer import reference
 from pocketformer.compression import QuantizeOptions, _progress_bar, compress_checkpoint, compress_graph
-from pocketformer.compression.gptq import round_with_feedback, visit_moments
-from pocketformer.compression.quantize import dequantize, quantize_graph, quantize_rows
+from pocketformer.compression.quantize import quantize_graph, quantize_rows
 from pocketformer.graph import Array, GraphBuilder, Table
 from pocketformer.hadamard import hadamard
 from pocketformer.layout import MAX_INT8_K, hadamard_block, table_rows
@@ -207,48 +207,6 @@ def test_report_and_file(tmp_path: Path) -> None:
 def test_unknown_weights_are_refused() -> None:
     with pytest.raises(ValueError, match="weights is 'int3'; it must be one of int8, fp32"):
         compress_graph(tiny_graph(), "int3")
-
-
-def test_feedback_keeps_products_better_than_rounding_to_nearest() -> None:
-    rng = np.random.default_rng(5)
-    weight = rng.standard_normal((48, 300))
-    x = rng.standard_normal((2000, 40)) @ rng.standard_normal((40, 300)) + 0.1 * rng.standard_normal((2000, 300))
-    nearest, scale = quantize_rows(weight)
-    fed_back = round_with_feedback(weight, scale, x.T @ x)
-
-    def error(values: Array) -> float:
-        return float(np.linalg.norm(x @ (dequantize(values, scale, 0) - weight).T))
-
-    assert fed_back.dtype == np.int8
-    assert error(fed_back) < 0.5 * error(nearest)
-
-
-def test_moments_are_those_of_the_rotated_inputs() -> None:
-    graph = tiny_graph(task="fill_mask")
-    rotations = {op["weight"]: hadamard_block(op["k"]) for op in graph.ops if op["op"] == "linear"}
-    moments: dict[str, Array] = {}
-    visit_moments(graph, rotations, 80, moments.__setitem__)
-    assert moments.keys() == rotations.keys()
-    assert moments["layer0.qkv"].shape == (36, 36)
-    assert not moments["words"].any(), "no row was selected"
-    seen: list[Array] = []
-    ids = np.random.default_rng(0).integers(0, 101, 80)
-    reference.run(
-        graph, ids, [40, 40], hooks=lambda op, x, y: seen.append(x[0]) if op.get("weight") == "layer0.down" else None
-    )
-    np.testing.assert_allclose(moments["layer0.down"], seen[0].astype(float).T @ seen[0].astype(float), rtol=1e-5)
-
-
-def test_shared_weights_are_rounded_once_from_all_their_inputs() -> None:
-    rng = np.random.default_rng(6)
-    weight = rng.standard_normal((32, 32)).astype(np.float32)
-    build = GraphBuilder(70, 0, 8)
-    x = build.embed([Table("words", rng.standard_normal((70, 32)).astype(np.float32), "ids")])
-    for _ in range(3):
-        x = build.linear(x, weight, name="shared", activation="tanh")
-    visits: list[str] = []
-    visit_moments(build.build(x), {"shared": 0}, 16, lambda name, moments: visits.append(name))
-    assert visits == ["shared"]
 
 
 @pytest.mark.parametrize("terminal", [False, True])
