@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -125,31 +124,29 @@ def test_what_does_not_fit_is_refused(call: object, message: str) -> None:
 
 
 def test_the_lock_of_the_interpreter_is_free_meanwhile() -> None:
-    """Else another thread would wait for all of a call; a switch interval of an hour lets it in at no other moment."""
-    weight, step = np.ones((2000, 5000)), np.ones(2000)
+    """Another thread gets on while calls follow each other; a switch interval of an hour lets it in at no other moment."""
+    weight, step = np.ones((200, 5000)), np.ones(200)
     values = np.empty(weight.shape, np.int8)
-    begun, counted, stop = threading.Event(), [0], threading.Event()
+    begin, entered = threading.Event(), threading.Event()
 
-    def count() -> None:
-        begun.set()
-        while not stop.is_set():
-            counted[0] += 1
-            time.sleep(0)
+    def enter() -> None:
+        begin.wait()
+        entered.set()
 
-    thread = threading.Thread(target=count)
+    thread = threading.Thread(target=enter)
     thread.start()
-    begun.wait()
     interval = sys.getswitchinterval()
     sys.setswitchinterval(3600)
     try:
-        before = counted[0]
-        _rounding.round_to_nearest(weight, step, values)
-        after = counted[0]
+        begin.set()
+        for _ in range(1000):
+            _rounding.round_to_nearest(weight, step, values)
+            if entered.is_set():
+                break
+        assert entered.is_set()
     finally:
         sys.setswitchinterval(interval)
-        stop.set()
         thread.join()
-    assert after > before
 
 
 def correlated(rows: int, k: int, seed: int) -> Array:
@@ -164,7 +161,7 @@ def test_feedback_is_that_of_the_inverse(k: int) -> None:
     weight = np.random.default_rng(k).standard_normal((48, k))
     _, scale = quantize_rows(weight)
     moments = x.T @ x
-    values = round_with_feedback(weight, scale, error_shares(moments))
+    values = round_with_feedback(weight, scale, error_shares(moments.copy()))
     expected = twin.gptq(weight, scale.astype(np.float64), moments, DAMPING)
     assert (values == expected).all(axis=1).mean() >= 0.95
 
