@@ -124,7 +124,7 @@ def test_what_does_not_fit_is_refused(call: object, message: str) -> None:
 
 
 def test_the_lock_of_the_interpreter_is_free_meanwhile() -> None:
-    """Another thread gets on while calls follow each other; a switch interval of an hour lets it in at no other moment."""
+    """Another thread gets on during the calls; a switch interval of an hour lets it in at no other moment."""
     weight, step = np.ones((200, 5000)), np.ones(200)
     values = np.empty(weight.shape, np.int8)
     begin, entered = threading.Event(), threading.Event()

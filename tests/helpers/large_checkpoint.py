@@ -14,7 +14,7 @@ import numpy as np
 def write_checkpoint(
     folder: Path, *, words: int, hidden: int = 768, ffn: int = 3072, layers: int = 12, positions: int = 514
 ) -> int:
-    """Writes ``config.json`` and ``model.safetensors`` (float32) to ``folder``; returns the bytes of the largest tensor."""
+    """Writes ``config.json`` and ``model.safetensors`` (float32); returns the bytes of the largest tensor."""
     config = {
         "architectures": ["XLMRobertaForMaskedLM"],
         "model_type": "xlm-roberta",
@@ -36,6 +36,7 @@ def write_checkpoint(
         begin, end = end, end + 4 * prod(shape)
         header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
     encoded = json.dumps(header).encode()
+    encoded = encoded.ljust(-(-len(encoded) // 8) * 8)
     numbers = np.random.default_rng(0).standard_normal(1 << 20).astype(np.float32)
     with open(folder / "model.safetensors", "wb") as file:
         file.write(struct.pack("<Q", len(encoded)) + encoded)

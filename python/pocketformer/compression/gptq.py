@@ -21,7 +21,7 @@ BLOCK = 128
 def error_shares(moments: Array) -> Array:
     """Makes of ``moments`` float64 [K, K], in their place, what an error of input i asks of input j > i, at [i, j].
 
-    What lies below the diagonal is of no use. Done in blocks from the last inputs on, in little more memory than it has.
+    What lies below the diagonal is of no use. In blocks from the last inputs on, which takes little more memory.
     """
     k = len(moments)
     shares = moments
