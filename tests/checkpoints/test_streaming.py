@@ -45,7 +45,7 @@ def test_the_layout_is_that_of_the_packed_graph(graph: Graph, weights: str) -> N
 
 
 @pytest.mark.parametrize("weights", ["int8", "fp32"])
-@pytest.mark.parametrize("elements", [1, 2000, 1 << 22])
+@pytest.mark.parametrize("elements", [1, 2000, 1 << 20])
 def test_parts_make_the_whole(graph: Graph, weights: str, elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the parts are: they never share a number."""
     whole = pack_graph(quantize_graph(graph) if weights == "int8" else graph)

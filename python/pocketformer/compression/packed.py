@@ -17,8 +17,8 @@ from ..layout import LANES, attention_bias_width, fp32_panels, int8_panels, roun
 from ..packing import pack_panels, pad
 from .dataflow import Dataflow
 
-ELEMENTS_AT_ONCE = 1 << 22
-"""Of a weight that is copied: 32 MB in float64. A vocabulary of 250,000 rows is never held as a whole."""
+ELEMENTS_AT_ONCE = 1 << 20
+"""Of a weight that is copied: 8 MB in float64. A vocabulary of 250,000 rows is never held as a whole."""
 
 
 @dataclass(frozen=True)
