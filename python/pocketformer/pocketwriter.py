@@ -7,15 +7,14 @@ import mmap
 import os
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import IO, Any, Protocol
 
 import numpy as np
 
+from . import _core
 from .graph import Array, Graph
 from .layout import ALIGNMENT, round_up
-from .pocketfile import TOKENIZER, _check_texts, _header, _parse, _replacing
-from .validate import validate_graph
+from .pocketfile import TOKENIZER, _check_task, _check_texts, _facts, _header, _judged, _parse, _replacing
 
 
 class Shaped(Protocol):
@@ -83,8 +82,11 @@ def writing(
     ``path`` holds the old content until the block has ended and the file was found in order; then the new one. After an
     error or an interrupt nothing is left of it.
 
-    Raises PocketFileError, before or after the block, when the metadata or the graph break the format.
+    Raises PocketFileError before the block when the metadata or the graph break the format, and after it when the values
+    of the tensors do.
     """
+    facts = {name: _facts(slot) for name, slot in slots.items()}
+    _judged(lambda: _core.check_graph(graph.description(), facts))
     _check_texts(model, text)
     tensors: dict[str, Any] = dict(slots)
     tokenizer = None
@@ -101,4 +103,4 @@ def writing(
         yield writer
         params = writer.map()
         params.pop(TOKENIZER, None)
-        validate_graph(replace(graph, params=params))
+        _check_task(model, _judged(lambda: _core.Program(graph.description(), params)))

@@ -15,7 +15,7 @@ from helpers.graphs import tiny_graph
 from pocketformer import reference
 from pocketformer.compression.dataflow import Dataflow
 from pocketformer.compression.profile import Observer, profile
-from pocketformer.graph import Array, Graph, GraphBuilder, Op, Table
+from pocketformer.graph import TOKENS, Array, Graph, GraphBuilder, Op, Table
 from pocketformer.hadamard import hadamard
 from pocketformer.layout import hadamard_block
 
@@ -25,7 +25,8 @@ ACTIVATION = 1e-5
 
 
 def all_linears(graph: Graph) -> dict[str, int]:
-    return {op["weight"]: hadamard_block(op["k"]) for op in graph.ops if op["op"] == "linear"}
+    linears = {op["weight"] for op in graph.ops if op["op"] == "linear"}
+    return {name: hadamard_block(graph.weights[name]["k"]) for name in graph.weights if name in linears}
 
 
 def observers(graph: Graph, rotations: dict[str, int], tokens: int) -> dict[str, Observer]:
@@ -41,7 +42,7 @@ def inputs_of_linears(graph: Graph, length: int, count: int) -> dict[str, Array]
             seen.setdefault(op["weight"], []).append(inputs[0])
 
     ids = np.random.default_rng(0).integers(0, graph.vocab_size, length * count)
-    reference.run(graph, ids, [length] * count, hooks=hook)
+    reference.run(graph, {"ids": ids, TOKENS: np.arange(count + 1) * length}, hook)
     return {name: np.concatenate(arrays).astype(np.float64) for name, arrays in seen.items()}
 
 
@@ -91,7 +92,7 @@ def test_rows_that_a_caller_chooses_are_not_seen() -> None:
 def test_pooled_rows_are_seen() -> None:
     rng = np.random.default_rng(2)
     weight = rng.standard_normal((6, 8)).astype(np.float32)
-    build = GraphBuilder(30, 0, 5)
+    build = GraphBuilder.text(30, 0, 5)
     x = build.embed([Table("words", rng.standard_normal((30, 8)).astype(np.float32), "ids")])
     x = build.linear(build.pool(x, "cls"), weight, name="pooler", activation="tanh")
     graph = build.build(build.linear(x, weight[:, :6], name="classifier"))
@@ -104,7 +105,7 @@ def test_pooled_rows_are_seen() -> None:
 def shared_graph(uses: int) -> Graph:
     rng = np.random.default_rng(6)
     weight = rng.standard_normal((32, 32)).astype(np.float32)
-    build = GraphBuilder(70, 0, 8)
+    build = GraphBuilder.text(70, 0, 8)
     x = build.embed([Table("words", rng.standard_normal((70, 32)).astype(np.float32), "ids")])
     for _ in range(uses):
         x = build.linear(x, weight, name="shared", activation="tanh")
@@ -122,7 +123,7 @@ def test_shared_weights_are_seen_once_with_all_their_inputs() -> None:
 def test_linears_of_one_input_share_an_observer() -> None:
     """A gated block's two linears: one matrix of moments, one factorization."""
     rng = np.random.default_rng(8)
-    build = GraphBuilder(70, 0, 8)
+    build = GraphBuilder.text(70, 0, 8)
     x = build.embed([Table("words", rng.standard_normal((70, 16)).astype(np.float32), "ids")])
     gate = build.linear(x, rng.standard_normal((16, 16)).astype(np.float32), name="gate")
     up = build.linear(x, rng.standard_normal((16, 16)).astype(np.float32), name="up", residual=gate)
@@ -143,7 +144,8 @@ def test_dataflow() -> None:
     (value,) = flow.rows_of("layer0.out")
     assert flow.writer[value]["op"] == "attention"
     needed = list(flow.needed([value]))
-    assert [op["op"] for op in needed] == ["embed", "norm", "linear", "attention"]
+    assert [op["op"] for op in needed] == ["embed", "norm", "linear", *["columns"] * 3, "attention"]
+    assert flow.reads(needed[-1]) == [op["out"] for op in needed[3:6]], "its queries, and what is in its state"
 
 
 def test_only_what_the_linears_need_is_run() -> None:
@@ -173,7 +175,7 @@ def test_observers_and_values_are_dropped_after_their_last_use() -> None:
 
 def chain(count: int) -> Graph:
     rng = np.random.default_rng(9)
-    build = GraphBuilder(70, 0, 8)
+    build = GraphBuilder.text(70, 0, 8)
     x = build.embed([Table("words", rng.standard_normal((70, 32)).astype(np.float32), "ids")])
     for i in range(count):
         x = build.linear(x, rng.standard_normal((32, 32)).astype(np.float32), name=f"linear{i}", activation="tanh")
@@ -183,7 +185,7 @@ def chain(count: int) -> Graph:
 def test_a_shared_weight_may_read_the_later_value_first() -> None:
     rng = np.random.default_rng(10)
     weight = rng.standard_normal((8, 8)).astype(np.float32)
-    build = GraphBuilder(70, 0, 8)
+    build = GraphBuilder.text(70, 0, 8)
     first = build.embed([Table("words", rng.standard_normal((70, 8)).astype(np.float32), "ids")])
     second = build.normalize(first)
     x = build.linear(second, weight, name="shared")

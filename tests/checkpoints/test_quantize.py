@@ -14,7 +14,7 @@ from helpers.rounding import dequantize
 from pocketformer import reference
 from pocketformer.compression import QuantizeOptions, _progress_bar, compress_checkpoint, compress_graph
 from pocketformer.compression.quantize import quantize_graph, quantize_rows
-from pocketformer.graph import Array, GraphBuilder, Table
+from pocketformer.graph import TOKENS, Array, GraphBuilder, Table
 from pocketformer.hadamard import hadamard
 from pocketformer.layout import MAX_INT8_K, hadamard_block, table_rows
 from pocketformer.packing import pack_graph, pack_panels, unpack_graph, unpack_panels
@@ -110,12 +110,12 @@ def test_rotated_weights_stand_for_the_same_matrix(width: int) -> None:
 
 def test_what_is_quantized_and_rotated() -> None:
     graph = quantize_graph(tiny_graph(hidden=64, ffn=96, head_dim=32))
-    rotate = {op["weight"]: op["rotate"] for op in graph.ops if op["op"] == "linear"}
+    rotate = {op["weight"]: graph.weights[op["weight"]].get("rotate", 0) for op in graph.ops if op["op"] == "linear"}
     assert rotate["layer0.qkv"] == 64
     assert rotate["layer0.up"] == 64
     assert rotate["layer0.down"] == 32
     assert rotate["layer0.out"] == 0
-    assert {op["dtype"] for op in graph.ops if op["op"] == "attention"} == {"int8"}
+    assert {state["dtype"] for state in graph.states} == {"int8"}
     assert graph.params["words.weight"].dtype == np.int8
     assert graph.params["types.weight"].dtype == np.float32
     assert all(graph.params[f"{name}.weight"].dtype == np.int8 for name in rotate)
@@ -124,16 +124,16 @@ def test_what_is_quantized_and_rotated() -> None:
 def test_options() -> None:
     plain = tiny_graph(hidden=64, ffn=96, head_dim=32)
     graph = quantize_graph(plain, QuantizeOptions(block=16, rotate_attention_output=True, fp32_rows=0))
-    assert {op["rotate"] for op in graph.ops if op["op"] == "linear"} == {16}
+    assert {graph.weights[op["weight"]]["rotate"] for op in graph.ops if op["op"] == "linear"} == {16}
     assert graph.params["types.weight"].dtype == np.int8
     with pytest.raises(ValueError, match="block is 24; it must be 0 or a power of two"):
         quantize_graph(plain, QuantizeOptions(block=24))
-    assert all("rotate" not in op or op["rotate"] == 0 for op in plain.ops), "the input must stay as it is"
+    assert all("rotate" not in facts for facts in plain.weights.values()), "the input must stay as it is"
 
 
 def head_graph(n: int, k: int = 32) -> Any:
     rng = np.random.default_rng(n)
-    build = GraphBuilder(70, 0, 8)
+    build = GraphBuilder.text(70, 0, 8)
     x = build.embed([Table("words", rng.standard_normal((70, k)).astype(np.float32), "ids")])
     return build.build(build.linear(x, rng.standard_normal((n, k)).astype(np.float32), name="head"))
 
@@ -146,14 +146,14 @@ def test_small_final_heads_stay_fp32(n: int, dtype: type) -> None:
 def test_products_too_long_for_int32_stay_fp32() -> None:
     graph = quantize_graph(head_graph(65, MAX_INT8_K + 1))
     assert graph.params["head.weight"].dtype == np.float32
-    assert graph.ops[-1]["rotate"] == 0
+    assert graph.weights["head"] == {"format": "f32", "n": 65, "k": MAX_INT8_K + 1}
 
 
 def test_a_tied_table_is_stored_once_as_panels() -> None:
     plain = tiny_graph(task="fill_mask")
     graph = pack_graph(quantize_graph(plain))
     assert graph.params["words.weight"].shape == (7, 9, 16, 4)
-    assert graph.ops[0]["tables"][0]["rotate"] == graph.ops[-1]["rotate"] == 4
+    assert graph.weights["words"]["rotate"] == 4
     words = unpack_graph(graph).params
     real = dequantize(words["words.weight"], words["words.scale"], 4)
     np.testing.assert_allclose(real, plain.params["words.weight"], atol=0.03)
@@ -180,9 +180,9 @@ def test_sums_are_the_sums_of_the_weights() -> None:
 def test_int8_is_close_to_fp32(options: dict[str, Any]) -> None:
     plain = tiny_graph(**options)
     ids = np.random.default_rng(3).integers(0, 101, 90)
-    lengths = [1, 2, 7, 40, 40]
-    exact = reference.run(plain, ids, lengths)
-    rounded = reference.run(quantize_graph(plain), ids, lengths)
+    inputs = {"ids": ids, TOKENS: np.cumsum([0, 1, 2, 7, 40, 40])}
+    exact = reference.run(plain, inputs)
+    rounded = reference.run(quantize_graph(plain), inputs)
     assert (exact * rounded).sum(axis=1).min() > 0.999
 
 

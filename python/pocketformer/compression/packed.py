@@ -5,7 +5,7 @@ A graph packed as a whole by ``packing.pack_graph`` holds the same tensors in th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Protocol
@@ -13,9 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..graph import Array, Graph
-from ..layout import LANES, attention_bias_width, fp32_panels, int8_panels, round_up, table_rows
-from ..packing import pack_panels, pad
-from .dataflow import Dataflow
+from ..layout import LANES, fp32_panels, int8_panels, round_up, table_rows
+from ..packing import pack_panels, pad, vectors
 
 ELEMENTS_AT_ONCE = 1 << 20
 """Of a weight that is copied: 8 MB in float64. A vocabulary of 250,000 rows is never held as a whole."""
@@ -50,48 +49,25 @@ class Sink(Protocol):
         """``part`` are the entries from ``begin`` on of the first axis of the tensor ``name``."""
 
 
-def layout(graph: Graph, int8: Collection[str]) -> dict[str, Slot]:
-    """The tensors of the plain ``graph`` once it is packed with the weights ``int8`` quantized, in file order.
+def layout(target: Graph) -> dict[str, Slot]:
+    """The tensors of ``target`` in file order, from its facts alone: it needs no parameters.
 
-    Raises KeyError when an operator names a weight that is missing.
+    Its ``weights`` are those that ``packing.stored_weights`` gives.
     """
-    flow, slots = Dataflow(graph), dict[str, Slot]()
-
-    def add(name: str, dtype: type[np.generic], shape: tuple[int, ...], plain: tuple[int, ...]) -> None:
-        slots.setdefault(name, Slot(np.dtype(dtype), shape, plain))
-
-    def vector(name: str) -> None:
-        if name in graph.params:
-            (length,) = graph.params[name].shape
-            add(name, np.float32, (round_up(length, LANES),), (length,))
-
-    def matrix(name: str) -> None:
-        n, k = graph.params[f"{name}.weight"].shape
-        dtype = np.int8 if name in int8 else np.float32
-        if name in flow.linears:
-            shape: tuple[int, ...] = int8_panels(n, k) if name in int8 else fp32_panels(n, k)
-        else:
-            shape = (table_rows(n, k, np.dtype(dtype).itemsize), k)
-        add(f"{name}.weight", dtype, shape, (n, k))
-        if name in int8:
-            add(f"{name}.scale", np.float32, (round_up(n, LANES),), (n,))
-            if name in flow.linears:
-                add(f"{name}.colsum", np.int32, (round_up(n, LANES),), (n,))
-
-    for op in graph.ops:
-        if op["op"] == "embed":
-            for table in op["tables"]:
-                matrix(table["weight"])
-        elif op["op"] == "linear":
-            matrix(op["weight"])
-            vector(f"{op['weight']}.bias")
-        elif op["op"] == "norm":
-            vector(f"{op['weight']}.weight")
-            vector(f"{op['weight']}.bias")
-        elif op["op"] == "attention" and op["bias"] is not None:
-            heads = op["heads"]
-            width = 2 * graph.max_length - 1
-            add(op["bias"], np.float32, (heads, attention_bias_width(graph.max_length)), (heads, width))
+    slots: dict[str, Slot] = {}
+    for name, facts in target.weights.items():
+        n, k, int8 = facts["n"], facts["k"], facts["format"] == "i8"
+        dtype = np.dtype(np.int8 if int8 else np.float32)
+        rows = facts.get("layout") == "rows"
+        panels = int8_panels(n, k) if int8 else fp32_panels(n, k)
+        shape = (table_rows(n, k, dtype.itemsize), k) if rows else panels
+        slots[f"{name}.weight"] = Slot(dtype, shape, (n, k))
+        if int8:
+            slots[f"{name}.scale"] = Slot(np.dtype(np.float32), (round_up(n, LANES),), (n,))
+            if not rows:
+                slots[f"{name}.colsum"] = Slot(np.dtype(np.int32), (round_up(n, LANES),), (n,))
+    for name, plain, shape in vectors(target):
+        slots.setdefault(name, Slot(np.dtype(np.float32), shape, plain))
     return slots
 
 

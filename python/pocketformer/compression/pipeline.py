@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..graph import Array, Graph
+from ..packing import stored_weights
 from ..pocketwriter import writing
 from .packed import Sink, Slot, layout, write_plain, write_rows
-from .quantize import Progress, QuantizeOptions, choose_rotations, quantized_ops, round_weights
+from .quantize import Progress, QuantizeOptions, as_quantized, choose_rotations, round_weights
 from .report import CompressionReport, Stage, TensorReport
 
 if TYPE_CHECKING:
@@ -45,9 +46,9 @@ class Compression:
         self.graph = graph
         self.options = options or QuantizeOptions()
         self.rotations = choose_rotations(graph, self.options) if weights == "int8" else {}
-        ops = quantized_ops(graph, self.rotations) if weights == "int8" else graph.ops
-        self.target = replace(graph, ops=ops, params={})
-        self.slots = layout(graph, self.rotations)
+        target = as_quantized(graph, self.rotations) if weights == "int8" else replace(graph, params={})
+        self.target = replace(target, weights=stored_weights(target))
+        self.slots = layout(self.target)
 
     def run(self, sink: Sink, progress: Progress | None = None) -> CompressionReport:
         """Fills ``sink`` with the tensors of ``slots``."""
@@ -64,7 +65,7 @@ class Compression:
             errors[weight] = error + part.error, norm + part.norm
             peaks[weight] = part.peak
         for name, slot in self.slots.items():
-            if name not in errors and name in self.graph.params:
+            if name in self.graph.params and name not in errors:
                 write_plain(sink, name, slot, self.graph.params[name])
         return self._report({name: sqrt(error / max(norm, 1e-60)) for name, (error, norm) in errors.items()}, peaks)
 

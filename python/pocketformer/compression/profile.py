@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from ..graph import Array, Graph, Op
 from ..layout import ALIGNMENT
 from ..packing import pack_graph
 from ._rounding import observe, rotate
-from .dataflow import Dataflow, inputs, parameters
+from .dataflow import Dataflow, parameters
 
 SEQUENCE = 64
 """Tokens of one random sequence."""
@@ -76,7 +77,7 @@ def profile(graph: Graph, rotations: Mapping[str, int], tokens: int) -> Iterator
         for (values, block), names in groups.items():
             if value not in values:
                 continue
-            observer = unfinished.pop(names, None) or Observer(names, flow.linears[names[0]][0]["k"], block)
+            observer = unfinished.pop(names, None) or Observer(names, graph.weights[names[0]]["k"], block)
             if rows is not None:
                 observer.add(rows)
             if value != values[-1]:
@@ -86,61 +87,84 @@ def profile(graph: Graph, rotations: Mapping[str, int], tokens: int) -> Iterator
             del observer  # its moments are the largest matrix here: none waits for the next
 
 
+def can_profile(graph: Graph) -> bool:
+    """Whether random inputs can be made up for ``graph``: it takes indices of tokens alone."""
+    return len(graph.inputs) > 0 and all(entry["dtype"] == "i32" for entry in graph.inputs)
+
+
 def _values(flow: Dataflow, wanted: Collection[str], tokens: int) -> Iterator[tuple[str, Array | None]]:
     """The rows of the ``wanted`` values in the order in which they are written; None where there are none."""
-    graph = flow.graph
-    length = min(SEQUENCE, graph.max_length)
-    lengths = [length] * max(tokens // length, 1)
-    ids = np.random.default_rng(0).integers(0, graph.vocab_size, sum(lengths))
+    length = min(SEQUENCE, flow.graph.max_length)
+    batch = _Batch(flow, [length] * max(tokens // length, 1))
     ops = list(flow.needed(wanted))
-    last_use = {value: index for index, op in enumerate(ops) for value in inputs(op)}
+    last_use = {value: index for index, op in enumerate(ops) for value in flow.reads(op)}
     live: dict[str, Array | None] = {}
     for index, op in enumerate(ops):
-        read = [live[value] for value in inputs(op)]
-        live[op["out"]] = _run(op, graph, dict(zip(inputs(op), read, strict=True)), ids, lengths)
+        live[op["out"]] = batch.run(op, {value: live[value] for value in flow.reads(op)})
         if op["out"] in wanted:
             yield op["out"], live[op["out"]]
-        for value in (op["out"], *inputs(op)):
+        for value in (op["out"], *flow.reads(op)):
             if last_use.get(value, index) <= index:
                 live.pop(value, None)
 
 
-def _run(op: Op, graph: Graph, values: Mapping[str, Array | None], ids: Array, lengths: list[int]) -> Array | None:
-    """The result of one operator on ``values``, which the runtime looks up in tables whose ids are the rows."""
-    if op["op"] == "select":  # which rows matter is known to callers only
-        return None
-    if op["op"] == "embed":
-        op, params = _with_used_rows(op, graph, ids)
-    else:
-        params = {name: np.asarray(graph.params[name]) for name in parameters(op) if name in graph.params}
-    feeds, rows = [], len(ids)
-    for value, array in values.items():
-        if array is None:
-            return None
-        rows, width = array.shape
-        table = {"weight": f"value:{value}", "rows": rows, "index": "ids", "offset": 0, "rotate": 0}
-        params[f"value:{value}.weight"] = array
-        feeds.append({"op": "embed", "out": value, "width": width, "tables": [table]})
-    if rows != len(ids):  # pooled: one row a sequence
-        lengths = [1] * rows
-    segment = replace(graph, ops=[*feeds, op], params=params, output=op["out"], vocab_size=rows)
-    packed = {name: _aligned(array) for name, array in pack_graph(segment).params.items()}
-    session = Session(Program(segment.description(), packed))
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return session.run(np.arange(rows, dtype=np.int32), offsets, threads=default_threads())
+class _Batch:
+    """Sequences of ``lengths`` random tokens, optional inputs being absent."""
 
+    def __init__(self, flow: Dataflow, lengths: list[int]) -> None:
+        self.flow, self.graph, self.lengths = flow, flow.graph, lengths
+        self.domain = next(entry["name"] for entry in self.graph.domains if "of" not in entry)
+        rng, rows = np.random.default_rng(0), sum(lengths)
+        self.indices = {
+            entry["name"]: np.zeros(rows, np.int64) if entry.get("optional") else rng.integers(0, entry["limit"], rows)
+            for entry in self.graph.inputs
+        }
 
-def _with_used_rows(op: Op, graph: Graph, ids: Array) -> tuple[Op, dict[str, Array]]:
-    """A lookup whose vocabularies hold the rows of ``ids`` one by one: the whole ones need not be in memory."""
-    params: dict[str, Array] = {}
-    tables = []
-    for table in op["tables"]:
-        name, weight = table["weight"], graph.params[f"{table['weight']}.weight"]
-        chosen = table["index"] == "ids"
-        rows = [weight[i : i + 1] for i in ids] if chosen else [weight[:]]
-        params[f"{name}.weight"] = np.concatenate(rows)
-        tables.append({**table, "rows": len(ids)} if chosen else table)
-    return {**op, "tables": tables}, params
+    def run(self, op: Op, values: Mapping[str, Array | None]) -> Array | None:
+        """The result of one operator on ``values``, which a graph of that operator alone takes as its inputs."""
+        if op["op"] == "select" or any(array is None for array in values.values()):
+            return None  # which rows matter is known to callers only
+        given = {value: array for value, array in values.items() if array is not None}
+        if op["op"] == "columns":
+            return np.ascontiguousarray(given[op["in"]][:, op["begin"] : op["begin"] + op["width"]])
+        rows = next((len(array) for array in given.values()), sum(self.lengths))
+        lengths = self.lengths if rows == sum(self.lengths) else [1] * rows  # pooled: one row a sequence
+        inputs: list[dict[str, Any]] = [
+            {"name": value, "domain": self.domain, "dtype": "f32", "width": array.shape[1]}
+            for value, array in given.items()
+        ]
+        feeds: dict[str, Array] = {**given, self.domain: np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)}
+        weights, params = self._weights(op)
+        if op["op"] == "embed":
+            for name in {table["index"] for table in op["tables"]} & self.indices.keys():
+                inputs.append({"name": name, "domain": self.domain, "dtype": "i32", "limit": rows})
+                feeds[name] = np.arange(rows, dtype=np.int32)
+        stores = [self.flow.stores[op["state"]]] if "state" in op else []
+        segment = replace(
+            self.graph,
+            inputs=inputs,
+            weights=weights,
+            states=[state for state in self.graph.states if state["name"] == op.get("state")],
+            ops=[*stores, op],
+            output=op["out"],
+            params=params,
+        )
+        packed = pack_graph(segment)
+        tensors = {name: _aligned(array) for name, array in packed.params.items()}
+        return Session(Program(packed.description(), tensors)).run(feeds, default_threads())
+
+    def _weights(self, op: Op) -> tuple[dict[str, dict[str, Any]], dict[str, Array]]:
+        """The weights and parameters of ``op``; of a vocabulary the rows that are looked up, one for each token."""
+        graph = self.graph
+        params = {name: np.asarray(graph.params[name]) for name in parameters(op)}
+        weights = {op["weight"]: graph.weights[op["weight"]]} if op["op"] == "linear" else {}
+        for table in op.get("tables", []):
+            name, indices = table["weight"], self.indices.get(table["index"])
+            weight = graph.params[f"{name}.weight"]
+            chosen = np.asarray(weight) if indices is None else np.concatenate([weight[i : i + 1] for i in indices])
+            params[f"{name}.weight"] = chosen
+            weights[name] = {**graph.weights[name], "n": len(chosen)}
+        return weights, params
 
 
 def _aligned(array: Array) -> Array:

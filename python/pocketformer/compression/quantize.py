@@ -17,7 +17,7 @@ from ._rounding import rotate, round_to_nearest, squared_errors
 from .dataflow import Dataflow
 from .gptq import error_shares, round_with_feedback, steps
 from .packed import row_parts
-from .profile import profile
+from .profile import can_profile, profile
 
 Progress = Callable[[str, float], None]
 """Called with what is being done and the share, 0…1, that is done."""
@@ -90,7 +90,7 @@ def quantize_graph(graph: Graph, options: QuantizeOptions | None = None, progres
     for part in round_weights(graph, rotations, options, progress):
         rows = slice(part.begin, part.begin + len(part.values))
         params[f"{part.name}.weight"][rows], params[f"{part.name}.scale"][rows] = part.values, part.scale
-    return replace(graph, ops=quantized_ops(graph, rotations), params=params)
+    return replace(as_quantized(graph, rotations), params=params)
 
 
 def choose_rotations(graph: Graph, options: QuantizeOptions) -> dict[str, int]:
@@ -99,7 +99,7 @@ def choose_rotations(graph: Graph, options: QuantizeOptions) -> dict[str, int]:
     rotations = {}
     for name in {**flow.tables, **flow.linears}:
         linears, place = flow.linears.get(name, []), flow.tables.get(name)
-        rows, k = graph.params[f"{name}.weight"].shape
+        rows, k = graph.weights[name]["n"], graph.weights[name]["k"]
         final = any(op["out"] == graph.output for op in linears)
         if (linears and k > MAX_INT8_K) or (rows <= options.fp32_rows and (final or place is not None)):
             continue
@@ -116,7 +116,8 @@ def round_weights(
 ) -> Iterator[Rounded]:
     """The weights that ``rotations`` names, part by part: tables, then linears as soon as their inputs were seen."""
     flow = Dataflow(graph)
-    nearest = [name for name in rotations if name in flow.tables or not options.random_tokens]
+    seen = options.random_tokens > 0 and can_profile(graph)
+    nearest = [name for name in rotations if name in flow.tables or not seen]
     watched = {name: block for name, block in rotations.items() if name not in nearest}
     count = 0
 
@@ -157,16 +158,23 @@ def _rounded(name: str, begin: int, part: Array, clip: tuple[float, ...], shares
     return Rounded(name, begin, values, scale, float(errors.sum()), norm, peak)
 
 
-def quantized_ops(graph: Graph, rotations: Mapping[str, int]) -> list[Op]:
-    """The operators of ``graph`` with int8 attention and the rotations of its quantized weights."""
-    return [_quantized(op, rotations) for op in graph.ops]
+def as_quantized(graph: Graph, rotations: Mapping[str, int]) -> Graph:
+    """``graph`` without parameters, the weights that ``rotations`` names and its attention being int8."""
+    weights = dict(graph.weights)
+    for name, block in rotations.items():
+        weights[name] = {**weights[name], "format": "i8", **({"rotate": block} if block else {})}
+    states = [{**state, "dtype": "int8"} for state in graph.states]
+    return replace(graph, weights=weights, states=states, ops=_with_int8_queries(graph), params={})
 
 
-def _quantized(op: Op, rotations: Mapping[str, int]) -> Op:
-    if op["op"] == "linear":
-        return {**op, "rotate": rotations.get(op["weight"], 0)}
-    if op["op"] == "embed":
-        return {**op, "tables": [{**table, "rotate": rotations.get(table["weight"], 0)} for table in op["tables"]]}
-    if op["op"] == "attention":
-        return {**op, "dtype": "int8"}
-    return op
+def _with_int8_queries(graph: Graph) -> list[Op]:
+    """The operators with the queries of every attention rounded by head."""
+    head_dims = {state["name"]: state["head_dim"] for state in graph.states}
+    ops: list[Op] = []
+    for op in graph.ops:
+        if op["op"] == "attention":
+            rounded = f"{op['q']}.int8.{op['state']}"
+            ops.append({"op": "quantize_heads", "in": op["q"], "out": rounded, "head_dim": head_dims[op["state"]]})
+            op = {**op, "q": rounded}
+        ops.append(op)
+    return ops
