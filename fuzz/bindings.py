@@ -16,7 +16,7 @@ import numpy as np
 from atheris import FuzzedDataProvider
 
 from helpers.hostile_files import LIES, lie
-from helpers.programs import encoder, tensors
+from helpers.programs import encoder, packed
 from pocketformer import _core
 from pocketformer.graph import Array
 from pocketformer.layout import attention_bias_width, fp32_panels, int8_panels, round_up
@@ -31,8 +31,10 @@ FLOATS = (0.0, 1.0, -1.0, 1e-30, 1e30, float("inf"), float("-inf"), float("nan")
 GROUPS = (16, 32, 48, 64, 128)
 ACTIVATIONS = ("none", "gelu", "gelu_tanh", "relu", "silu", "tanh")
 GRAPHS = [
-    (graph.description(), tensors(graph))
-    for graph in (encoder(w, task=t, relative=True, layers=1) for w in ("fp32", "int8") for t in ("embed", "fill_mask"))
+    (graph.description(), graph.params)
+    for graph in (
+        packed(encoder(w, task=t, relative=True, layers=1)) for w in ("fp32", "int8") for t in ("embed", "fill_mask")
+    )
 ]
 
 
@@ -304,7 +306,7 @@ def program(c: Call) -> None:
     lengths = [c.upto(0, 45) for _ in range(c.upto(0, 4))]
     rows = c.upto(0, 5)
     for function in (compiled[0].arena_bytes,):
-        c(function, {"lengths": lengths, "threads": c.upto(1, 4), "rows": rows, "mode": c.pick("auto", "rows")})
+        c(function, {"lengths": lengths, "threads": c.upto(1, 4), "selected": rows, "mode": c.pick("auto", "rows")})
     made: list[_core.Session] = []
     options = {"program": compiled[0], "mode": c.pick("auto", "rows", "columns"), "block_rows": c.upto(0, 20)}
     c(lambda **a: made.append(_core.Session(**a)), options)
@@ -312,17 +314,19 @@ def program(c: Call) -> None:
     session.profile = c.pick(True, False)
     inputs = {
         "ids": c.array(tokens, dtype=np.int32, high=101 + c.pick(0, 0, 0, 1)),
-        "offsets": np.cumsum([0, *lengths], dtype=np.int64),
+        "tokens": np.cumsum([0, *lengths], dtype=np.int64),
         "types": c.pick(None, c.array(tokens, dtype=np.int32, high=2)),
-        "rows": c.array(rows, dtype=np.int64, high=max(1, tokens)) if graph["output"].startswith("lin") else None,
-        "threads": c.upto(1, 3),
-        "out": None,
     }
-    for _ in range(2):
-        c(session.run, dict(inputs))
-    session.phases()
-    session.trim()
-    c(session.run, dict(inputs))
+    if compiled[0].output_kind == "selected":
+        inputs["selected"] = c.array(rows, dtype=np.int64, high=max(1, tokens))
+    for trims in (False, False, True):
+        if trims:
+            session.phases()
+            session.trim()
+        given: dict[str, Any] = {}
+        c(lambda given=given, **a: given.update(a), dict(inputs))
+        c(session.run, {"inputs": given, "threads": c.upto(1, 3), "out": None})
+    c(compiled[0].work, {"lengths": lengths, "selected": rows})
 
 
 def probes(c: Call) -> None:

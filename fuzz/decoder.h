@@ -62,7 +62,10 @@ class Decoder {
   static Item text(const std::string& value) { return {value}; }
   static Item number(int64_t value) { return {value}; }
   static Item index(const char* name, int64_t limit, bool optional) {
-    return record({{"name", text(name)}, {"domain", text("tokens")}, {"dtype", text("i32")}, {"limit", number(limit)},
+    return record({{"name", text(name)},
+                   {"domain", text("tokens")},
+                   {"dtype", text("i32")},
+                   {"limit", number(limit)},
                    {"optional", {optional}}});
   }
 
@@ -220,7 +223,8 @@ class Decoder {
       const int which = wrong() ? bytes_.ConsumeIntegralInRange(0, 2) : i;
       const int64_t offset = which == 1 ? bytes_.ConsumeIntegralInRange<int64_t>(0, 4) : or_wrong(0);
       const int64_t reach[] = {vocab_, length_, types_};
-      const int64_t rows = or_wrong(std::clamp<int64_t>(reach[which], -1, 1 << 30) + std::clamp<int64_t>(offset, -1, 8));
+      const int64_t rows =
+          or_wrong(std::clamp<int64_t>(reach[which], -1, 1 << 30) + std::clamp<int64_t>(offset, -1, 8));
       const std::string table = name();
       if (i == 0 && bytes_.ConsumeBool()) {
         weight(table, int8_ ? "i8" : "f32", rows, width, int8_ ? rotation(width) : 0);
@@ -251,7 +255,8 @@ class Decoder {
       case 6:
         return attention(in);
       case 7:
-        return simple("pool", in, {{"domain", text("texts")}, {"kind", text(bytes_.PickValueInArray({"mean", "cls", "max"}))}});
+        return simple("pool", in,
+                      {{"domain", text("texts")}, {"kind", text(bytes_.PickValueInArray({"mean", "cls", "max"}))}});
       case 8:
         return simple("select", in, {{"domain", text("chosen")}});
       case 9: {
@@ -271,8 +276,11 @@ class Decoder {
 
   std::string columns(const Value& in, int64_t begin, int64_t width) {
     const std::string out = define(width);
-    ops_.push_back(record({{"op", text("columns")}, {"in", text(in.name)}, {"out", text(out)},
-                           {"begin", number(begin)}, {"width", number(width)}}));
+    ops_.push_back(record({{"op", text("columns")},
+                           {"in", text(in.name)},
+                           {"out", text(out)},
+                           {"begin", number(begin)},
+                           {"width", number(width)}}));
     return out;
   }
 
@@ -328,16 +336,24 @@ class Decoder {
     std::string query = columns(in, 0, q);
     const std::string keys = columns(in, q, k), values = columns(in, q + k, k);
     const std::string state = "s" + std::to_string(states_.size());
-    states_.push_back(record({{"name", text(state)}, {"domain", text("tokens")}, {"dtype", text(int8_ ? "int8" : "fp32")},
-                              {"heads", number(kv_heads)}, {"head_dim", number(head_dim)}, {"rotate", number(rotate)}}));
+    states_.push_back(record({{"name", text(state)},
+                              {"domain", text("tokens")},
+                              {"dtype", text(int8_ ? "int8" : "fp32")},
+                              {"heads", number(kv_heads)},
+                              {"head_dim", number(head_dim)},
+                              {"rotate", number(rotate)}}));
     ops_.push_back(record({{"op", text("store")}, {"k", text(keys)}, {"v", text(values)}, {"state", text(state)}}));
     if (int8_ != wrong()) {
       const std::string rounded = define(q);
-      ops_.push_back(record({{"op", text("quantize_heads")}, {"in", text(query)}, {"out", text(rounded)},
-                             {"head_dim", number(head_dim)}, {"rotate", number(rotate)}}));
+      ops_.push_back(record({{"op", text("quantize_heads")},
+                             {"in", text(query)},
+                             {"out", text(rounded)},
+                             {"head_dim", number(head_dim)},
+                             {"rotate", number(rotate)}}));
       query = rounded;
     }
-    Record op{{"op", text("attention")}, {"q", text(query)}, {"state", text(state)}, {"causal", {bytes_.ConsumeBool()}}};
+    Record op{
+        {"op", text("attention")}, {"q", text(query)}, {"state", text(state)}, {"causal", {bytes_.ConsumeBool()}}};
     if (bytes_.ConsumeBool()) op.emplace_back("left", number(size()));
     if (bytes_.ConsumeBool()) op.emplace_back("right", number(size()));
     double scale = 0.25;

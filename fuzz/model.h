@@ -16,13 +16,12 @@ struct Model {
     using namespace pocketformer;
     const List domains{record({{"name", text("tokens")}, {"kind", text("ragged")}, {"max_rows", number(24)}}),
                        record({{"name", text("texts")}, {"kind", text("one")}, {"of", text("tokens")}})};
-    const List inputs{record(
-        {{"name", text("ids")}, {"domain", text("tokens")}, {"dtype", text("i32")}, {"limit", number(40)}})};
+    const List inputs{
+        record({{"name", text("ids")}, {"domain", text("tokens")}, {"dtype", text("i32")}, {"limit", number(40)}})};
     table("words", 40);
     table("positions", 26);
-    const List tables{
-        record({{"weight", text("words")}, {"index", text("ids")}}),
-        record({{"weight", text("positions")}, {"index", text("positions")}, {"offset", number(2)}})};
+    const List tables{record({{"weight", text("words")}, {"index", text("ids")}}),
+                      record({{"weight", text("positions")}, {"index", text("positions")}, {"offset", number(2)}})};
     op({{"op", text("embed")}, {"out", text("words")}, {"tables", {tables}}});
     tensor("bias", DType::kF32, {kHeads, 48});
     std::string in = "words";
@@ -42,7 +41,11 @@ struct Model {
       linear(name + ".down", name + ".up", kHidden, kFfn, {{"residual", text(name + ".normed")}});
       in = name + ".down";
     }
-    op({{"op", text("pool")}, {"in", text(in)}, {"out", text("pooled")}, {"domain", text("texts")}, {"kind", text("mean")}});
+    op({{"op", text("pool")},
+        {"in", text(in)},
+        {"out", text("pooled")},
+        {"domain", text("texts")},
+        {"kind", text("mean")}});
     op({{"op", text("normalize")}, {"in", text("pooled")}, {"out", text("out")}});
     for (int64_t i = 0; i < offsets_[kSequences]; ++i) ids_.push_back(static_cast<int32_t>(i * 7 % 40));
     graph_ = record({{"domains", {domains}},
@@ -98,10 +101,9 @@ struct Model {
   }
 
   void weight(const std::string& name, int64_t n, int64_t k, const char* layout) {
-    weights_.emplace_back(name, record({{"format", text(int8_ ? "i8" : "f32")},
-                                        {"n", number(n)},
-                                        {"k", number(k)},
-                                        {"layout", text(layout)}}));
+    weights_.emplace_back(
+        name,
+        record({{"format", text(int8_ ? "i8" : "f32")}, {"n", number(n)}, {"k", number(k)}, {"layout", text(layout)}}));
     if (int8_) tensor(name + ".scale", pocketformer::DType::kF32, {(n + 15) / 16 * 16});
   }
 

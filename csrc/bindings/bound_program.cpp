@@ -8,6 +8,7 @@
 #include "core/dispatch.h"
 #include "runtime/planner.h"
 #include "runtime/session.h"
+#include "runtime/work.h"
 
 namespace pocketformer::bindings {
 namespace {
@@ -43,31 +44,34 @@ const char* domain_kind(DomainKind kind) {
   return "";
 }
 
-py::list work(const BoundProgram& bound) {
-  const Program& program = *bound.program;
+py::list work(const BoundProgram& bound, const std::vector<int64_t>& lengths, int64_t selected) {
+  require(selected >= 0, "selected is ", selected, "; it must not be negative");
   py::list list;
-  for (size_t s = 0; s < program.stages.size(); ++s) {
-    for (const auto& step : program.stages[s].steps) {
-      const Work work = step->work();
-      py::dict entry;
-      entry["kind"] = step->kind;
-      entry["stage"] = s;
-      entry["domain"] = program.domains[static_cast<size_t>(program.stages[s].domain)].name;
-      entry["meets"] = step->meets;
-      entry["multiply_adds"] = work.multiply_adds;
-      entry["int8"] = work.int8;
-      entry["weight_bytes"] = work.weight_bytes;
-      entry["elements"] = work.elements;
-      entry["rotated"] = work.rotated;
-      entry["activated"] = work.activated;
-      entry["pairs"] = work.pairs;
-      entry["pair_multiply_adds"] = work.pair_multiply_adds;
-      entry["left"] = work.left;
-      entry["right"] = work.right;
-      list.append(entry);
-    }
+  for (const StepWork& step : count_work(*bound.program, lengths, static_cast<size_t>(selected))) {
+    py::dict entry;
+    entry["kind"] = step.kind;
+    entry["stage"] = step.stage;
+    entry["rows"] = step.rows;
+    entry["multiply_adds"] = step.multiply_adds;
+    entry["int8"] = step.int8;
+    entry["weight_bytes"] = step.weight_bytes;
+    entry["elements"] = step.elements;
+    entry["rotated"] = step.rotated;
+    entry["activated"] = step.activated;
+    entry["scores"] = step.scores;
+    entry["score_lanes"] = step.score_lanes;
+    list.append(entry);
   }
   return list;
+}
+
+// Meetings of threads in a run whose stages are all in columns; in rows there is one a stage.
+size_t meetings(const BoundProgram& bound) {
+  size_t count = bound.program->stages.size();
+  for (const Stage& stage : bound.program->stages) {
+    for (const auto& step : stage.steps) count += step->meets;
+  }
+  return count;
 }
 
 size_t arena_bytes(const BoundProgram& bound, const std::vector<int64_t>& lengths, int64_t threads, int64_t selected,
@@ -107,7 +111,9 @@ void bind_program(py::module_& m) {
       .def_property_readonly("output_kind",
                              [](const BoundProgram& b) { return domain_kind(output_domain(*b.program).kind); })
       .def_property_readonly("stage_weight_bytes", [](const BoundProgram& b) { return b.program->stage_weight_bytes; })
-      .def("work", &work)
+      .def_property_readonly("stages", [](const BoundProgram& b) { return b.program->stages.size(); })
+      .def_property_readonly("meetings", &meetings)
+      .def("work", &work, py::arg("lengths"), py::arg("selected") = 0)
       .def("arena_bytes", &arena_bytes, py::arg("lengths"), py::arg("threads"), py::arg("selected") = 0,
            py::arg("mode") = "auto", py::arg("block_rows") = 0);
   m.def(

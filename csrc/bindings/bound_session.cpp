@@ -1,10 +1,9 @@
-#include "runtime/session.h"
-
 #include <pybind11/stl.h>
 
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
 #include "bindings/bound_program.h"
+#include "runtime/session.h"
 
 namespace pocketformer::bindings {
 namespace {
@@ -52,8 +51,8 @@ void take(const Program& program, const py::dict& inputs, Arrays& arrays) {
     }
     for (size_t d = 0; d < program.domains.size() && !known; ++d) {
       const Domain& domain = program.domains[d];
-      const bool filled = domain.kind == DomainKind::kSelected ||
-                          (domain.kind == DomainKind::kRagged && domain.of == kNone);
+      const bool filled =
+          domain.kind == DomainKind::kSelected || (domain.kind == DomainKind::kRagged && domain.of == kNone);
       if (!filled || PyUnicode_CompareWithASCIIString(key.ptr(), domain.name.c_str()) != 0) continue;
       known = true;
       const auto array = arrays.take<int64_t>(value, domain.name.c_str(), 1);

@@ -89,14 +89,13 @@ struct StateSpec {
 
   static constexpr Choice<bool> kTypes[] = {{"int8", true}, {"fp32", false}};
   static constexpr auto fields() {
-    return std::tuple{
-        pocketformer::name("name", &StateSpec::name, "by which `store` and `attention` refer to it"),
-        pocketformer::name("domain", &StateSpec::domain, "of the keys; ragged"),
-        choice("dtype", &StateSpec::int8, kTypes, "of keys and values"),
-        integer("heads", &StateSpec::heads, 1, kMaxWidth, "of keys and values"),
-        integer("head_dim", &StateSpec::head_dim, 1, kMaxHeadDim, "channels of a head"),
-        optional_integer("rotate", &StateSpec::rotate, 0, 128,
-                         "Hadamard block over head_dim that int8 queries and keys are rotated by")};
+    return std::tuple{pocketformer::name("name", &StateSpec::name, "by which `store` and `attention` refer to it"),
+                      pocketformer::name("domain", &StateSpec::domain, "of the keys; ragged"),
+                      choice("dtype", &StateSpec::int8, kTypes, "of keys and values"),
+                      integer("heads", &StateSpec::heads, 1, kMaxWidth, "of keys and values"),
+                      integer("head_dim", &StateSpec::head_dim, 1, kMaxHeadDim, "channels of a head"),
+                      optional_integer("rotate", &StateSpec::rotate, 0, 128,
+                                       "Hadamard block over head_dim that int8 queries and keys are rotated by")};
   }
 };
 

@@ -28,10 +28,10 @@ struct Execution {
   int sequences;
   int rows[kMaxDomains];
   size_t slots[kMaxDomains];
-  bool given[kMaxInputs];            // the caller gave these indices
-  const void* inputs[kMaxInputs];    // the caller's rows of floats
-  float* out;                        // [rows of the output's domain][its width], any alignment
-  StepTimes* times;                  // [plan.threads] or null
+  bool given[kMaxInputs];          // the caller gave these indices
+  const void* inputs[kMaxInputs];  // the caller's rows of floats
+  float* out;                      // [rows of the output's domain][its width], any alignment
+  StepTimes* times;                // [plan.threads] or null
   Interrupt interrupt;
 };
 

@@ -29,26 +29,27 @@ void derive(const Program& program, Load& load) {
   }
 }
 
-// Slots of a domain made from one whose sequences have these lengths.
+// The domain that `d` is made from in the end; itself where the caller fills it.
+size_t root_of(const Program& program, size_t d) {
+  while (program.domains[d].of != kNone) d = static_cast<size_t>(program.domains[d].of);
+  return d;
+}
+
+// Slots of the domains made from `root`, for one of its sequences.
 void add_slots(const Program& program, size_t root, int64_t length, Load& load) {
-  int64_t lengths[kMaxDomains] = {};
   for (size_t d = 0; d < program.domains.size(); ++d) {
-    const Domain& domain = program.domains[d];
-    if (!domain.has_offsets()) continue;
-    const bool made = domain.of != kNone;
-    if (d == root) lengths[d] = length;
-    if (domain.kind == DomainKind::kGrid) lengths[d] = domain.height * domain.width;
-    if (made && domain.kind == DomainKind::kRagged) lengths[d] = lengths[domain.of] + domain.prepended;
-    // Of another root: its own sequences count for it.
-    if (lengths[d] > 0 && root_of(program, d) == root) load.slots[d] += state_slots(static_cast<size_t>(lengths[d]));
+    if (!program.domains[d].has_offsets() || root_of(program, d) != root) continue;
+    load.slots[d] += state_slots(static_cast<size_t>(sequence_rows(program, d, length)));
   }
 }
 
 }  // namespace
 
-size_t root_of(const Program& program, size_t d) {
-  while (program.domains[d].of != kNone) d = static_cast<size_t>(program.domains[d].of);
-  return d;
+int64_t sequence_rows(const Program& program, size_t d, int64_t length) {
+  const Domain& domain = program.domains[d];
+  if (domain.kind == DomainKind::kGrid) return domain.max_rows;
+  if (domain.of == kNone) return length;
+  return sequence_rows(program, static_cast<size_t>(domain.of), length) + domain.prepended;
 }
 
 Load plan_load(const Program& program, const int64_t* lengths, size_t sequences, size_t selected) {

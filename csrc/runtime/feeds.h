@@ -7,8 +7,8 @@ namespace pocketformer {
 
 Load inspect(const Program& program, const Feeds& feeds);
 
-// The domain that `d` is made from in the end; itself where the caller fills it.
-size_t root_of(const Program& program, size_t d);
+// Rows of domain `d` of a sequence whose root domain has `length`.
+int64_t sequence_rows(const Program& program, size_t d, int64_t length);
 
 // offsets[s + 1] of domain `d` for every sequence, from those of the domain it is made from, or of a grid.
 void fill_offsets(const Program& program, size_t d, size_t sequences, const int64_t* of, int64_t* offsets);

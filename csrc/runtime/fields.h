@@ -247,7 +247,8 @@ std::vector<FieldInfo> schema() {
 template <class T>
 T parse(const Item& item, const Place& place, const char* kind) {
   const Record* record = item.as<Record>();
-  if (record == nullptr) throw std::invalid_argument(concat(place.text(), " is ", brief(item), "; it must be an object"));
+  if (record == nullptr)
+    throw std::invalid_argument(concat(place.text(), " is ", brief(item), "; it must be an object"));
   T result;
   std::apply(
       [&](const auto&... field) {

@@ -22,8 +22,8 @@ const List& list_of(const Item* item, const char* field, size_t least, size_t mo
 }
 
 int rotation(const Place& place, int64_t rotate, int64_t k) {
-  require((rotate & (rotate - 1)) == 0 && (rotate == 0 || k % rotate == 0), place.text(), ": field 'rotate' is ", rotate,
-          "; it must be 0 or a power of two that divides ", k);
+  require((rotate & (rotate - 1)) == 0 && (rotate == 0 || k % rotate == 0), place.text(), ": field 'rotate' is ",
+          rotate, "; it must be 0 or a power of two that divides ", k);
   return static_cast<int>(rotate);
 }
 
@@ -39,8 +39,8 @@ void Lowering::run(const Item& graph) {
   const Record* record = graph.as<Record>();
   require(record != nullptr, "graph is ", brief(graph), "; it must be an object");
   for (const auto& [key, value] : *record) {
-    const bool known = key == "domains" || key == "inputs" || key == "weights" || key == "states" || key == "ops" ||
-                       key == "output";
+    const bool known =
+        key == "domains" || key == "inputs" || key == "weights" || key == "states" || key == "ops" || key == "output";
     require(known, "graph: field ", brief({key}), " is unknown");
   }
   take_domains(find(*record, "domains"));
@@ -333,7 +333,8 @@ void Lowering::enter(int domain) {
 
 void Lowering::begin_stage(int domain) {
   // Gathering steps that follow one another share the stage.
-  if (!program_.stages.empty() && program_.stages.back().domain == domain && program_.stages.back().steps.empty()) return;
+  if (!program_.stages.empty() && program_.stages.back().domain == domain && program_.stages.back().steps.empty())
+    return;
   program_.stages.push_back({});
   program_.stages.back().domain = domain;
   quantized_.clear();

@@ -160,7 +160,8 @@ void place_states(Program& program) {
       state.slot_bytes = state.int8 ? channels + scales : channels * sizeof(float);
       tenants.push_back({state.first_stage, state.last_stage, state.slot_bytes, &state.offset});
     }
-    std::stable_sort(tenants.begin(), tenants.end(), [](const Tenant& a, const Tenant& b) { return a.begin < b.begin; });
+    std::stable_sort(tenants.begin(), tenants.end(),
+                     [](const Tenant& a, const Tenant& b) { return a.begin < b.begin; });
     program.slot_bytes[d] = place(tenants);
   }
 }

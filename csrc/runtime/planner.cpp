@@ -75,7 +75,8 @@ void make_plan(const Program& program, const Load& load, int threads, const Tuni
     const Stage& stage = program.stages[s];
     StagePlan& planned = plan.stages[s];
     const size_t rows = std::max<size_t>(load.rows[stage.domain], 1);
-    planned.columns = tuning.mode == Mode::kColumns || (tuning.mode == Mode::kAuto && threads > 1 && stage.divisible && rows < least);
+    planned.columns =
+        tuning.mode == Mode::kColumns || (tuning.mode == Mode::kAuto && threads > 1 && stage.divisible && rows < least);
     const size_t chosen = tuning.block_rows > 0
                               ? static_cast<size_t>(tuning.block_rows)
                               : block_rows(rows, static_cast<size_t>(threads), program.weights_cached);

@@ -8,8 +8,8 @@
 
 namespace pocketformer {
 
-// Rows: threads take row blocks through a whole stage. Columns: steps are split between the threads, for stages with too
-// few rows to give every thread enough. Both give the same bits.
+// Rows: threads take row blocks through a whole stage. Columns: steps are split between the threads, for stages with
+// too few rows to give every thread enough. Both give the same bits.
 enum class Mode { kAuto, kRows, kColumns };
 
 struct Tuning {
@@ -23,8 +23,8 @@ struct Load {
   size_t slots[kMaxDomains] = {};  // keys of all sequences, each sequence rounded up to 16
 };
 
-// Rows that a thread takes at a time, so that the last thread ends soonest. Depends on whether a stage's weights stay in
-// a cache from one block to the next.
+// Rows that a thread takes at a time, so that the last thread ends soonest. Depends on whether a stage's weights stay
+// in a cache from one block to the next.
 size_t block_rows(size_t rows, size_t threads, bool weights_cached);
 
 // Slots a sequence takes in a state.
@@ -39,8 +39,8 @@ struct StagePlan {
 
 // Byte offsets into the arena.
 struct Plan {
-  int threads = 1;                            // that find work
-  size_t height[kMaxDomains] = {};            // of a shared buffer
+  int threads = 1;                  // that find work
+  size_t height[kMaxDomains] = {};  // of a shared buffer
   size_t shared[kMaxDomains] = {}, states[kMaxDomains] = {};
   size_t offsets[kMaxDomains] = {}, slots[kMaxDomains] = {}, selected[kMaxDomains] = {};
   size_t indices[kMaxInputs] = {};

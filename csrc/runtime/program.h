@@ -84,11 +84,11 @@ struct Work {
   bool int8 = false;
   size_t weight_bytes = 0;
   double elements = 0;
-  double rotated = 0;             // of the elements, rotated before they are rounded
-  double activated = 0;           // of the elements, through an activation function
-  double pair_multiply_adds = 0;  // for each query and key that it sees
-  double pairs = 0;               // scores for each of those
-  int64_t left = 0, right = 0;    // keys a query sees before and after its own, where there are pairs
+  double rotated = 0;              // of the elements, rotated before they are rounded
+  double activated = 0;            // of the elements, through an activation function
+  double scores = 0;               // for each query and key that it sees
+  double score_multiply_adds = 0;  // for each of those
+  int64_t left = 0, right = 0;     // keys a query sees before and after its own, where there are scores
 };
 
 struct Step {
@@ -112,7 +112,7 @@ struct Stage {
   std::vector<std::unique_ptr<Step>> steps;
   bool divisible = false;  // some step has panels or heads to split
   size_t weight_bytes = 0;
-  size_t row_bytes = 0;                           // scratch of a row in row mode, a thread
+  size_t row_bytes = 0;                            // scratch of a row in row mode, a thread
   size_t own_row_bytes = 0, common_row_bytes = 0;  // in columns: of each thread, and of all together
 };
 

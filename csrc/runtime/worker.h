@@ -109,9 +109,7 @@ class Worker {
   T* table(size_t offset) const {
     return reinterpret_cast<T*>(execution_.arena + offset);
   }
-  const Buffer& buffer(const Operand& operand) const {
-    return program_.buffers[static_cast<size_t>(operand.buffer)];
-  }
+  const Buffer& buffer(const Operand& operand) const { return program_.buffers[static_cast<size_t>(operand.buffer)]; }
   // In columns every thread keeps what it makes for itself, shared or not, as long as the stage lasts.
   bool own(const Buffer& b) const { return columns_ && !b.split && b.stage == stage_; }
   bool local(const Buffer& b) const { return own(b) || !(b.shared || b.output || b.input != kNone); }
@@ -138,7 +136,7 @@ class Worker {
   int stage_ = 0;
   bool columns_ = false;
   int begin_ = 0, end_ = 0;
-  int scratch_begin_ = 0;     // the row that scratch buffers begin with
+  int scratch_begin_ = 0;  // the row that scratch buffers begin with
   int part_ = 0, parts_ = 1;
 };
 

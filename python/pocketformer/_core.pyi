@@ -33,10 +33,19 @@ def block_rows(rows: int, threads: int, weights_cached: bool) -> int:
 def cgroup_cpus(root: str = "") -> int:
     """The tightest control-group quota in CPUs, rounded up; 0 without one. ``root`` goes before /proc and /sys."""
 
+def operators() -> list[dict[str, Any]]:
+    """Every operator: ``op``, ``doc`` and ``fields``, each with ``name``, ``type``, ``doc``, ``required``.
+
+    A field that may be left out has a ``default``, a choice its ``choices``, a list the ``fields`` of its records.
+    """
+
+def check_graph(graph: dict[str, Any], shapes: dict[str, tuple[str, list[int]]]) -> None:
+    """What ``Program`` refuses of a graph whose tensors have these dtypes and shapes; their values are not looked at."""
+
 class Program:
     """An immutable model, shared by any number of sessions and threads.
 
-    ``graph`` holds ``ops``, ``output``, ``vocab_size``, ``type_vocab_size`` and ``max_length``; ``tensors`` the packed
+    ``graph`` holds ``domains``, ``inputs``, ``weights``, ``states``, ``ops`` and ``output``; ``tensors`` the packed
     parameters (docs/format.md), each 64-byte aligned. They are used where they lie and kept alive; nothing is copied.
     An empty ``isa`` takes POCKETFORMER_ISA or the best one supported. Raises ValueError for anything that does not fit.
     """
@@ -48,16 +57,33 @@ class Program:
     def output_width(self) -> int: ...
     @property
     def output_domain(self) -> str:
-        """``tokens``, ``sequences`` or ``rows``: what a row of the output stands for."""
+        """The domain of the output's rows."""
     @property
-    def max_length(self) -> int: ...
+    def output_kind(self) -> str:
+        """That domain's kind: ``ragged``, ``grid``, ``one`` or ``selected``."""
+    @property
+    def stages(self) -> int:
+        """Stages, at whose ends threads meet."""
+    @property
+    def meetings(self) -> int:
+        """Meetings of threads in a run whose stages are all split by columns."""
     @property
     def stage_weight_bytes(self) -> int:
         """Weights of the stage with most: what every block of rows passes before the next block begins."""
+    def work(self, lengths: list[int], selected: int = 0) -> list[dict[str, Any]]:
+        """What every step of such a run asks of a machine.
+
+        ``kind``, ``stage`` and ``rows``; ``multiply_adds``, of products ``int8`` or not, and ``weight_bytes``;
+        ``elements`` that are written, those of them that are ``rotated`` or ``activated``; ``scores`` of query heads
+        and keys that they see, and ``score_lanes``, the same where sixteen queries look at what one of them sees.
+        """
     def arena_bytes(
-        self, lengths: list[int], threads: int, rows: int = 0, mode: str = "auto", block_rows: int = 0
+        self, lengths: list[int], threads: int, selected: int = 0, mode: str = "auto", block_rows: int = 0
     ) -> int:
-        """Bytes that a new session with this ``mode`` and ``block_rows`` allocates to run such a batch."""
+        """Bytes that a new session with this ``mode`` and ``block_rows`` allocates to run such a batch.
+
+        ``lengths`` are those of the sequences in the domain that the caller fills, ``selected`` the rows it names.
+        """
 
 class Session:
     """The working memory of one caller at a time; any number of them share a program.
@@ -68,19 +94,14 @@ class Session:
 
     def __init__(self, program: Program, mode: str = "auto", block_rows: int = 0) -> None: ...
     def run(
-        self,
-        ids: NDArray[np.int32],
-        offsets: NDArray[np.int64],
-        types: NDArray[np.int32] | None = None,
-        rows: NDArray[np.int64] | None = None,
-        threads: int = 1,
-        out: NDArray[np.float32] | None = None,
+        self, inputs: dict[str, NDArray[Any] | None], threads: int = 1, out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
-        """Runs a batch and returns float32 [tokens | sequences | rows, output_width], ``out`` if it is given.
+        """Runs a batch and returns float32 [rows of the output's domain, output_width], ``out`` if it is given.
 
-        ``ids`` [tokens] holds all sequences end to end, ``offsets`` [sequences + 1] where each begins; ``types``
-        [tokens] defaults to zeros; ``rows`` are the tokens that a ``select`` takes. The GIL is released. Raises
-        ValueError when an argument does not fit the model, RuntimeError when another thread is in this session.
+        ``inputs`` holds, by name: int32 [rows] or float32 [rows, width] for each input of the graph; int64 offsets
+        [sequences + 1] for each ragged domain that is not made from another; int64 row numbers for each selected one.
+        None stands for an optional input that is left out. The GIL is released. Raises ValueError when an array does
+        not fit the model, RuntimeError when another thread is in this session.
         """
     @property
     def arena_bytes(self) -> int:

@@ -64,6 +64,7 @@ _MODEL = {
 OUTPUTS = {"embed": "one", "classify": "one", "tag": "ragged", "answer": "ragged", "fill_mask": "selected"}
 """The kind of domain that a task's result has."""
 
+
 @dataclass(frozen=True)
 class PocketFile:
     """An open pocket file. The arrays of ``graph.params`` are read-only views of one memory map."""

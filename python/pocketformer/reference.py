@@ -85,7 +85,7 @@ def _inputs(op: Op) -> list[str]:
 def _batch(graph: Graph, given: Mapping[str, ArrayLike | None]) -> Batch:
     def index(name: str, limit: int) -> Array:
         array = np.asarray(given.get(name, ()), np.int64).reshape(-1)
-        if array.size and not (0 <= array.min() and array.max() < limit):
+        if array.size and not (array.min() >= 0 and array.max() < limit):
             raise ValueError(f"{name} holds {array.min()}…{array.max()}; it must lie in 0…{limit - 1}")
         return array
 

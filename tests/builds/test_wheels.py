@@ -20,7 +20,10 @@ SYSTEM = {  # libraries that every system of the kind has; nothing of a C++ libr
     "musllinux": r"libc\.so",
 }
 
-pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="cross-builds on x86-64 machines")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(platform.machine() != "x86_64", reason="cross-builds on x86-64 machines"),
+]
 
 
 def wheel(target: str) -> Path:

@@ -17,7 +17,7 @@ import pytest
 import safetensors
 
 from helpers.graphs import MODEL, TEXT, TOKENIZER_JSON, tiny_graph
-from pocketformer.compression.quantize import quantize_graph
+from helpers.programs import quantize_graph
 from pocketformer.errors import PocketFileError
 from pocketformer.graph import Array, Graph
 from pocketformer.packing import pack_graph

@@ -12,8 +12,8 @@ import pytest
 from helpers.graphs import tiny_graph
 from helpers.kernels import aligned
 from helpers.programs import packed as aligned_graph
+from helpers.programs import quantize_graph
 from pocketformer import _core
-from pocketformer.compression.quantize import quantize_graph
 from pocketformer.graph import Graph, GraphBuilder, Op
 from pocketformer.layout import MAX_INT8_K
 

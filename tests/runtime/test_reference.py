@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers.engines import feeds, reference as run
+from helpers.engines import feeds
+from helpers.engines import reference as run
 from helpers.graphs import tiny_graph
+from helpers.programs import quantize_graph
 from pocketformer import reference
-from pocketformer.compression.quantize import quantize_graph
 from pocketformer.graph import Array, Graph, GraphBuilder, Op, Table
 from pocketformer.packing import pack_graph
 
@@ -29,9 +30,7 @@ def test_packed_equals_plain(options: dict[str, Any], int8: bool) -> None:
     plain = tiny_graph(**options)
     graph = quantize_graph(plain) if int8 else plain
     ids, rows = tokens(LENGTHS), np.array([0, 5, 82]) if options.get("task") == "fill_mask" else None
-    np.testing.assert_array_equal(
-        run(graph, ids, LENGTHS, rows=rows), run(pack_graph(graph), ids, LENGTHS, rows=rows)
-    )
+    np.testing.assert_array_equal(run(graph, ids, LENGTHS, rows=rows), run(pack_graph(graph), ids, LENGTHS, rows=rows))
 
 
 @pytest.mark.parametrize("int8", [False, True])

@@ -259,7 +259,18 @@ def test_profile_names_every_kind_of_step() -> None:
     session.profile = True
     session.run(batch(LENGTHS), threads=2)
     phases = session.phases()
-    steps = {"embed", "norm", "quantize", "linear", "quantize_heads", "store", "attention", "pool", "normalize", "output"}
+    steps = {
+        "embed",
+        "norm",
+        "quantize",
+        "linear",
+        "quantize_heads",
+        "store",
+        "attention",
+        "pool",
+        "normalize",
+        "output",
+    }
     assert set(phases) == steps
     assert all(0 < seconds < 10 for seconds in phases.values())
 

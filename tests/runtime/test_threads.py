@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from helpers.programs import LENGTHS, batch, encoder, program
+from helpers.timing import best_of
 from pocketformer import _core
 
 # Long enough to be caught running: some hundreds of milliseconds.
@@ -39,10 +40,10 @@ def running(session: _core.Session, **inputs: np.ndarray) -> Iterator[None]:
 
 
 def in_child(check: Callable[[], bool]) -> bool:
-    """What ``check`` says in a forked child, which gets ten seconds."""
+    """What ``check`` says in a forked child, which gets a minute: waiting for a lost thread has no end."""
     child = os.fork()
     if child == 0:
-        signal.alarm(10)
+        signal.alarm(60)
         os._exit(0 if check() else 1)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
@@ -56,10 +57,7 @@ def test_idle_threads_use_no_cpu() -> None:
         return time.process_time() - before
 
     # Workers spin a moment before they sleep; on a busy machine that moment lasts until they have had their turn.
-    deadline = time.monotonic() + 1
-    while used_while_idle(0.05) > 0.001 and time.monotonic() < deadline:
-        pass
-    assert used_while_idle(0.5) < 0.005
+    assert best_of(lambda: used_while_idle(0.5), 0.005, most=10) <= 0.005
 
 
 def test_four_python_threads_get_the_same_bits() -> None:
@@ -109,9 +107,7 @@ def test_fork_while_another_thread_runs() -> None:
     expected = own.run(small, threads=4).tobytes()
     with running(busy, **inputs):
         for _ in range(5):
-            assert in_child(
-                lambda: all(s.run(small, threads=4).tobytes() == expected for s in (own, busy, own, busy))
-            )
+            assert in_child(lambda: all(s.run(small, threads=4).tobytes() == expected for s in (own, busy, own, busy)))
             assert own.run(small, threads=4).tobytes() == expected
 
 

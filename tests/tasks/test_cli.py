@@ -107,6 +107,7 @@ def test_bench_peak(run: Any) -> None:
     assert "memory read" in run("bench", "--peak", "--threads", 1, "--seconds", 0.01)
 
 
+@pytest.mark.slow
 def test_demo(run: Any) -> None:
     result = run("demo", "--query", "kitten", "--json")
     assert result["searches"][0]["hits"][0]["text"] == "The kitten fell asleep on the keyboard."

@@ -23,8 +23,8 @@ class AttentionStep final : public Step {
   AttentionStep(int state, const State& s, Operand q, Operand q_scale, Operand out, const Shape& shape)
       : Step("attention", Split::kHeads), state_(state), q_(q), q_scale_(q_scale), out_(out), shape_(shape) {
     work_.int8 = s.int8;
-    work_.pairs = shape.heads;
-    work_.pair_multiply_adds = 2.0 * shape.heads * s.head_stride;
+    work_.scores = shape.heads;
+    work_.score_multiply_adds = 2.0 * s.head_dim;
     work_.left = shape.range.left;
     work_.right = shape.range.right;
   }
@@ -115,10 +115,9 @@ struct Attention {
     shape.heads = heads;
     // Queries and keys that are both rotated have a product as many times as large.
     shape.scale = static_cast<float>(scale) / static_cast<float>(std::max(s.rotate, 1));
-    shape.range = {left < 0 ? kUnlimited : static_cast<int>(left),
-                   causal      ? 0
-                   : right < 0 ? kUnlimited
-                               : static_cast<int>(right)};
+    shape.range = {left < 0 ? kUnlimited : static_cast<int>(left), causal      ? 0
+                                                                   : right < 0 ? kUnlimited
+                                                                               : static_cast<int>(right)};
     if (!bias.empty()) {
       const int64_t reach = l.domain_of(from).max_rows, length = padded(2 * reach - 1);
       shape.bias = l.tensors().take_floats(l.place(), bias, {heads, length});

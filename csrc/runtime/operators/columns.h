@@ -21,8 +21,9 @@ struct Columns {
     const Value& from = l.floats("in", in);
     l.check(begin + width <= from.rows.width, "width", "is ", width, " from column ", begin, " on, but '", in, "' is ",
             from.rows.width, " wide");
-    l.define(out, {{from.rows.buffer, from.rows.column + static_cast<int>(begin), static_cast<int>(width)},
-                   from.domain, {}});
+    l.define(
+        out,
+        {{from.rows.buffer, from.rows.column + static_cast<int>(begin), static_cast<int>(width)}, from.domain, {}});
   }
 };
 

@@ -33,7 +33,12 @@ class EmbedStep final : public Step {
   };
 
   EmbedStep(int domain, Operand in, Operand index, Operand out, std::vector<Lookup> lookups)
-      : Step("embed", Split::kRepeat), domain_(domain), in_(in), index_(index), out_(out), lookups_(std::move(lookups)) {}
+      : Step("embed", Split::kRepeat),
+        domain_(domain),
+        in_(in),
+        index_(index),
+        out_(out),
+        lookups_(std::move(lookups)) {}
 
   void run(const Worker& w) const override {
     int32_t* const index = w.at<int32_t>(index_, w.begin());
@@ -59,7 +64,9 @@ class EmbedStep final : public Step {
     }
   }
 
-  Work work() const override { return {.elements = static_cast<double>(out_.width) * static_cast<double>(lookups_.size())}; }
+  Work work() const override {
+    return {.elements = static_cast<double>(out_.width) * static_cast<double>(lookups_.size())};
+  }
 
  private:
   void fill(const Worker& w, const Lookup& lookup, int32_t* index) const {
@@ -104,7 +111,8 @@ struct Embed {
     l.enter(domain);
     int64_t width = from == nullptr ? 0 : from->rows.width;
     std::vector<EmbedStep::Lookup> lookups;
-    for (const EmbedTable& table : tables) lookups.push_back(lookup(l, table, domain, width, lookups.empty() && in.empty()));
+    for (const EmbedTable& table : tables)
+      lookups.push_back(lookup(l, table, domain, width, lookups.empty() && in.empty()));
     const Operand index = l.scratch(domain, 1, 1, sizeof(int32_t));
     const Operand source = from == nullptr ? Operand{} : from->rows;
     const Operand sum = l.write(out, domain, width, source);

@@ -1,5 +1,5 @@
-// Products: rows times a weight, and what follows in registers. Rows of a rounded weight's input are rounded first, once
-// for all products that share them.
+// Products: rows times a weight, and what follows in registers. Rows of a rounded weight's input are rounded first,
+// once for all products that share them.
 #pragma once
 
 #include <algorithm>
@@ -11,8 +11,7 @@ namespace pocketformer {
 
 class QuantizeStep final : public Step {
  public:
-  QuantizeStep(Operand in, const Quantized& to)
-      : Step("quantize", Split::kRepeat), in_(in), to_(to) {}
+  QuantizeStep(Operand in, const Quantized& to) : Step("quantize", Split::kRepeat), in_(in), to_(to) {}
 
   void run(const Worker& w) const override {
     QuantizeArgs args{.x = w.at(in_, w.begin()),
@@ -58,14 +57,15 @@ class LinearStep final : public Step {
     const Span panels = w.mine((weight_.n + kLanes - 1) / kLanes);
     if (panels.empty()) return;
     const int row = w.begin();
-    GemmArgs args{.x = weight_.format == Format::kF32 ? static_cast<const void*>(w.at(x_, row)) : w.at<uint8_t>(x_, row),
-                  .ldx = w.ld(x_),
-                  .weight = weight_,
-                  .out = w.at(out_, row),
-                  .ldo = w.ld(out_),
-                  .m = w.rows(),
-                  .panel_begin = panels.begin,
-                  .panel_end = panels.end};
+    GemmArgs args{
+        .x = weight_.format == Format::kF32 ? static_cast<const void*>(w.at(x_, row)) : w.at<uint8_t>(x_, row),
+        .ldx = w.ld(x_),
+        .weight = weight_,
+        .out = w.at(out_, row),
+        .ldo = w.ld(out_),
+        .m = w.rows(),
+        .panel_begin = panels.begin,
+        .panel_end = panels.end};
     if (scale_) args.x_scale = w.at(scale_, row);
     if (sum_) args.x_sum = w.at<int32_t>(sum_, row), args.ld_sum = w.ld(sum_);
     args.epilogue = {.bias = bias_, .activation = activation_};

@@ -35,7 +35,8 @@ struct Pool {
   PoolKind kind{};
 
   static constexpr const char* kName = "pool";
-  static constexpr const char* kDoc = "`out` = mean, first (`cls`) or largest (`max`) of each sequence's rows, by column";
+  static constexpr const char* kDoc =
+      "`out` = mean, first (`cls`) or largest (`max`) of each sequence's rows, by column";
   static constexpr Choice<PoolKind> kKinds[] = {
       {"mean", PoolKind::kMean}, {"cls", PoolKind::kCls}, {"max", PoolKind::kMax}};
   static constexpr auto fields() {

@@ -17,8 +17,7 @@
 namespace pocketformer {
 namespace {
 
-using Operators =
-    std::tuple<Embed, Norm, Linear, Columns, QuantizeHeads, Store, Attention, Pool, Select, Normalize>;
+using Operators = std::tuple<Embed, Norm, Linear, Columns, QuantizeHeads, Store, Attention, Pool, Select, Normalize>;
 
 // fn(operator) for each, of which only the type counts.
 template <class Fn>

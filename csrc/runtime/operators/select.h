@@ -8,7 +8,8 @@ namespace pocketformer {
 
 class SelectStep final : public Step {
  public:
-  SelectStep(int domain, Operand in, Operand out) : Step("select", Split::kRepeat), domain_(domain), in_(in), out_(out) {}
+  SelectStep(int domain, Operand in, Operand out)
+      : Step("select", Split::kRepeat), domain_(domain), in_(in), out_(out) {}
 
   void run(const Worker& w) const override {
     const int64_t* const selected = w.selected(domain_);

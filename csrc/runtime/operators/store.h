@@ -72,10 +72,11 @@ struct Store {
   std::string k, v, state;
 
   static constexpr const char* kName = "store";
-  static constexpr const char* kDoc = "`state = k, v`; keys are rotated as the state says, and both are rounded to its dtype";
+  static constexpr const char* kDoc =
+      "`state = k, v`; keys are rotated as the state says, and both are rounded to its dtype";
   static constexpr auto fields() {
-    return std::tuple{name("k", &Store::k, "rows of the state's heads side by side"),
-                      name("v", &Store::v, "likewise"), name("state", &Store::state, "stored once")};
+    return std::tuple{name("k", &Store::k, "rows of the state's heads side by side"), name("v", &Store::v, "likewise"),
+                      name("state", &Store::state, "stored once")};
   }
 
   void lower(Lowering& l) const {
