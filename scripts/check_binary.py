@@ -267,7 +267,7 @@ def portability(extension: Path, ours: bool = True) -> list[str]:
     for line in run("readelf", "--dyn-syms", "-W", extension).splitlines():
         name = line.split()[-1] if len(line.split()) >= 8 else ""
         if "UND" not in line.split()[6:7]:
-            if name not in ("", "Name", "PyInit__core"):
+            if name not in ("", "Name", f"PyInit_{extension.name.split('.')[0]}"):
                 wrong.append(f"{extension.name}: shows {name} to other libraries")
             continue
         match = re.search(r"(\w+)@(GLIBCXX|GLIBC|CXXABI|GCC)_([\d.]+)", line)

@@ -91,6 +91,17 @@ def looked_up(graph: Graph) -> set[str]:
     return tables - {op["weight"] for op in graph.ops if op["op"] == "linear"}
 
 
+def stored_weights(graph: Graph) -> dict[str, dict[str, Any]]:
+    """The facts of the weights that operators read, as a packed graph holds them."""
+    by_rows = looked_up(graph)
+    read = {op["weight"] for op in graph.ops if op["op"] == "linear"} | by_rows
+    return {
+        name: {**facts, **({"layout": "rows"} if name in by_rows else {})}
+        for name, facts in graph.weights.items()
+        if name in read
+    }
+
+
 def pack_weight(name: str, facts: dict[str, Any], plain: dict[str, Array], by_rows: bool) -> dict[str, Array]:
     """The tensors of the weight ``name``."""
     weight = plain[f"{name}.weight"]
@@ -118,16 +129,10 @@ def pack_graph(graph: Graph) -> Graph:
 
     Parameters and weights that no operator names are left out. Raises KeyError when one is missing.
     """
-    by_rows = looked_up(graph)
-    read = {op["weight"] for op in graph.ops if op["op"] == "linear"} | by_rows
-    weights = {
-        name: {**facts, **({"layout": "rows"} if name in by_rows else {})}
-        for name, facts in graph.weights.items()
-        if name in read
-    }
+    weights = stored_weights(graph)
     packed: dict[str, Array] = {}
     for name, facts in weights.items():
-        packed |= pack_weight(name, facts, graph.params, name in by_rows)
+        packed |= pack_weight(name, facts, graph.params, facts.get("layout") == "rows")
     for name, _, shape in vectors(graph):
         if name not in packed:
             packed[name] = pad(graph.params[name].astype(np.float32, copy=False), *shape)

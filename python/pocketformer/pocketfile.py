@@ -332,7 +332,7 @@ def _judged(judge: Callable[[], T]) -> T:
         raise PocketFileError(str(error)) from None
 
 
-def _facts(array: Array) -> tuple[str, list[int]]:
+def _facts(array: Any) -> tuple[str, list[int]]:
     return array.dtype.name, list(array.shape)
 
 
