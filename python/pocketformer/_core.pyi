@@ -94,7 +94,7 @@ class Session:
 
     def __init__(self, program: Program, mode: str = "auto", block_rows: int = 0) -> None: ...
     def run(
-        self, inputs: dict[str, NDArray[Any] | None], threads: int = 1, out: NDArray[np.float32] | None = None
+        self, inputs: dict[str, Any], threads: int = 1, out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
         """Runs a batch and returns float32 [rows of the output's domain, output_width], ``out`` if it is given.
 
