@@ -40,7 +40,7 @@ def operators() -> list[dict[str, Any]]:
     """
 
 def check_graph(graph: dict[str, Any], shapes: dict[str, tuple[str, list[int]]]) -> None:
-    """What ``Program`` refuses of a graph whose tensors have these dtypes and shapes; their values are not looked at."""
+    """What ``Program`` refuses of a graph whose tensors have these dtypes and shapes; their values are not seen."""
 
 class Program:
     """An immutable model, shared by any number of sessions and threads.

@@ -48,7 +48,7 @@ class Engine:
         offsets = np.zeros(len(sequences) + 1, np.int64)
         np.cumsum([len(ids) for ids in sequences], out=offsets[1:])
         with self._session() as session:
-            inputs = {"ids": _joined(sequences), TOKENS: offsets}
+            inputs: dict[str, NDArray[Any] | None] = {"ids": _joined(sequences), TOKENS: offsets}
             if types is not None:
                 inputs["types"] = _joined(types)
             if rows is not None:

@@ -1,4 +1,4 @@
-"""Shapes of packed tensors (docs/format.md, "Tensors of a weight"); the kernels' counterpart is csrc/kernels/table.h."""
+"""Shapes of packed tensors (docs/format.md, "Tensors of a weight"); their counterpart is csrc/kernels/table.h."""
 
 from __future__ import annotations
 

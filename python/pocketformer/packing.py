@@ -44,7 +44,7 @@ def pack_panels(weight: Array) -> Array:
 
 
 def pack_nibbles(codes: Array) -> Array:
-    """[N, K] uint8 codes 0…15 → [Np/16, Kp/8, 16, 4]: of each two groups of four inputs the first in the low nibbles."""
+    """[N, K] uint8 codes 0…15 → [Np/16, Kp/8, 16, 4]: of two groups of four inputs the first in the low nibbles."""
     n, k = codes.shape
     panels, pairs, _, _ = int4_panels(n, k)
     padded = pad(codes, panels * LANES, pairs * 2 * GROUP).reshape(panels, LANES, pairs, 2, GROUP)

@@ -52,7 +52,8 @@ def run(graph: Graph, inputs: Mapping[str, ArrayLike | None], hooks: Hook | None
     """The graph's output, float32 [rows of its domain, width].
 
     ``inputs`` holds what ``_core.Session.run`` takes: an array for each input, offsets [sequences + 1] for a ragged
-    domain, rows for a selected one (none where it is absent). Raises ValueError when they do not fit each other or the graph.
+    domain, rows for a selected one (none where it is absent). Raises ValueError when they do not fit each other or the
+    graph.
     """
     plain = unpack_graph(graph)
     batch = _batch(graph, inputs)
@@ -92,8 +93,8 @@ def _batch(graph: Graph, given: Mapping[str, ArrayLike | None]) -> Batch:
     batch = Batch({}, {}, {}, {})
     count = 0
     for domain in graph.domains:
-        name, of = domain["name"], domain.get("of")
-        if domain["kind"] == "ragged" and of is None:
+        name, of = domain["name"], domain.get("of", "")
+        if domain["kind"] == "ragged" and not of:
             lengths = np.diff(np.asarray(given[name], np.int64))
             if lengths.size and not (lengths.min() >= 1 and lengths.max() <= domain["max_rows"]):
                 raise ValueError(
