@@ -21,6 +21,8 @@ from .dataflow import Dataflow, parameters
 
 SEQUENCE = 64
 """Tokens of one random sequence."""
+ROW = "row of a value"
+"""The input that looks up values."""
 
 
 @dataclass
@@ -121,7 +123,7 @@ class _Batch:
         }
 
     def run(self, op: Op, values: Mapping[str, Array | None]) -> Array | None:
-        """The result of one operator on ``values``, which a graph of that operator alone takes as its inputs."""
+        """The result of one operator on ``values``, which a graph of it alone looks up in tables, row by row."""
         if op["op"] == "select" or any(array is None for array in values.values()):
             return None  # which rows matter is known to callers only
         given = {value: array for value, array in values.items() if array is not None}
@@ -129,28 +131,28 @@ class _Batch:
             return np.ascontiguousarray(given[op["in"]][:, op["begin"] : op["begin"] + op["width"]])
         rows = next((len(array) for array in given.values()), sum(self.lengths))
         lengths = self.lengths if rows == sum(self.lengths) else [1] * rows  # pooled: one row a sequence
-        inputs: list[dict[str, Any]] = [
-            {"name": value, "domain": self.domain, "dtype": "f32", "width": array.shape[1]}
-            for value, array in given.items()
-        ]
-        feeds: dict[str, Array] = {**given, self.domain: np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)}
         weights, params = self._weights(op)
-        if op["op"] == "embed":
-            for name in {table["index"] for table in op["tables"]} & self.indices.keys():
-                inputs.append({"name": name, "domain": self.domain, "dtype": "i32", "limit": rows})
-                feeds[name] = np.arange(rows, dtype=np.int32)
+        lookups: list[Op] = []
+        for value, array in given.items():
+            table = f"rows of {value}"
+            weights[table], params[f"{table}.weight"] = {"format": "f32", "n": rows, "k": array.shape[1]}, array
+            lookups.append({"op": "embed", "out": value, "tables": [{"weight": table, "index": ROW}]})
+        indices = {table["index"] for lookup in (*lookups, op) for table in lookup.get("tables", [])} - {"positions"}
         stores = [self.flow.stores[op["state"]]] if "state" in op else []
         segment = replace(
             self.graph,
-            inputs=inputs,
+            domains=[domain for domain in self.graph.domains if domain["name"] in (self.domain, op.get("domain"))],
+            inputs=[{"name": name, "domain": self.domain, "dtype": "i32", "limit": rows} for name in indices],
             weights=weights,
             states=[state for state in self.graph.states if state["name"] == op.get("state")],
-            ops=[*stores, op],
+            ops=[*lookups, *stores, op],
             output=op["out"],
             params=params,
         )
         packed = pack_graph(segment)
         tensors = {name: _aligned(array) for name, array in packed.params.items()}
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        feeds = {self.domain: offsets, **dict.fromkeys(indices, np.arange(rows, dtype=np.int32))}
         return Session(Program(packed.description(), tensors)).run(feeds, default_threads())
 
     def _weights(self, op: Op) -> tuple[dict[str, dict[str, Any]], dict[str, Array]]:
@@ -161,7 +163,7 @@ class _Batch:
         for table in op.get("tables", []):
             name, indices = table["weight"], self.indices.get(table["index"])
             weight = graph.params[f"{name}.weight"]
-            chosen = np.asarray(weight) if indices is None else np.concatenate([weight[i : i + 1] for i in indices])
+            chosen = np.asarray(weight[:]) if indices is None else np.concatenate([weight[i : i + 1] for i in indices])
             params[f"{name}.weight"] = chosen
             weights[name] = {**graph.weights[name], "n": len(chosen)}
         return weights, params
