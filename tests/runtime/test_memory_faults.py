@@ -76,7 +76,8 @@ def test_every_allocation_may_fail(tmp_path: Path) -> None:
     source = NATIVE / "allocations.cpp"
     subprocess.run(["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-o", library, source], check=True)
     write_pocket(path, pack_graph(encoder("int8")), MODEL, TEXT, TOKENIZER_JSON)
-    environment = os.environ | {"LD_PRELOAD": str(library), "PYTHONMALLOC": "malloc"}
+    paths = os.pathsep.join([str(NATIVE.parent), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"LD_PRELOAD": str(library), "PYTHONMALLOC": "malloc", "PYTHONPATH": paths}
     done = subprocess.run(
         [sys.executable, __file__, path], env=environment, capture_output=True, text=True, timeout=1800, check=False
     )
