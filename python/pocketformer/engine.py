@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._core import Program, Session, default_threads
+from .graph import SELECTED, TOKENS
 from .pocketfile import PocketFile, read_pocket
 
 Ids: TypeAlias = NDArray[np.int32]
@@ -34,7 +35,7 @@ class Engine:
             raise ValueError(f"threads is {threads!r}; it must be an integer of at least 1, or None for all CPUs")
         self.file: PocketFile = read_pocket(path)
         self.threads = default_threads() if threads is None else threads
-        self.program = Program(self.file.graph.description(), self.file.graph.params)
+        self.program: Program = self.file.program
         self._sessions: list[Session] = []
 
     @property
@@ -43,13 +44,16 @@ class Engine:
         return self.program.output_width
 
     def run(self, sequences: Sequence[Ids], types: Sequence[Ids] | None = None, rows: Rows | None = None) -> Outputs:
-        """One forward pass over all ``sequences``; float32 [tokens | sequences | rows, width]."""
+        """One forward pass over all ``sequences``; float32 [tokens | sequences | selected, width]."""
         offsets = np.zeros(len(sequences) + 1, np.int64)
         np.cumsum([len(ids) for ids in sequences], out=offsets[1:])
         with self._session() as session:
-            return session.run(
-                _joined(sequences), offsets, None if types is None else _joined(types), rows, self.threads
-            )
+            inputs: dict[str, NDArray[Any] | None] = {"ids": _joined(sequences), TOKENS: offsets}
+            if types is not None:
+                inputs["types"] = _joined(types)
+            if rows is not None:
+                inputs[SELECTED] = rows
+            return session.run(inputs, self.threads)
 
     def run_batches(
         self,
@@ -121,7 +125,7 @@ def describe(engine: Engine) -> dict[str, Any]:
         "file_bytes": os.stat(file.path).st_size,
         "tensor_bytes": tensor_bytes(file),
         "vocab_size": file.graph.vocab_size,
-        "max_length": engine.program.max_length,
+        "max_length": file.graph.max_length,
         "text": dict(file.text),
         "tokenizer": file.has_tokenizer,
         "width": engine.width,

@@ -27,12 +27,12 @@ def calls(path: str) -> dict[str, Callable[[], object]]:
     graph = encoder("int8")
     compiled, arrays, inputs = program(graph), tensors(graph), batch((3, 17))
     session = _core.Session(compiled)
-    expected = session.run(**inputs).tobytes()
+    expected = session.run(inputs).tobytes()
     x, q, scale = fresh((3, 48)), fresh((3, 64), "u1"), fresh((3,))
 
     def forward() -> None:
         session.trim()
-        assert session.run(**inputs, threads=2).tobytes() == expected
+        assert session.run(inputs, threads=2).tobytes() == expected
 
     def refused() -> None:
         with pytest.raises(ValueError, match="rotate"):

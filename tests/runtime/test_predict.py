@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +10,13 @@ from statistics import median
 import numpy as np
 import pytest
 
-import predict_boards
-import simulate_boards
 from helpers.graphs import tiny_graph
+from helpers.programs import program, quantize_graph
 from pocketformer import _core
-from pocketformer.cli import main
 from pocketformer.engine import Engine
-from pocketformer.perf.boards import BOARDS, machine, this_machine
-from pocketformer.perf.measure import multiply_adds, prepare, seen_keys
-from pocketformer.perf.predict import _works, predict
+from pocketformer.perf.boards import BOARDS, this_machine
+from pocketformer.perf.measure import prepare
+from pocketformer.perf.predict import predict
 
 SHAPES = ((16, 1), (32, 1), (64, 1), (128, 1), (256, 1), (512, 1), (32, 8), (128, 8))
 TOLERANCE = 0.20
@@ -109,57 +106,24 @@ def test_only_keys_that_are_seen_count(length: int, left: int, right: int, causa
         seen &= j - i <= right
     if causal:
         seen &= j <= i
-    op = {"left": left, "right": right, "causal": causal}
-    assert seen_keys(op, length) == seen.sum()
-    groups = [seen[begin : begin + 16].any(axis=0).sum() for begin in range(0, length, 16)]
-    assert seen_keys(op, length, together=16) == sum(groups)
+    graph = tiny_graph(heads=3, max_length=100, layers=1)
+    for op in (op for op in graph.ops if op["op"] == "attention"):
+        op.update(left=left, right=right, causal=causal)
+    (attention,) = (step for step in program(graph).work([length, length]) if step["kind"] == "attention")
+    groups = [int(seen[begin : begin + 16].any(axis=0).sum()) for begin in range(0, length, 16)]
+    assert attention["scores"] == 2 * 3 * int(seen.sum())
+    assert attention["score_lanes"] == 2 * 3 * 16 * sum(groups)
+    assert attention["multiply_adds"] == 2 * 26 * attention["scores"]
 
 
-def test_a_window_counts_as_one() -> None:
-    """In what is reported and in what is predicted."""
-    graph = tiny_graph(head_dim=32)
-    windows = [op for op in graph.ops if op["op"] == "attention"]
-    assert {op["left"] for op in windows} == {9}
-    whole = replace(graph, ops=[{**op, "left": -1} if op in windows else op for op in graph.ops])
-    assert multiply_adds(whole, 40)["attention"] == 2 * 2 * 3 * 32 * 40 * 40
-    assert multiply_adds(graph, 40)["attention"] == 2 * 2 * 3 * 32 * sum(40 - max(0, i - 9) for i in range(40))
-    macs = [sum(work.macs for work in _works(g, [40]) if work.phase == "attention") for g in (whole, graph)]
-    assert macs[0] == 2 * 2 * 3 * 32 * 48 * 40
-    assert macs[1] == 2 * 2 * 3 * 32 * 16 * (40 + 33 + 17)
-
-
-def test_boards_use_the_simulated_shares() -> None:
-    page = simulate_boards.PAGE.read_text()
-    for isa, loop, core, worst in re.findall(r"\| (\w+) \| (\w+) \| ([\w-]+) \|.*?\| ([\d.]+)% \|\n", page):
-        for board, of in (("pi3", "cortex-a53"), ("pi4", "cortex-a72"), ("pi5", "cortex-a76")):
-            if core == of and loop in ("gemm_i8", "gemm_f32"):
-                share = BOARDS[board].int8_share if loop == "gemm_i8" else BOARDS[board].f32_share
-                assert BOARDS[board].isa == isa
-                assert share == pytest.approx(float(worst) / 100, abs=0.011), (board, loop)
-
-
-def test_the_page_has_the_predictions(minilm_int8: Path) -> None:
-    """To within a hundredth: the file's bytes may differ with the tokenizer's version."""
-    written, now = predict_boards.written().split(), predict_boards.table(minilm_int8).split()
-    assert len(written) == len(now)
-    for old, new in zip(written, now, strict=True):
-        same = old == new or float(old) == pytest.approx(float(new), rel=0.01)
-        assert same, f"{old} should be {new}: run scripts/predict_boards.py"
-
-
-def test_unknown_names_and_threads_are_refused(minilm_int8: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ValueError, match="board is 'pi6'; use one of pi3, pi4"):
-        machine("pi6")
-    assert main(["predict", str(minilm_int8), "--board", "pi5", "--threads", "5"]) == 2
-    assert "threads is 5; Raspberry Pi 5 has 4 cores, use 1 to 4" in capsys.readouterr().err
-    assert main(["predict", str(minilm_int8), "--board", "pi5", "--tokens", "600"]) == 2
-    assert "512" in capsys.readouterr().err
-
-
-def test_the_command_prints_it(minilm_int8: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["predict", str(minilm_int8), "--board", "rk3588", "--tokens", "64", "--batch", "2"]) == 0
-    printed = capsys.readouterr().out
-    assert "RK3588" in printed
-    assert "A prediction, not a measurement" in printed
-    assert main(["predict", str(minilm_int8), "--tokens", "16", "--threads", "1"]) == 0  # this machine
-    assert "this machine" in capsys.readouterr().out
+def test_work_of_products_and_rows() -> None:
+    """Of two texts and one chosen token: rows, multiply-adds and bytes of every product."""
+    graph = tiny_graph(task="fill_mask", layers=1)
+    steps = program(quantize_graph(graph)).work([5, 7], selected=1)
+    linears = [step for step in steps if step["kind"] == "linear"]
+    shapes = [(234, 36), (36, 78), (41, 36), (36, 41), (101, 36)]
+    assert [step["multiply_adds"] for step in linears] == [(12, 1)[n == 101] * n * k for n, k in shapes]
+    assert [step["weight_bytes"] for step in linears] == [-(-n // 16) * 16 * k for n, k in shapes]
+    assert [step["activated"] for step in linears] == [0, 0, 12 * 41, 0, 0]
+    assert all(step["int8"] for step in linears)
+    assert {step["rows"] for step in steps} == {12.0, 1.0}

@@ -29,7 +29,7 @@ def execute(args: argparse.Namespace) -> dict[str, Any]:
 
     board = machine(args.board)
     engine = Engine(args.model, 1)
-    lengths = args.tokens or [n for n in (16, 32, 128, 256, 512) if n <= engine.program.max_length]
+    lengths = args.tokens or [n for n in (16, 32, 128, 256, 512) if n <= engine.file.graph.max_length]
     threads = args.threads or board.cores
     runs = [{"tokens": n, "batch": args.batch} | predict(engine, board, [n] * args.batch, threads) for n in lengths]
     return {

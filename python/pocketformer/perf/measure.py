@@ -15,7 +15,6 @@ import numpy as np
 
 from .. import _core
 from ..engine import Engine
-from ..graph import Graph, Op
 from .machine import describe_machine
 
 PROBES = 10
@@ -70,30 +69,30 @@ def measure(
     """
     loads = [timed(lambda: Engine(path, None)) for _ in range(5)]
     reference = Engine(path, None)
-    program, graph = reference.program, reference.file.graph
-    allowed = [n for n in lengths if n <= program.max_length]
+    program, longest = reference.program, reference.file.graph.max_length
+    allowed = [n for n in lengths if n <= longest]
     if not allowed:
-        raise ValueError(f"all lengths are above {program.max_length}, the longest sequence that {path} allows")
+        raise ValueError(f"all lengths are above {longest}, the longest sequence that {path} allows")
     int8 = reference.file.model["weights"] == "int8"
-    weight_bytes = multiply_adds(graph, 1)["linear"] * (1 if int8 else 4)
+    stored = weight_bytes(reference)
     probe = _core.probe_int8 if int8 else _core.probe_f32
     runs = []
     for count in sorted(set(threads or (1, _core.default_threads()))):
         engine = Engine(path, count)
-        read = _core.probe_bandwidth(100, bytes=max(weight_bytes, 1 << 16), threads=count)
+        read = _core.probe_bandwidth(100, bytes=max(stored, 1 << 16), threads=count)
         for batch in batches:
             for length in allowed:
                 call = prepare(engine, length, batch)
                 call()
                 peak = probe(milliseconds=30, threads=count)
                 times = repeated(call, seconds)
-                macs = sum(multiply_adds(graph, length).values()) * batch
+                macs = sum(multiply_adds(reference, length).values()) * batch
                 for _ in range(PROBES):
                     peak = max(peak, probe(milliseconds=30, threads=count))
                     if macs / 1e9 / peak <= min(times):
                         break
                 middle = median(times)
-                computing, reading = macs / 1e9 / peak, weight_bytes / 1e9 / read
+                computing, reading = macs / 1e9 / peak, stored / 1e9 / read
                 runs.append(
                     {
                         "threads": count,
@@ -130,32 +129,18 @@ def prepare(engine: Engine, length: int, batch: int) -> Any:
     return lambda: engine.run(sequences, None, selected)
 
 
-def multiply_adds(graph: Graph, length: int) -> dict[str, int]:
-    """Multiply-adds of one sequence of ``length`` tokens in the operators ``linear`` and ``attention``."""
+def multiply_adds(engine: Engine, length: int) -> dict[str, int]:
+    """Multiply-adds of one sequence of ``length`` tokens in the steps ``linear`` and ``attention``."""
     total = {"linear": 0, "attention": 0}
-    per_sequence: set[str] = set()  # values with a single row for each sequence
-    for op in graph.ops:
-        source = op.get("in")
-        if op["op"] in ("pool", "select") or source in per_sequence:
-            per_sequence.add(op["out"])
-        rows = 1 if source in per_sequence else length
-        if op["op"] == "linear":
-            total["linear"] += rows * op["n"] * op["k"]
-        elif op["op"] == "attention":
-            total["attention"] += 2 * op["heads"] * op["head_dim"] * seen_keys(op, length)
+    for step in engine.program.work([length], _selected(engine, 1)):
+        if step["kind"] in total:
+            total[step["kind"]] += int(step["multiply_adds"])
     return total
 
 
-def seen_keys(op: Op, length: int, together: int = 1) -> int:
-    """Keys that an ``attention`` of ``length`` tokens looks at, a sum over its queries.
-
-    With ``together`` over its groups of so many queries, which look at every key that one of them sees.
-    """
-    left = length if op["left"] < 0 else op["left"]
-    right = 0 if op["causal"] else length if op["right"] < 0 else op["right"]
-    first = np.arange(0, length, together)
-    last = np.minimum(first + together, length) - 1
-    return int((np.minimum(last + right, length - 1) - np.maximum(first - left, 0) + 1).sum())
+def weight_bytes(engine: Engine) -> int:
+    """Bytes of the weights of all products."""
+    return sum(int(step["weight_bytes"]) for step in engine.program.work([1], _selected(engine, 1)))
 
 
 def peak_rss() -> int:
@@ -166,7 +151,7 @@ def peak_rss() -> int:
 
 def _selected(engine: Engine, batch: int) -> int:
     """Rows that ``prepare``'s call asks for: one a sequence, of models that give one for each row asked for."""
-    return batch if engine.program.output_domain == "rows" else 0
+    return batch if engine.program.output_kind == "selected" else 0
 
 
 def _thread_counts() -> list[int]:

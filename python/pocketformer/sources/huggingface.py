@@ -99,7 +99,7 @@ def _task(config: Config) -> str:
 
 def _build(family: Family, task: str, config: Config, weights: Weights, modules: Modules | None) -> Graph:
     spec = family.spec(config)
-    builder = GraphBuilder(spec.vocab, spec.types, spec.max_length)
+    builder = GraphBuilder.text(spec.vocab, spec.types, spec.max_length)
     prefixed = f"{family.base}.embeddings.word_embeddings.weight" in weights
     x = family.encode(builder, config, spec, weights.under(f"{family.base}." if prefixed else ""))
     if modules:
