@@ -303,7 +303,7 @@ def test_settings_without_modules_are_not_read(folder: Path) -> None:
         ({"truncate_dim": "8"}, ["'truncate_dim' is '8'"]),
         ({"prompts": ["a"]}, ["'prompts' is ['a']", "an object"]),
         ({"prompts": {"a": 3}}, ["the prompt 'a' is 3"]),
-        ({"default_prompt_name": "passage", "prompts": {"a": "b"}}, ["'passage'", "only a"]),
+        ({"default_prompt_name": "passage", "prompts": {"a": "b"}}, ["'passage'", "only query, document, a"]),
         ({"similarity_fn_name": 3}, ["'similarity_fn_name' is 3"]),
     ],
 )
@@ -413,7 +413,7 @@ def test_scores_of_cross_encoders(
     if settings:
         save_modules(tmp_path, [])
         save_settings(tmp_path, "config_sentence_transformers.json", model_type="CrossEncoder", **settings)
-    assert load_checkpoint(tmp_path).model.get("score_activation") == expected
+    assert load_checkpoint(tmp_path).model.get("activation") == expected
 
 
 def test_cross_encoders_that_are_refused(folder: Path) -> None:

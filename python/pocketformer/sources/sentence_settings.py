@@ -81,7 +81,7 @@ class SentenceSettings:
         """What the ``model`` section of a pocket file for ``task`` says."""
         if task == "embed":
             return {"similarity": self.similarity, "truncate_dim": self.truncate_dim}
-        return {"score_activation": self.score} if task == "classify" and self.score else {}
+        return {"activation": self.score} if task == "classify" and self.score else {}
 
     def text(self, task: str, include_prompt: bool) -> dict[str, Any]:
         """What the ``text`` section says."""
@@ -135,13 +135,14 @@ class _Values:
 
 
 def _prompts(model: _Values) -> tuple[dict[str, str], str | None]:
-    prompts = {}
+    """The prompts by name and the default's name; ``query`` and ``document`` are there, empty, in every model."""
+    prompts = {"query": "", "document": ""} if model.values else {}
     for name, prompt in model.table("prompts").items():
         if not isinstance(prompt, (str, type(None))):
             raise CheckpointError(f"{model.path}: the prompt {name!r} is {prompt!r}; it must be a string")
         prompts[name] = prompt or ""
     default = model.text("default_prompt_name", "") or None
-    if default is not None and default not in {*prompts, "query", "document"}:
+    if default is not None and default not in prompts:
         raise CheckpointError(
             f"{model.path}: 'default_prompt_name' is {default!r}, but 'prompts' has only {', '.join(prompts) or 'none'}"
         )
