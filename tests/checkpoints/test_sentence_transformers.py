@@ -16,7 +16,7 @@ from helpers.engines import ENGINES
 from helpers.torch_models import LENGTHS, Inputs, build, deviation
 from pocketformer.errors import CheckpointError, UnsupportedModelError
 from pocketformer.graph import GraphBuilder
-from pocketformer.sources import sentence_transformers
+from pocketformer.sources import sentence_settings, sentence_transformers
 from pocketformer.sources.huggingface import Checkpoint, load_checkpoint
 
 WIDTH = 78
@@ -427,3 +427,11 @@ def test_cross_encoders_that_are_refused(folder: Path) -> None:
     prompts = {"prompts": {"q": "find: "}, "default_prompt_name": "q"}
     save_settings(folder, "config_sentence_transformers.json", model_type="CrossEncoder", **prompts)
     refused(folder, UnsupportedModelError, "'default_prompt_name' is 'q'")
+
+
+def test_documentation_lists_modules_and_activations() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    assert all(name in page for name in sentence_transformers._AFTER_POOLING)
+    assert all(name.rsplit(".", 1)[-1] in page for name in sentence_transformers._ACTIVATIONS)
+    assert all(f"`{mode}`" in page for mode in sentence_transformers._RUNTIME_POOLS)
+    assert all(name.split("_")[1] in page for name in sentence_settings.FILES)

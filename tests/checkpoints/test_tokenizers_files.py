@@ -14,6 +14,7 @@ from helpers import sentencepiece_data
 from helpers.odd_texts import odd_texts
 from helpers.tokenizer_folders import BERT_TOKENS, ROWS, tokenizer_json, vocab_txt, write
 from pocketformer.errors import CheckpointError, UnsupportedModelError
+from pocketformer.sources import tokenizer_kinds
 from pocketformer.sources.config import Config
 from pocketformer.sources.sentencepiece import CONTROL, USER_DEFINED, read_sentencepiece
 from pocketformer.sources.tokenizer import ImportedTokenizer, read_tokenizer
@@ -283,3 +284,9 @@ def test_cutting_is_written_into_the_file(tmp_path: Path) -> None:
     }
     write(tmp_path, "bert", tokenizer__json=saved, tokenizer_config__json={})
     assert opened(tmp_path).truncation["direction"] == "left"  # type: ignore[index]
+
+
+def test_documentation_lists_the_classes() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    names = {"PreTrainedTokenizerFast" if name == "PreTrainedTokenizer" else name for name in tokenizer_kinds._BY_CLASS}
+    assert all(f"`{name}`" in page for name in names)
