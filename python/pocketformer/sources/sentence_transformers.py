@@ -178,7 +178,9 @@ def _dense(b: GraphBuilder, x: str, folder: Path, width: int, name: str) -> tupl
 def _layer_norm(b: GraphBuilder, x: str, folder: Path, width: int, name: str) -> str:
     config = Config.read(folder / "config.json")
     _check_width(config, "dimension", config.integer("dimension"), width)
-    return b.norm(x, *open_weights(folder).norm("norm", width), name=name, eps=1e-5)  # torch's default
+    weights = open_weights(folder)
+    weight, bias = weights.tensor("norm.weight", width), weights.tensor("norm.bias", width)
+    return b.norm(x, weight, bias, name=name, eps=1e-5)  # torch's default
 
 
 def _plain_features(folder: Path) -> Config:
