@@ -10,8 +10,11 @@ from ..errors import CheckpointError, UnsupportedModelError
 from ..families import FAMILIES, TASKS, Family
 from ..families.heads import HEADS
 from ..graph import Graph, GraphBuilder
-from .config import Config, read_json
+from .config import Config
+from .sentence_settings import SentenceSettings
 from .sentence_transformers import Modules, read_modules
+from .tokenizer import read_tokenizer
+from .tokenizer_files import Settings
 from .weights import Weights, open_weights
 
 
@@ -49,9 +52,12 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     modules = read_modules(root)
     home = modules.encoder if modules else root
     config = Config.read(home / "config.json")
+    sentence = SentenceSettings.read(root, home, config.values)
+    config = Config({**config.values, **sentence.config}, config.path)
     family = _family(config)
-    task = "embed" if modules else _task(config)
-    graph = _build(family, task, config, open_weights(home), modules)
+    embeds = modules is not None and bool(modules.steps)
+    task = "embed" if embeds else _task(config)
+    graph = _build(family, task, config, open_weights(home), modules if embeds else None)
     labels = _labels(config, graph) if task in ("classify", "tag") else []
     model = {
         "name": root.resolve().name,
@@ -63,9 +69,17 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     }
     if task == "classify" and isinstance(config.values.get("problem_type"), str):
         model["problem_type"] = config.values["problem_type"]
-    tokenizer = home / "tokenizer.json"
-    tokenizer_json = tokenizer.read_bytes() if tokenizer.is_file() else None
-    return Checkpoint(graph, model, _text(home, config, family, graph, tokenizer_json), tokenizer_json)
+    settings = Settings(home, sentence.tokenizer)
+    max_length = min(settings.max_length or graph.max_length, graph.max_length)
+    tokenizer = read_tokenizer(settings, config, graph.vocab_size, max_length, sentence.lowercase)
+    text = {
+        "max_length": max_length,
+        "pad_token_id": config.integer("pad_token_id", family.pad_token_id, minimum=0),
+        "mask_token_id": tokenizer.mask_token_id if tokenizer else None,
+        "token_types": graph.type_vocab_size > 1,
+        **sentence.text(task, modules.include_prompt if modules else True),
+    }
+    return Checkpoint(graph, {**model, **sentence.model(task)}, text, tokenizer.json if tokenizer else None)
 
 
 def _family(config: Config) -> Family:
@@ -120,34 +134,3 @@ def _labels(config: Config, graph: Graph) -> list[str]:
             f"{config.path}: 'id2label' must name the {count} outputs of the classifier, but is {names!r}"
         )
     return [by_index[str(i)] for i in range(count)]
-
-
-def _text(home: Path, config: Config, family: Family, graph: Graph, tokenizer_json: bytes | None) -> dict[str, Any]:
-    sentence = _optional(home / "sentence_bert_config.json")
-    tokenizer = _optional(home / "tokenizer_config.json")
-    limits = (sentence.get("max_seq_length"), tokenizer.get("model_max_length"), graph.max_length)
-    # model_max_length is 1e30 where the tokenizer knows no limit.
-    declared = next(int(n) for n in limits if isinstance(n, (int, float)) and not isinstance(n, bool) and n >= 1)
-    text: dict[str, Any] = {
-        "max_length": min(declared, graph.max_length),
-        "pad_token_id": config.integer("pad_token_id", family.pad_token_id, minimum=0),
-        "mask_token_id": _token_id(home, tokenizer, tokenizer_json, "mask_token"),
-        "token_types": graph.type_vocab_size > 1,
-    }
-    if sentence.get("do_lower_case"):
-        text["lowercase"] = True
-    return text
-
-
-def _token_id(home: Path, tokenizer: dict[str, Any], tokenizer_json: bytes | None, key: str) -> int | None:
-    """The id of the special token that ``tokenizer_config.json`` or ``special_tokens_map.json`` calls ``key``."""
-    token = tokenizer.get(key) or _optional(home / "special_tokens_map.json").get(key)
-    content = token.get("content") if isinstance(token, dict) else token
-    if content is None or tokenizer_json is None:
-        return None
-    added = read_json(home / "tokenizer.json").get("added_tokens") or []
-    return next((int(entry["id"]) for entry in added if entry.get("content") == content), None)
-
-
-def _optional(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
