@@ -20,7 +20,7 @@ _TEXTS = {
 }
 """What the first lines of a licence say, and its name on the hub."""
 
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+_REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def model_name(folder: Path) -> str:
@@ -45,7 +45,7 @@ def _cached_repository(folder: Path) -> str | None:
     for place in (Path(os.path.abspath(folder)), folder.resolve(), (folder / "config.json").resolve()):
         for part in reversed(place.parts):
             if part.startswith("models--") and part != "models--":
-                return part.removeprefix("models--").replace("--", "/")
+                return part.removeprefix("models--").replace("--", "/", 1)
     return None
 
 
