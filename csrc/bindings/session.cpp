@@ -47,7 +47,7 @@ py::array_t<float> run(BoundSession& self, const py::object& ids, const py::obje
   float* const data = result.mutable_data();
   bool finished = false;
   {
-    const py::gil_scoped_release no_gil;
+    const GilReleased no_gil;
     finished = self.session.run(input, thread_count, data, {signalled, nullptr});
   }
   if (!finished) throw py::error_already_set();
