@@ -13,8 +13,9 @@ void bind_program(pybind11::module_& m);
 void bind_session(pybind11::module_& m);
 
 // Whoever waits for the GIL while the interpreter is being finalized never gets it. Up to 3.13 CPython ends that thread
-// with pthread_exit, whose unwinding must not leave a noexcept destructor (std::terminate) nor a run that workers of the
-// pool still take part in. So it is caught, and the thread sleeps until the process is gone; 3.14 does the same itself.
+// with pthread_exit, whose unwinding must not leave a noexcept destructor (std::terminate) nor a run that workers of
+// the pool still take part in. So it is caught, and the thread sleeps until the process is gone; 3.14 does the same
+// itself.
 template <typename Take>
 auto take_gil(Take take) noexcept -> decltype(take()) {
   try {

@@ -114,7 +114,7 @@ def test_padding_is_left_out(model: Model) -> None:
 )
 def test_bad_ids(model: Model, arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        model(**arguments)
+        model.run(**arguments)
     assert model([[101, 102]]).shape == (1, 384)  # still works
 
 

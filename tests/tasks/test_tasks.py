@@ -102,11 +102,12 @@ def test_tag(tagger: TaskModel) -> None:
 
 
 def expected_answers(made: TaskModel, question: str, context: str, longest: int) -> dict[tuple[int, int], float]:
-    """Every span of a context that fits in one window, by its words."""
+    """Every span of a context that fits in one window, by its words; the first and last token take part in the softmax."""
     encoding = made.tokenizer.encode(question, context)
     out = made.logits(question, context)
     tokens = [i for i, s in enumerate(encoding.sequence_ids) if s == 1]
-    starts, ends = out.start_logits[0][tokens].softmax(0), out.end_logits[0][tokens].softmax(0)
+    kept = [*tokens, 0, len(encoding.ids) - 1]
+    starts, ends = out.start_logits[0][kept].softmax(0), out.end_logits[0][kept].softmax(0)
     words = encoding.word_ids
     spans: dict[tuple[int, int], float] = {}
     for i, first in enumerate(tokens):
