@@ -114,16 +114,16 @@ def test_the_page_has_the_predictions(minilm_int8: Path) -> None:
 def test_unknown_names_and_threads_are_refused(minilm_int8: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="board is 'pi6'; use one of pi3, pi4"):
         machine("pi6")
-    assert main(["predict", str(minilm_int8), "--board", "pi5", "--threads", "5"]) == 2
+    assert main(["predict", str(minilm_int8), "--board", "pi5", "--threads", "5"]) == 1
     assert "threads is 5; Raspberry Pi 5 has 4 cores, use 1 to 4" in capsys.readouterr().err
-    assert main(["predict", str(minilm_int8), "--board", "pi5", "--tokens", "600"]) == 2
+    assert main(["predict", str(minilm_int8), "--board", "pi5", "--lengths", "600"]) == 1
     assert "512" in capsys.readouterr().err
 
 
 def test_the_command_prints_it(minilm_int8: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["predict", str(minilm_int8), "--board", "rk3588", "--tokens", "64", "--batch", "2"]) == 0
+    assert main(["predict", str(minilm_int8), "--board", "rk3588", "--lengths", "64", "--batches", "1", "2"]) == 0
     printed = capsys.readouterr().out
     assert "RK3588" in printed
     assert "A prediction, not a measurement" in printed
-    assert main(["predict", str(minilm_int8), "--tokens", "16", "--threads", "1"]) == 0  # this machine
+    assert main(["predict", str(minilm_int8), "--lengths", "16", "--threads", "1"]) == 0  # this machine
     assert "this machine" in capsys.readouterr().out

@@ -102,7 +102,7 @@ def test_tag(tagger: TaskModel) -> None:
 
 
 def expected_answers(made: TaskModel, question: str, context: str, longest: int) -> dict[tuple[int, int], float]:
-    """Every span of a context that fits in one window, by its words; the first and last token take part in the softmax."""
+    """Every span of a context that fits in one window, by its words; [CLS] and the last [SEP] are in the softmax."""
     encoding = made.tokenizer.encode(question, context)
     out = made.logits(question, context)
     tokens = [i for i, s in enumerate(encoding.sequence_ids) if s == 1]

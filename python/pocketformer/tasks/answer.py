@@ -63,10 +63,10 @@ class Reader(Model):
         """The ``top_k`` best spans of the context, best first; lists of questions and contexts go pair by pair.
 
         A context of any length works: it is read in overlapping windows. Spans are widened to whole words, except in
-        scripts without blanks. Probabilities are over the context and the special tokens around it; at the first, models
-        trained on questions without answer (SQuAD 2) say so: the surer they are, the lower all spans score. With ``allow_empty``
-        the empty answer takes part, with the lowest probability of no answer that any window gives, so that all must
-        agree. An empty context has no other answer.
+        scripts without blanks. Probabilities are over the context and the special tokens around it; models trained on
+        questions without answer (SQuAD 2) point at the first of those: the surer they are, the lower all spans score.
+        With ``allow_empty`` the empty answer takes part, with the lowest probability of no answer that any window
+        gives, so that all must agree. An empty context has no other answer.
         """
         check_count("top_k", top_k)
         check_count("max_answer_tokens", max_answer_tokens)
