@@ -7,16 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.task_models import TaskModel, make
+from helpers.task_models import TaskModel, labelled, make
 from pocketformer import TaskError
 
 TEXTS = ["Ada lives in London.", "Who wrote the first program? Mr Babbage and Ada!", "a", "to Paris 42"]
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 CONTEXT = "Ada lives in London and wrote the first program. "
-
-
-def labelled(names: list[str]) -> dict[str, dict[str, object]]:
-    return {"id2label": {str(i): name for i, name in enumerate(names)}, "label2id": {n: i for i, n in enumerate(names)}}
 
 
 @pytest.fixture(scope="module")

@@ -63,9 +63,9 @@ def _results(model: Model, texts: list[str], args: argparse.Namespace) -> list[t
     if args.query:
         return [(texts[i], {"score": score, "index": i}) for i, score in model.rank(args.query, texts, top_k)]
     if model.task == "embed":
-        results = [{"embedding": row} for row in model.encode(texts).tolist()]
+        results: list[dict[str, Any]] = [{"embedding": row} for row in model.encode(texts).tolist()]
     elif model.task == "classify":
-        rows: list[Any] = texts if args.pair is None else [(text, args.pair) for text in texts]
+        rows: list[Any] = [text if args.pair is None else (text, args.pair) for text in texts]
         results = [{"labels": _dicts(labels[:top_k])} for labels in model.classify(rows, labels=args.labels)]
     elif model.task == "tag":
         results = [{"entities": _dicts(found)} for found in model.tag(texts, aggregation=args.aggregation)]

@@ -100,31 +100,33 @@ class Reader(Model):
             owner = owners[i]
             null, spans = self._window(windows[i], logits, contexts[owner], top_k, longest)
             nulls[owner] = min(nulls[owner], null)
-            for span, score in spans:
+            for span, score in spans.items():
                 best[owner][span] = max(score, best[owner].get(span, 0.0))
         return best, nulls
 
     def _window(
         self, window: Encoding, logits: Outputs, context: str, top_k: int, longest: int
-    ) -> tuple[float, list[tuple[Span, float]]]:
+    ) -> tuple[float, dict[Span, float]]:
         """The probability of no answer, and the ``top_k`` best spans of one window."""
         tokens = [i for i, sequence in enumerate(window.sequence_ids) if sequence == 1]
         special = window.special_tokens_mask
         if not tokens:
-            return float(special[0]), []
+            return float(special[0]), {}
         # Training leaves all tokens in the softmax. Those of the question are out here, as in the pipeline of
         # transformers 4; the special ones at both ends are where a model points when there is no answer.
         edges = [i for i in (0, len(special) - 1) if special[i]]
         starts, ends = softmax(logits[[*tokens, *edges]].T)
         nothing = float(starts[len(tokens)] * ends[len(tokens)]) if special[0] else 0.0
         scores = np.tril(np.triu(np.outer(starts[: len(tokens)], ends[: len(tokens)])), longest - 1)
-        order = np.argsort(-scores.ravel(), kind="stable")[:top_k]
-        result = []
-        for first, last in zip(*np.unravel_index(order, scores.shape), strict=True):
-            if scores[first, last] > 0:
-                span = self._whole_words(window, context, tokens[first], tokens[last])
-                result.append((span, float(scores[first, last])))
-        return nothing, result
+        spans: dict[Span, float] = {}
+        for place in np.argsort(-scores, axis=None, kind="stable").tolist():
+            first, last = divmod(place, len(tokens))
+            if len(spans) == top_k or scores[first, last] <= 0:
+                break
+            start, end = self._whole_words(window, context, tokens[first], tokens[last])
+            if start < end:  # not a blank alone
+                spans.setdefault((start, end), float(scores[first, last]))
+        return nothing, spans
 
     def _whole_words(self, window: Encoding, context: str, first: int, last: int) -> Span:
         """The characters of tokens ``first`` to ``last`` and of the rest of the words that they begin and end in."""

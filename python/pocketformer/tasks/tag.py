@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args, overload
 
 import numpy as np
@@ -97,9 +97,11 @@ class Tagger(Model):
         text: str,
         aggregation: Aggregation | None,
     ) -> list[Entity]:
-        prefix = continuing_prefix(self._reader.tokenizer())
+        tokenizer = self._reader.tokenizer()
+        prefix = continuing_prefix(tokenizer)
+        unknown = {tokenizer.token_to_id(token) for token in _UNKNOWN}
         how = aggregation or ("first" if prefix else "simple")
-        pieces = _pieces(encoding, probabilities, text, prefix)
+        pieces = _pieces(encoding, probabilities, text, prefix, unknown)
         if aggregation is None:
             pieces = [p._replace(inside=p.inside and not is_blankless(text[p.start])) for p in pieces]
         if how in ("none", "simple"):
@@ -114,16 +116,18 @@ class Tagger(Model):
         return [_entity(group, label, text) for group, label in merged if label != OUTSIDE]
 
 
-def _pieces(encoding: Encoding, probabilities: Outputs, text: str, prefix: str) -> list[_Piece]:
+def _pieces(
+    encoding: Encoding, probabilities: Outputs, text: str, prefix: str, unknown: Container[int | None]
+) -> list[_Piece]:
     pieces = []
-    rows = zip(encoding.tokens, encoding.offsets, encoding.special_tokens_mask, probabilities, strict=True)
-    for token, (start, end), special, scores in rows:
+    columns = (encoding.tokens, encoding.ids, encoding.offsets, encoding.special_tokens_mask, probabilities)
+    for token, number, (start, end), special, scores in zip(*columns, strict=True):
         if special:
             continue
         if prefix:
             inside = token.startswith(prefix)
         else:  # transformers' rule for tokenizers that know no words: what no blank parts
-            inside = start > 0 and " " not in text[start - 1 : start + 1] and token not in _UNKNOWN
+            inside = start > 0 and " " not in text[start - 1 : start + 1] and number not in unknown
         pieces.append(_Piece(scores, start, end, inside))
     return pieces
 
