@@ -38,7 +38,8 @@ def logits(made: TaskModel, *texts: str) -> torch.Tensor:
     """Cut by transformers, which takes from the longer of two texts."""
     tokenizer = in_transformers(made.tokenizer, made.max_length)
     typed = getattr(made.torch.config, "type_vocab_size", 0) > 1
-    arguments = tokenizer(*texts, truncation=True, return_tensors="pt", return_token_type_ids=typed)
+    batch = [[text] for text in texts]  # alone, an empty second text would be no second text
+    arguments = tokenizer(*batch, truncation=True, return_tensors="pt", return_token_type_ids=typed)
     return made.torch(**arguments).logits[0]
 
 
