@@ -65,7 +65,7 @@ class TextReader:
         """
         ids: list[Ids] = []
         types: list[Ids] = []
-        cuts: list[tuple[Text, Encoding]] = []
+        cuts: list[int] = []
         typed = self._typed and any(isinstance(text, tuple) for text in texts)
         for begin in range(0, len(texts), CHUNK):
             chunk = texts[begin : begin + CHUNK]
@@ -74,14 +74,14 @@ class TextReader:
             if typed:
                 types += [_array(encoding.type_ids) for encoding in encodings]
             if not self._warned:
-                cuts += _cut(chunk, encodings)
+                cuts += self._cuts(chunk, encodings)
         self._warn(len(texts), cuts)
         return ids, types if typed else None
 
     def encodings(self, texts: Sequence[str]) -> list[Encoding]:
         """The encoding of each text, with offsets and word numbers."""
         encodings = self._encode(texts, offsets=True)
-        self._warn(len(texts), _cut(texts, encodings))
+        self._warn(len(texts), self._cuts(texts, encodings))
         return encodings
 
     def windows(self, question: str, context: str) -> list[Encoding]:
@@ -139,13 +139,20 @@ class TextReader:
         parts = (text,) if isinstance(text, str) else text
         return tuple(part.lower() for part in parts) if self._file.text.get("lowercase") else parts
 
-    def _warn(self, texts: int, cuts: Sequence[tuple[Text, Encoding]]) -> None:
+    def _cuts(self, texts: Sequence[Text], encodings: Sequence[Encoding]) -> list[int]:
+        """How many tokens each text that was too long lost; 0 of a pair, where it depends on which is counted."""
+        special = self.tokenizer().num_special_tokens_to_add(False) if any(e.overflowing for e in encodings) else 0
+        return [
+            sum(len(part.ids) - special for part in encoding.overflowing) if isinstance(text, str) else 0
+            for text, encoding in zip(texts, encodings, strict=True)
+            if encoding.overflowing
+        ]
+
+    def _warn(self, texts: int, cuts: Sequence[int]) -> None:
         if not cuts or self._warned:
             return
         self._warned = True
-        special = self.tokenizer().num_special_tokens_to_add(False)
-        lost = [sum(len(part.ids) - special for part in cut.overflowing) for text, cut in cuts if isinstance(text, str)]
-        longest = f"; {max(lost)} tokens were cut from the longest" if lost else " and were cut"
+        longest = f"; {max(cuts)} tokens were cut from the longest" if max(cuts) else " and were cut"
         warnings.warn(
             f"{len(cuts)} of {texts} texts are longer than the {self.max_length} tokens this model reads{longest}: "
             "split long texts (later cuts are not reported)",
@@ -192,10 +199,6 @@ def check_unicode(name: str, text: Text) -> None:
                 f"{name} holds {part[error.start]!a}, half of a surrogate pair, at character {error.start}: repair it "
                 "with text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
             ) from None
-
-
-def _cut(texts: Sequence[Text], encodings: Sequence[Encoding]) -> list[tuple[Text, Encoding]]:
-    return [(text, encoding) for text, encoding in zip(texts, encodings, strict=True) if encoding.overflowing]
 
 
 def _array(values: list[int]) -> Ids:
