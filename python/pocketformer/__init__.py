@@ -16,12 +16,26 @@ if TYPE_CHECKING:
     from .compression import compress
     from .errors import CheckpointError, PocketFileError, TaskError, UnsupportedModelError
     from .model import Model, load
+    from .tasks.answer import Reader
+    from .tasks.classify import Classifier
+    from .tasks.embed import Embedder
+    from .tasks.features import Features
+    from .tasks.fill_mask import MaskFiller
+    from .tasks.rank import Ranker
+    from .tasks.tag import Tagger
 
 __version__ = "0.1.0"
 __all__ = [
     "CheckpointError",
+    "Classifier",
+    "Embedder",
+    "Features",
+    "MaskFiller",
     "Model",
     "PocketFileError",
+    "Ranker",
+    "Reader",
+    "Tagger",
     "TaskError",
     "UnsupportedModelError",
     "__version__",
@@ -32,8 +46,15 @@ __all__ = [
 # Imported on first use (PEP 562): importing the package costs nothing, and running never imports compression.
 _HOMES = {
     "CheckpointError": "errors",
+    "Classifier": "tasks.classify",
+    "Embedder": "tasks.embed",
+    "Features": "tasks.features",
+    "MaskFiller": "tasks.fill_mask",
     "Model": "model",
     "PocketFileError": "errors",
+    "Ranker": "tasks.rank",
+    "Reader": "tasks.answer",
+    "Tagger": "tasks.tag",
     "TaskError": "errors",
     "UnsupportedModelError": "errors",
     "compress": "compression",

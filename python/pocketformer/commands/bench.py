@@ -16,8 +16,8 @@ EXAMPLE = """  pocketformer bench minilm.pocket --lengths 16 128 --batches 1 8 -
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.model_file(parser, optional=True)
     parser.add_argument("--peak", action="store_true", help="measure the machine: multiply-adds and memory, by threads")
-    parser.add_argument("--lengths", type=options.positive, nargs="+", default=[16, 32, 128, 256, 512], metavar="N")
-    parser.add_argument("--batches", type=options.positive, nargs="+", default=[1, 8], metavar="N")
+    options.lengths(parser, [16, 32, 128, 256, 512])
+    options.batches(parser, [1, 8])
     parser.add_argument("--threads", type=options.positive, nargs="+", metavar="N", help="default: 1 and all CPUs")
     parser.add_argument(
         "--seconds", type=float, default=0.5, metavar="S", help="time spent on each measurement (default: 0.5)"
