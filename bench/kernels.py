@@ -55,10 +55,10 @@ class Product:
         if self.int8:
             a = integers(self.m, round_up(self.k, 64), dtype=np.uint8)
             panels = integers(*int8_panels(self.n, self.k))
-            self.weight = panels, zeros(columns), zeros(columns, dtype=np.int32)
+            self.weight = panels, {"scale": zeros(columns), "colsum": zeros(columns, dtype=np.int32)}
         else:
             a = floats(self.m, round_up(self.k, LANES))
-            self.weight = (floats(*fp32_panels(self.n, self.k)),)
+            self.weight = floats(*fp32_panels(self.n, self.k)), {}
         rows, out = zeros(self.m), zeros(self.m, columns)
         step = _core.block_rows(self.m, 1, True)
         spans = [(i, min(i + step, self.m)) for i in range(0, self.m, step)]
@@ -76,11 +76,10 @@ class Product:
 
     def block(self, a: Array, scale: Array, out: Array, **options: Any) -> None:
         """One block of rows; ``options`` as the kernel takes them."""
+        panels, beside = self.weight
         if self.int8:
-            weight, weight_scale, colsum = self.weight
-            self._kernels.gemm_i8(a, scale, weight, weight_scale, colsum, out, self.k, **options)
-        else:
-            self._kernels.gemm_f32(a, self.weight[0], out, self.k, **options)
+            options["x_scale"] = scale
+        self._kernels.gemm(a, panels, out, self.k, **beside, **options)
 
     def empty(self) -> None:
         self(panel_end=0)

@@ -28,6 +28,7 @@ _libc.free.argtypes = [ctypes.c_void_p]
 
 NUMBERS = (0, 1, -1, 2, 3, 15, 16, 17, 64, 127, 128, 129, 256, 2**24, 2**24 + 1, 2**31 - 1, 2**31, 2**32, 2**63 - 1)
 FLOATS = (0.0, 1.0, -1.0, 1e-30, 1e30, float("inf"), float("-inf"), float("nan"))
+GROUPS = (16, 32, 48, 64, 128)
 ACTIVATIONS = ("none", "gelu", "gelu_tanh", "relu", "silu", "tanh")
 GRAPHS = [
     (graph.description(), tensors(graph))
@@ -137,44 +138,53 @@ def quantize_rows(c: Call) -> None:
         "scale": exact((rows,), np.float32),
         "k": k,
         "rotate": c.pick(0, 0, 2, 4, 16, 64, 128),
+        "is_signed": c.pick(True, False),
     }
+    if arguments["is_signed"]:
+        arguments["group"] = c.pick(0, *(g for g in GROUPS if k % g == 0))
+        arguments["sum"] = c.pick(None, exact((rows, k // (arguments["group"] or k)), np.int32))
     c(_kernels(c).quantize_rows, arguments)
 
 
-def _epilogue(c: Call, rows: int, n: int, panels: int) -> dict[str, Any]:
+def _epilogue(c: Call, rows: int, panels: int) -> dict[str, Any]:
+    n = panels * 16 - c.upto(0, 15)
+    columns = c.pick(n, panels * 16, panels * 16 + 16)
     return {
-        "out": exact((rows, n + c.pick(0, 16)), np.float32),
+        "n": n,
+        "out": exact((rows, columns), np.float32),
         "panel_begin": c.upto(0, panels),
         "panel_end": c.upto(-1, panels),
-        "bias": c.pick(None, c.array(n)),
-        "residual": c.pick(None, c.array(rows, n)),
+        "bias": c.pick(None, c.array(panels * 16)),
+        "multiply": c.pick(None, None, c.array(rows, columns)),
+        "residual": c.pick(None, c.array(rows, columns)),
         "activation": c.pick(*ACTIVATIONS),
+        "precise": c.pick(None, True, False),
     }
 
 
 def gemm_i8(c: Call) -> None:
     rows, k, panels = c.upto(1, 40), c.upto(1, 150), c.upto(1, 5)
     arguments = {
-        "a": c.array(rows, round_up(k, 64), dtype=np.uint8),
-        "a_scale": c.array(rows),
+        "x": c.array(rows, round_up(k, 64), dtype=np.uint8),
+        "x_scale": c.array(rows),
         "weight": c.array(*int8_panels(panels * 16, k), dtype=np.int8),
-        "w_scale": c.array(panels * 16),
+        "scale": c.array(panels * 16),
         "colsum": c.array(panels * 16, dtype=np.int32),
         "k": k,
-        **_epilogue(c, rows, panels * 16, panels),
+        **_epilogue(c, rows, panels),
     }
-    c(_kernels(c).gemm_i8, arguments)
+    c(_kernels(c).gemm, arguments)
 
 
 def gemm_f32(c: Call) -> None:
     rows, k, panels = c.upto(1, 40), c.upto(1, 70), c.upto(1, 5)
     arguments = {
-        "a": c.array(rows, round_up(k, 16)),
+        "x": c.array(rows, round_up(k, 16)),
         "weight": c.array(*fp32_panels(panels * 16, k)),
         "k": k,
-        **_epilogue(c, rows, panels * 16, panels),
+        **_epilogue(c, rows, panels),
     }
-    c(_kernels(c).gemm_f32, arguments)
+    c(_kernels(c).gemm, arguments)
 
 
 def embed(c: Call) -> None:

@@ -93,7 +93,7 @@ def units(compiler: str, machine: str) -> dict[Path, list[str]]:
         assert match is not None, f"CMakeLists.txt: no {pattern}"
         return shlex.split(match[1])
 
-    common = [f"-I{ROOT / 'csrc'}", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden"]
+    common = [f"-I{ROOT / 'csrc'}", "-std=c++20", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden"]
     common += options(r'CMAKE_CXX_FLAGS_RELEASE "(.*)"') + options(r"\nadd_compile_options\(([^)]*)\)")
     if machine == "aarch64":
         common += options(r"\n  add_compile_options\((-march=armv8-a [^)]*)\)")

@@ -224,22 +224,42 @@ class Worker {
   template <typename Linear>
   Epilogue epilogue(const Linear& step) const {
     const bool adds = step.residual != kNone;
-    return {step.bias, adds ? at(step.residual, begin_) : nullptr, adds ? ld(step.residual) : 0, step.activation};
+    return {.bias = step.bias,
+            .residual = adds ? at(step.residual, begin_) : nullptr,
+            .ld_residual = adds ? ld(step.residual) : 0,
+            .activation = step.activation,
+            .precise = std::is_same_v<Linear, LinearF32Step>};
+  }
+
+  template <typename Linear>
+  void multiply(const Linear& step, const void* x, size_t ldx, const float* x_scale, const WeightView& weight) {
+    const Span mine = split(step.panels, part_, parts_);
+    if (mine.begin == mine.end) return;
+    kernels_.gemm[static_cast<int>(weight.format)]({.x = x,
+                                                    .ldx = ldx,
+                                                    .x_scale = x_scale,
+                                                    .weight = weight,
+                                                    .out = at(step.out, begin_),
+                                                    .ldo = ld(step.out),
+                                                    .m = rows(),
+                                                    .panel_begin = mine.begin,
+                                                    .panel_end = mine.end,
+                                                    .epilogue = epilogue(step)});
   }
 
   void run(const LinearI8Step& step) {
-    const Span mine = split(step.panels, part_, parts_);
-    if (mine.begin == mine.end) return;
-    kernels_.gemm_i8({at<uint8_t>(step.q, begin_), ld(step.q), at(step.q_scale, begin_), step.weight, step.scale,
-                      step.colsum, at(step.out, begin_), ld(step.out), rows(), step.k, mine.begin, mine.end,
-                      epilogue(step)});
+    multiply(step, at<uint8_t>(step.q, begin_), ld(step.q), at(step.q_scale, begin_),
+             {.format = Format::kI8,
+              .panels = step.weight,
+              .scale = step.scale,
+              .colsum = step.colsum,
+              .n = width(step.out),
+              .k = step.k});
   }
 
   void run(const LinearF32Step& step) {
-    const Span mine = split(step.panels, part_, parts_);
-    if (mine.begin == mine.end) return;
-    kernels_.gemm_f32({at(step.in, begin_), ld(step.in), step.weight, at(step.out, begin_), ld(step.out), rows(),
-                       step.k, mine.begin, mine.end, epilogue(step)});
+    multiply(step, at(step.in, begin_), ld(step.in), nullptr,
+             {.format = Format::kF32, .panels = step.weight, .n = width(step.out), .k = step.k});
   }
 
   void run(const StoreStep& step) {

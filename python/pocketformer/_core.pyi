@@ -109,40 +109,51 @@ class Kernels:
     @property
     def activation_offset(self) -> int:
         """What is added to quantized activations: 0 or 128."""
-    @property
-    def gemm_rows(self) -> int:
-        """Rows of the product's register tile."""
-    def quantize_rows(self, x: _F32, q: NDArray[np.uint8], scale: _F32, k: int, rotate: int = 0) -> None:
-        """float32 [rows, ≥ k by 16s] → uint8 [rows, ≥ k by 64s], float32 [rows]."""
-    def gemm_i8(
+    def quantize_rows(
         self,
-        a: NDArray[np.uint8],
-        a_scale: _F32,
-        weight: NDArray[np.int8],
-        w_scale: _F32,
-        colsum: NDArray[np.int32],
+        x: _F32,
+        q: NDArray[np.uint8],
+        scale: _F32,
+        k: int,
+        rotate: int = 0,
+        is_signed: bool = False,
+        group: int = 0,
+        sum: NDArray[np.int32] | None = None,
+    ) -> None:
+        """float32 [rows, ≥ k by 16s] → uint8 [rows, ≥ k by 64s], float32 [rows].
+
+        ``is_signed`` leaves out ``activation_offset``; ``sum`` int32 [rows, ≥ k/group] then takes the groups' sums.
+        """
+    def gemm(
+        self,
+        x: _F32 | NDArray[np.uint8],
+        weight: _F32 | NDArray[np.int8] | NDArray[np.uint8],
         out: _F32,
         k: int,
+        *,
+        x_scale: _F32 | None = None,
+        x_sum: NDArray[np.int32] | None = None,
+        scale: _F32 | None = None,
+        minimum: _F32 | None = None,
+        colsum: NDArray[np.int32] | None = None,
+        codebook: NDArray[np.int8] | None = None,
+        n: int = -1,
+        group: int = 0,
         panel_begin: int = 0,
         panel_end: int = -1,
         bias: _F32 | None = None,
+        multiply: _F32 | None = None,
         residual: _F32 | None = None,
         activation: str = "none",
+        precise: bool | None = None,
     ) -> None:
-        """``weight`` is int8 [panels, ⌈k/4⌉, 16, 4]; ``out`` and ``residual`` float32 [rows, ≥ 16·panels]."""
-    def gemm_f32(
-        self,
-        a: _F32,
-        weight: _F32,
-        out: _F32,
-        k: int,
-        panel_begin: int = 0,
-        panel_end: int = -1,
-        bias: _F32 | None = None,
-        residual: _F32 | None = None,
-        activation: str = "none",
-    ) -> None:
-        """``weight`` is float32 [panels, k, 16]; ``out`` and ``residual`` float32 [rows, ≥ 16·panels]."""
+        """``out`` [rows, ≥ n] of ``weight``: float32 [panels, k, 16], int8 [panels, ⌈k/4⌉, 16, 4] or two indices into
+        ``codebook`` a byte, uint8 [panels, ⌈k/8⌉, 16, 4].
+
+        ``n`` is 16·panels where it is not given. ``x`` is float32 or from ``quantize_rows``, for uint8 weights with
+        ``is_signed`` and ``x_sum``. ``scale`` and ``minimum`` are [16·panels], with a ``group`` [panels, k/group, 16].
+        ``precise`` is true by default where the product is float32 or ``multiply`` is given.
+        """
     def embed(
         self,
         weight: NDArray[np.int8] | _F32,

@@ -153,6 +153,6 @@ def test_kernel_benchmarks_run() -> None:
 
 @pytest.mark.parametrize("program", ["products.cpp", "fixed_cost.cpp"])
 def test_native_benchmarks_compile(program: str) -> None:
-    command = ["g++", "-std=c++17", "-fsyntax-only", "-Icsrc", f"bench/native/{program}"]
+    command = ["g++", "-std=c++20", "-fsyntax-only", "-Icsrc", f"bench/native/{program}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[:3000]

@@ -81,9 +81,10 @@ def _products(isa: str) -> Iterator[tuple[str, str]]:
         for activation in ACTIVATIONS:
             epilogue: dict[str, Any] = {"bias": aligned(bias), "residual": aligned(residual), "activation": activation}
             out = fresh((m, columns))
-            table.gemm_i8(q, q_scale, panels(weight), scale, colsum, out, k, **epilogue)
+            int8 = {"x_scale": q_scale, "scale": scale, "colsum": colsum}
+            table.gemm(q, panels(weight), out, k, **int8, **epilogue)
             yield f"int8 {m}x{n}x{k} {activation}", digest(out[:, :n])
-            table.gemm_f32(padded(x), panels(weight.astype(np.float32) / 64), out, k, **epilogue)
+            table.gemm(padded(x), panels(weight.astype(np.float32) / 64), out, k, **epilogue)
             yield f"fp32 {m}x{n}x{k} {activation}", digest(out[:, :n])
 
 

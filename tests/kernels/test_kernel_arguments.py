@@ -18,6 +18,7 @@ def bad_calls() -> list[tuple[str, Callable[[_core.Kernels], None]]]:
     x, q, s = padded(np.ones((3, 26), np.float32)), fresh((3, 64), np.uint8), fresh((3,))
     w, out = panels(np.ones((20, 26), np.int8)), fresh((3, 32))
     ws, cs = fresh((32,), fill=0), fresh((32,), np.int32, 0)
+    i8: dict[str, Any] = {"x_scale": s, "scale": ws, "colsum": cs}
     heads, scale = fresh((3, 4, 16), fill=0), fresh((3, 4))
     cache = (fresh((2, 16, 16), fill=0), fresh((2, 16, 16), fill=0))
     misaligned = fresh((97,))[1:].reshape(3, 32)
@@ -32,13 +33,25 @@ def bad_calls() -> list[tuple[str, Callable[[_core.Kernels], None]]]:
         ("rotate is 256", lambda k: k.quantize_rows(x, q, s, 26, 256)),
         ("k is 0", lambda k: k.quantize_rows(x, q, s, 0)),
         ("multiple of 64 bytes", lambda k: k.quantize_rows(misaligned, q, s, 26)),
-        ("weight is", lambda k: k.gemm_i8(q, s, w, ws, cs, out, 30)),
-        ("panel_end is 3", lambda k: k.gemm_i8(q, s, w, ws, cs, out, 26, 0, 3)),
-        ("panel_begin is 2", lambda k: k.gemm_i8(q, s, w, ws, cs, out, 26, 2, 1)),
-        ("out is", lambda k: k.gemm_i8(q, s, w, ws, cs, fresh((3, 16)), 26)),
-        ("bias is", lambda k: k.gemm_i8(q, s, w, ws, cs, out, 26, bias=fresh((16,)))),
-        ("residual is", lambda k: k.gemm_i8(q, s, w, ws, cs, out, 26, residual=fresh((2, 32)))),
-        ("activation is 'swish'", lambda k: k.gemm_i8(q, s, w, ws, cs, out, 26, activation="swish")),
+        ("weight is", lambda k: k.gemm(q, w, out, 30, **i8)),
+        ("panel_end is 3", lambda k: k.gemm(q, w, out, 26, **i8, panel_end=3)),
+        ("panel_begin is 2", lambda k: k.gemm(q, w, out, 26, **i8, panel_begin=2, panel_end=1)),
+        ("out is", lambda k: k.gemm(q, w, fresh((3, 16)), 26, **i8)),
+        ("out is", lambda k: k.gemm(q, w, fresh((3, 19)), 26, **i8, n=20)),
+        ("n is 16", lambda k: k.gemm(q, w, out, 26, **i8, n=16)),
+        ("n is 33", lambda k: k.gemm(q, w, out, 26, **i8, n=33)),
+        ("group is 2", lambda k: k.gemm(q, w, out, 26, **i8, group=2)),
+        ("group is 16", lambda k: k.gemm(q, w, out, 26, **i8, group=16)),
+        ("group or minimum", lambda k: k.gemm(q, w, out, 26, **i8, minimum=ws)),
+        ("x_scale is a NoneType", lambda k: k.gemm(q, w, out, 26, scale=ws, colsum=cs)),
+        ("x is uint8", lambda k: k.gemm(q, fresh((2, 26, 16)), out, 26)),
+        ("bias is", lambda k: k.gemm(q, w, out, 26, **i8, bias=fresh((16,)))),
+        ("residual is", lambda k: k.gemm(q, w, out, 26, **i8, residual=fresh((2, 32)))),
+        ("multiply is", lambda k: k.gemm(q, w, out, 26, **i8, multiply=fresh((3, 20)))),
+        ("activation is 'swish'", lambda k: k.gemm(q, w, out, 26, **i8, activation="swish")),
+        ("only rows with is_signed", lambda k: k.quantize_rows(x, q, s, 26, sum=fresh((3, 1), np.int32))),
+        ("group is 16", lambda k: k.quantize_rows(x, q, s, 26, 0, True, 16, fresh((3, 1), np.int32))),
+        ("sum is", lambda k: k.quantize_rows(x, q, s, 32, 0, True, 16, fresh((3, 1), np.int32))),
         ("index is 99", lambda k: k.embed(fresh((37, 26)), None, index, fresh((2, 32)), 26)),
         ("rotate is 2", lambda k: k.embed(fresh((37, 26)), None, index, fresh((2, 32)), 26, 2)),
         ("kind is 'batch'", lambda k: k.norm(x, ws, None, x, 26, 1e-5, "batch")),
