@@ -108,7 +108,7 @@ class Attention:
         keys, scales = (self.heads, capacity, stride), (self.heads, capacity)
         self.qkv = floats(self.length, 3 * self.heads * self.head_dim)
         self.out = zeros(self.length, round_up(self.heads * self.head_dim, LANES))
-        self.q = zeros(self.length, self.heads, stride, dtype=np.int8 if self.int8 else np.float32)
+        self.q = zeros(self.length, self.heads, stride, dtype=np.int8)
         self.q_scale = zeros(self.length, self.heads)
         if self.int8:
             values = zeros(self.heads, capacity // GROUP, stride, GROUP, dtype=np.int8)
@@ -131,11 +131,13 @@ class Attention:
         return 2 * self.heads * self.head_dim * self.pairs
 
     def store(self) -> None:
-        """Splits queries, keys and values; in int8 quantizes them."""
+        """Stores keys and values; in int8 quantizes them and the queries."""
+        columns = {"k_column": self.heads * self.head_dim, "v_column": 2 * self.heads * self.head_dim}
         if self.int8:
-            self._kernels.store_i8(self.qkv, self.q, self.q_scale, self.cache, self.head_dim)
+            self._kernels.quantize_heads(self.qkv, self.q, self.q_scale, self.head_dim)
+            self._kernels.store_i8(self.qkv, self.qkv, self.cache, self.head_dim, **columns)
         else:
-            self._kernels.store_f32(self.qkv, self.q, self.cache, self.head_dim)
+            self._kernels.store_f32(self.qkv, self.qkv, self.cache, self.head_dim, **columns)
 
     def __call__(self, head_end: int = -1) -> None:
         options = {"keys": self.length, "scale": self.head_dim**-0.5, "left": self.left, "right": self.right}
@@ -145,9 +147,10 @@ class Attention:
             )
         else:
             self._kernels.attention_f32(
-                self.q,
+                self.qkv,
                 self.cache,
                 self.out,
+                self.heads,
                 self.head_dim,
                 head_end=head_end,
                 **options,

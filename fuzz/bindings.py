@@ -240,8 +240,7 @@ def attention(c: Call) -> None:
     int8, kv_heads, head_dim, keys = c.pick(True, False), c.upto(1, 3), c.upto(1, 40), c.upto(1, 40)
     heads, stride, slot = kv_heads * c.upto(1, 3), round_up(head_dim, 16), 16 * c.upto(0, 2)
     capacity = slot + round_up(keys, 16) + 16 * c.upto(0, 1)
-    q = exact((keys, heads, stride), np.uint8 if int8 else np.float32)
-    scale = c.array(keys, heads)
+    q, scale = exact((keys, heads, stride), np.int8), c.array(keys, heads)
     floats, shape = (kv_heads, capacity), (kv_heads, capacity, stride)
     cache: tuple[Array, ...] = (c.array(*shape), c.array(*shape))
     if int8:
@@ -255,15 +254,23 @@ def attention(c: Call) -> None:
         cache = (*cache[:at], c.spoilt(cache[at]), *cache[at + 1 :])
     if c.upto(0, 31) == 31:
         cache = cache[1:]
-    common: dict[str, Any] = {"q": q, "cache": cache, "head_dim": head_dim}
+    kernels, width = _kernels(c), (heads + 2 * kv_heads) * head_dim
+    qkv = c.array(keys, round_up(width, 16))
+    rotate = c.pick(0, head_dim & -head_dim, c.upto(0, 130))
+    stored: dict[str, Any] = {
+        **{"k": qkv, "v": qkv, "cache": cache, "head_dim": head_dim, "slot": slot},
+        **{"k_column": heads * head_dim, "v_column": (heads + kv_heads) * head_dim + c.upto(0, 1)},
+    }
     if int8:
-        common["q_scale"] = scale
-    kernels, width = _kernels(c), round_up((heads + 2 * kv_heads) * head_dim, 16)
-    stored = {**common, "qkv": c.array(keys, width), "slot": slot}
+        c(kernels.quantize_heads, {"x": qkv, "q": q, "scale": scale, "head_dim": head_dim, "rotate": rotate})
+        stored["rotate"] = rotate
     c(kernels.store_i8 if int8 else kernels.store_f32, stored)
+    queries: dict[str, Any] = {"q": q, "q_scale": scale} if int8 else {"q": qkv, "heads": heads, "column": c.upto(0, 2)}
     center = keys - 1 + c.upto(0, 3)
     attended = {
-        **common,
+        **queries,
+        "cache": cache,
+        "head_dim": head_dim,
         "out": exact((keys, round_up(heads * head_dim, 16)), np.float32),
         "keys": keys,
         "scale": c.pick(0.25, *FLOATS),

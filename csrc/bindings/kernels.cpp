@@ -67,7 +67,7 @@ const T* optional(Object object, const char* name, const std::vector<Extent>& ex
   return object.is_none() ? nullptr : input<const T>(object, name, extents).data;
 }
 
-constexpr int64_t kMost = 1 << 24;
+constexpr int64_t kMost = 1 << 24, kMaxHeads = 1024;
 
 int64_t at_least(const char* name, int64_t value, int64_t least, int64_t most = kMost) {
   require(value >= least && value <= most, name, " is ", value, "; it must be ", least, " to ", most);
@@ -284,19 +284,35 @@ struct Kernels {
     int64_t rows, heads, kv_heads, head_dim, stride, capacity;
   };
 
-  // q is [rows, heads, stride]; `cache` begins with keys [kv_heads, capacity, stride].
-  static Shape shape(Object q, const py::tuple& cache, size_t arrays, int64_t head_dim) {
+  // `cache` begins with keys [kv_heads, capacity, stride].
+  static Shape shape(int64_t rows, int64_t heads, const py::tuple& cache, size_t arrays, int64_t head_dim) {
     require(cache.size() == arrays, "cache has ", cache.size(), " arrays; it must have ", arrays);
     const py::object keys = cache[0];
-    Shape s{rows_of(q, "q"),  0, rows_of(keys, "keys"), at_least("head_dim", head_dim, 1, kMaxHeadDim),
-            padded(head_dim), 0};
-    const auto queries = py::reinterpret_borrow<py::array>(q), k = py::reinterpret_borrow<py::array>(keys);
-    require(queries.ndim() == 3 && k.ndim() == 3, "q and keys must have 3 dimensions");
-    s.heads = at_least("heads", queries.shape(1), 1, 1024);
+    Shape s{rows, heads, rows_of(keys, "keys"), at_least("head_dim", head_dim, 1, kMaxHeadDim), padded(head_dim), 0};
+    const auto k = py::reinterpret_borrow<py::array>(keys);
+    require(k.ndim() == 3, "keys must have 3 dimensions");
+    at_least("kv_heads", s.kv_heads, 1, kMaxHeads);
     s.capacity = at_least("capacity", k.shape(1), 16);
     require(s.capacity % 16 == 0, "capacity is ", s.capacity, "; it must be a multiple of 16");
     require(s.heads % s.kv_heads == 0, "heads is ", s.heads, "; it must be a multiple of kv_heads, ", s.kv_heads);
     return s;
+  }
+
+  // Heads of an array [rows, heads, stride].
+  static int64_t heads_of(Object q) {
+    rows_of(q, "q");
+    const auto array = py::reinterpret_borrow<py::array>(q);
+    require(array.ndim() == 3, "q must have 3 dimensions");
+    return at_least("heads", array.shape(1), 1, kMaxHeads);
+  }
+
+  // `heads` heads side by side from column `column` of x on.
+  static Operand<const float> heads_in(Object x, const char* name, int64_t rows, int64_t heads, int64_t head_dim,
+                                       int64_t column) {
+    at_least("column", column, 0);
+    auto from = input<const float>(x, name, {{rows}, {column + heads * head_dim, kLanes}});
+    from.data += column;
+    return from;
   }
 
   static KeyValuesI8 cache_i8(const py::tuple& cache, const Shape& s) {
@@ -312,26 +328,38 @@ struct Kernels {
             static_cast<size_t>(s.capacity)};
   }
 
-  static Operand<const float> projection(Object qkv, const Shape& s, int64_t slot) {
+  void quantize_heads(Object x, Object q, Object scale, int64_t head_dim, int64_t column, int64_t rotate) const {
+    const int64_t rows = rows_of(x, "x"), heads = heads_of(q);
+    at_least("head_dim", head_dim, 1, kMaxHeadDim);
+    check_rotate(rotate, head_dim);
+    const auto from = heads_in(x, "x", rows, heads, head_dim, column);
+    table.quantize_heads({from.data, from.ld(), from.rows(), static_cast<int>(heads), static_cast<int>(head_dim),
+                          static_cast<int>(padded(head_dim)), static_cast<int>(rotate),
+                          output<int8_t>(q, "q", {{rows}, {heads}, {padded(head_dim)}}).data,
+                          output<float>(scale, "scale", {{rows}, {heads}}).data});
+  }
+
+  void store_i8(Object k, Object v, const py::tuple& cache, int64_t head_dim, int64_t slot, int64_t k_column,
+                int64_t v_column, int64_t rotate) const {
+    const Shape s = shape(rows_of(k, "k"), 0, cache, 4, head_dim);
+    check_rotate(rotate, head_dim);
     at_least("slot", slot, 0, s.capacity - s.rows);
-    return input<const float>(qkv, "qkv", {{s.rows}, {(s.heads + 2 * s.kv_heads) * s.head_dim, kLanes}});
+    const auto keys = heads_in(k, "k", s.rows, s.kv_heads, head_dim, k_column);
+    const auto values = heads_in(v, "v", s.rows, s.kv_heads, head_dim, v_column);
+    table.store_i8({keys.data, keys.ld(), values.data, values.ld(), keys.rows(), static_cast<int>(s.kv_heads),
+                    static_cast<int>(head_dim), static_cast<int>(s.stride), static_cast<int>(rotate),
+                    static_cast<size_t>(slot), cache_i8(cache, s)});
   }
 
-  void store_i8(Object qkv, Object q, Object q_scale, const py::tuple& cache, int64_t head_dim, int64_t slot) const {
-    const Shape s = shape(q, cache, 4, head_dim);
-    const auto from = projection(qkv, s, slot);
-    table.store_i8({from.data, from.ld(), from.rows(), static_cast<int>(s.heads), static_cast<int>(s.kv_heads),
-                    static_cast<int>(head_dim), static_cast<int>(s.stride), static_cast<size_t>(slot),
-                    output<int8_t>(q, "q", {{s.rows}, {s.heads}, {s.stride}}).data,
-                    output<float>(q_scale, "q_scale", {{s.rows}, {s.heads}}).data, cache_i8(cache, s)});
-  }
-
-  void store_f32(Object qkv, Object q, const py::tuple& cache, int64_t head_dim, int64_t slot) const {
-    const Shape s = shape(q, cache, 2, head_dim);
-    const auto from = projection(qkv, s, slot);
-    table.store_f32({from.data, from.ld(), from.rows(), static_cast<int>(s.heads), static_cast<int>(s.kv_heads),
+  void store_f32(Object k, Object v, const py::tuple& cache, int64_t head_dim, int64_t slot, int64_t k_column,
+                 int64_t v_column) const {
+    const Shape s = shape(rows_of(k, "k"), 0, cache, 2, head_dim);
+    at_least("slot", slot, 0, s.capacity - s.rows);
+    const auto keys = heads_in(k, "k", s.rows, s.kv_heads, head_dim, k_column);
+    const auto values = heads_in(v, "v", s.rows, s.kv_heads, head_dim, v_column);
+    table.store_f32({keys.data, keys.ld(), values.data, values.ld(), keys.rows(), static_cast<int>(s.kv_heads),
                      static_cast<int>(head_dim), static_cast<int>(s.stride), static_cast<size_t>(slot),
-                     output<float>(q, "q", {{s.rows}, {s.heads}, {s.stride}}).data, cache_f32(cache, s)});
+                     cache_f32(cache, s)});
   }
 
   static AttentionArgs common(const Shape& s, Object out, int64_t first, int64_t keys, int64_t slot, int64_t left,
@@ -367,17 +395,18 @@ struct Kernels {
   void attention_i8(Object q, Object q_scale, const py::tuple& cache, Object out, int64_t head_dim, int64_t keys,
                     float scale, int64_t first, int64_t slot, int64_t left, int64_t right, Object bias, int64_t center,
                     int64_t head_begin, int64_t head_end) const {
-    const Shape s = shape(q, cache, 4, head_dim);
+    const Shape s = shape(rows_of(q, "q"), heads_of(q), cache, 4, head_dim);
     table.attention_i8({input<const int8_t>(q, "q", {{s.rows}, {s.heads}, {s.stride}}).data,
                         input<const float>(q_scale, "q_scale", {{s.rows}, {s.heads}}).data, cache_i8(cache, s),
                         common(s, out, first, keys, slot, left, right, scale, bias, center, head_begin, head_end)});
   }
 
-  void attention_f32(Object q, const py::tuple& cache, Object out, int64_t head_dim, int64_t keys, float scale,
-                     int64_t first, int64_t slot, int64_t left, int64_t right, Object bias, int64_t center,
-                     int64_t head_begin, int64_t head_end) const {
-    const Shape s = shape(q, cache, 2, head_dim);
-    table.attention_f32({input<const float>(q, "q", {{s.rows}, {s.heads}, {s.stride}}).data, cache_f32(cache, s),
+  void attention_f32(Object q, const py::tuple& cache, Object out, int64_t heads, int64_t head_dim, int64_t keys,
+                     float scale, int64_t first, int64_t slot, int64_t left, int64_t right, Object bias, int64_t center,
+                     int64_t head_begin, int64_t head_end, int64_t column) const {
+    const Shape s = shape(rows_of(q, "q"), at_least("heads", heads, 1, kMaxHeads), cache, 2, head_dim);
+    const auto queries = heads_in(q, "q", s.rows, heads, head_dim, column);
+    table.attention_f32({queries.data, queries.ld(), cache_f32(cache, s),
                          common(s, out, first, keys, slot, left, right, scale, bias, center, head_begin, head_end)});
   }
 };
@@ -402,14 +431,18 @@ void bind_kernels(py::module_& m) {
       .def("norm", &Kernels::norm, p("x"), p("weight"), p("bias"), p("out"), p("width"), p("eps"), p("kind"))
       .def("pool", &Kernels::pool, p("x"), p("out"), p("width"), p("kind"))
       .def("l2_normalize", &Kernels::l2_normalize, p("x"), p("out"), p("width"))
-      .def("store_i8", &Kernels::store_i8, p("qkv"), p("q"), p("q_scale"), p("cache"), p("head_dim"), p("slot") = 0)
-      .def("store_f32", &Kernels::store_f32, p("qkv"), p("q"), p("cache"), p("head_dim"), p("slot") = 0)
+      .def("quantize_heads", &Kernels::quantize_heads, p("x"), p("q"), p("scale"), p("head_dim"), p("column") = 0,
+           p("rotate") = 0)
+      .def("store_i8", &Kernels::store_i8, p("k"), p("v"), p("cache"), p("head_dim"), p("slot") = 0, p("k_column") = 0,
+           p("v_column") = 0, p("rotate") = 0)
+      .def("store_f32", &Kernels::store_f32, p("k"), p("v"), p("cache"), p("head_dim"), p("slot") = 0,
+           p("k_column") = 0, p("v_column") = 0)
       .def("attention_i8", &Kernels::attention_i8, p("q"), p("q_scale"), p("cache"), p("out"), p("head_dim"), p("keys"),
            p("scale"), p("first_position") = 0, p("slot") = 0, p("left") = -1, p("right") = -1, p("bias") = none,
            p("bias_center") = 0, p("head_begin") = 0, p("head_end") = -1)
-      .def("attention_f32", &Kernels::attention_f32, p("q"), p("cache"), p("out"), p("head_dim"), p("keys"), p("scale"),
-           p("first_position") = 0, p("slot") = 0, p("left") = -1, p("right") = -1, p("bias") = none,
-           p("bias_center") = 0, p("head_begin") = 0, p("head_end") = -1);
+      .def("attention_f32", &Kernels::attention_f32, p("q"), p("cache"), p("out"), p("heads"), p("head_dim"), p("keys"),
+           p("scale"), p("first_position") = 0, p("slot") = 0, p("left") = -1, p("right") = -1, p("bias") = none,
+           p("bias_center") = 0, p("head_begin") = 0, p("head_end") = -1, p("column") = 0);
 }
 
 }  // namespace pocketformer::bindings

@@ -1,29 +1,12 @@
 // fp32 attention: the same walk as attention_i8.h with floats, for the layers that need it and for fp32 models.
 #pragma once
 
-#include "kernels/attention_i8.h"
+#include "kernels/attention.h"
+#include "kernels/heads.h"
 
 namespace {
 
 using pocketformer::AttentionF32Args;
-using pocketformer::StoreF32Args;
-
-template <class V>
-void store_f32(const StoreF32Args& s) {
-  for (int r = 0; r < s.rows; ++r) {
-    const float* x = s.qkv + r * s.ld;
-    const auto copy = [&](float* to, int column) {
-      for (int d = 0; d < s.head_stride; d += kLanes) V::store(to + d, load_head<V, 0>(x + column, d, s.head_dim));
-    };
-    for (int h = 0; h < s.heads; ++h)
-      copy(s.q + (static_cast<size_t>(r) * s.heads + h) * s.head_stride, h * s.head_dim);
-    for (int h = 0; h < s.kv_heads; ++h) {
-      const size_t at = (h * s.kv.capacity + s.slot + r) * s.head_stride;
-      copy(s.kv.k + at, (s.heads + h) * s.head_dim);
-      copy(s.kv.v + at, (s.heads + s.kv_heads + h) * s.head_dim);
-    }
-  }
-}
 
 template <class V>
 void attend_f32(const AttentionF32Args& a, int head, int first_query, int queries) {
@@ -44,8 +27,8 @@ void attend_f32(const AttentionF32Args& a, int head, int first_query, int querie
   for (int d = 0; d < c.head_stride; d += kLanes) {
     F block[kLanes];
     for (int i = 0; i < kLanes; ++i) {
-      const size_t at = (static_cast<size_t>(first_query + (i < queries ? i : 0)) * c.heads + head) * c.head_stride;
-      block[i] = V::load(a.q + at + d);
+      const float* row = a.q + (first_query + (i < queries ? i : 0)) * a.ldq + head * c.head_dim;
+      block[i] = load_head<V, 0>(row, d, c.head_dim);
     }
     V::transpose(block);
     for (int i = 0; i < kLanes; ++i) query[d + i] = block[i];

@@ -4,6 +4,7 @@
 #include "kernels/attention_f32.h"
 #include "kernels/attention_i8.h"
 #include "kernels/gemm.h"
+#include "kernels/heads.h"
 #include "kernels/probe.h"
 #include "kernels/quantize.h"
 #include "kernels/rows.h"
@@ -17,6 +18,7 @@
                                            .gemm = {gemm_f32<Isa>, nullptr, gemm_i8<Isa>, nullptr}, \
                                            .embed = embed<Isa>,                                     \
                                            .norm = norm<Isa>,                                       \
+                                           .quantize_heads = quantize_heads<Isa>,                   \
                                            .store_i8 = store_i8<Isa>,                               \
                                            .store_f32 = store_f32<Isa>,                             \
                                            .attention_i8 = attention_i8<Isa>,                       \

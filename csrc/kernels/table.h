@@ -123,24 +123,37 @@ struct KeyValuesF32 {
   size_t capacity;
 };
 
-// Row-local end of a stage: splits rows of a qkv projection into quantized queries and keys/values.
-// Rows are consecutive tokens of one sequence; the first goes to `slot`.
+// Rows of `heads` heads side by side (head h at column h·head_dim of x) → int8 with one scale a (row, head). With
+// `rotate` ≠ 0, a power of two ≤ 128 that divides head_dim, each head is multiplied by the unnormalised Hadamard matrix
+// of that block first: where queries and keys are both rotated by B, q·k is B times what it was and the attention's
+// scale is the model's over B. Rows may start anywhere: nothing beyond their heads is read.
+struct QuantizeHeadsArgs {
+  const float* x;
+  size_t ldx;
+  int rows, heads, head_dim, head_stride, rotate;
+  int8_t* q;     // [rows][heads][head_stride]
+  float* scale;  // [rows][heads]
+};
+
+// Keys and values of consecutive tokens of one sequence; the first goes to `slot`. Rows as in QuantizeHeadsArgs; keys
+// alone are rotated.
 struct StoreI8Args {
-  const float* qkv;
-  size_t ld;
-  int rows, heads, kv_heads, head_dim, head_stride;
+  const float* k;
+  size_t ldk;
+  const float* v;
+  size_t ldv;
+  int rows, kv_heads, head_dim, head_stride, rotate;
   size_t slot;
-  int8_t* q;       // [rows][heads][head_stride]
-  float* q_scale;  // [rows][heads]
   KeyValuesI8 kv;
 };
 
 struct StoreF32Args {
-  const float* qkv;
-  size_t ld;
-  int rows, heads, kv_heads, head_dim, head_stride;
+  const float* k;
+  size_t ldk;
+  const float* v;
+  size_t ldv;
+  int rows, kv_heads, head_dim, head_stride;
   size_t slot;
-  float* q;  // [rows][heads][head_stride]
   KeyValuesF32 kv;
 };
 
@@ -165,14 +178,15 @@ struct AttentionArgs {
 };
 
 struct AttentionI8Args {
-  const int8_t* q;
-  const float* q_scale;
+  const int8_t* q;       // [queries][heads][head_stride], from quantize_heads
+  const float* q_scale;  // [queries][heads]
   KeyValuesI8 kv;
   AttentionArgs common;
 };
 
 struct AttentionF32Args {
-  const float* q;
+  const float* q;  // [queries][ldq], head h at column h·head_dim; may start anywhere
+  size_t ldq;
   KeyValuesF32 kv;
   AttentionArgs common;
 };
@@ -201,6 +215,7 @@ struct KernelTable {
   void (*gemm[kFormats])(const GemmArgs&);  // by the weight's format; null where there is no kernel
   void (*embed)(const EmbedArgs&);
   void (*norm)(const NormArgs&);
+  void (*quantize_heads)(const QuantizeHeadsArgs&);
   void (*store_i8)(const StoreI8Args&);
   void (*store_f32)(const StoreF32Args&);
   void (*attention_i8)(const AttentionI8Args&);

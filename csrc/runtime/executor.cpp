@@ -269,18 +269,23 @@ class Worker {
       const size_t unused =
           position(sequence, row) + count == length(sequence) ? slot + static_cast<size_t>(count) : SIZE_MAX;
       const size_t slots_end = static_cast<size_t>(slots_[sequence + 1]);
+      const float *q = at(step.in, row), *k = q + s.heads * s.head_dim, *v = k + s.kv_heads * s.head_dim;
+      const size_t ldx = ld(step.in);
       if (s.int8) {
         const KeyValuesI8 kv = cache_i8(s);
-        kernels_.store_i8({at(step.in, row), ld(step.in), count, s.heads, s.kv_heads, s.head_dim, s.head_stride, slot,
-                           queries_i8(s, row), query_scales(s, row), kv});
+        kernels_.quantize_heads(
+            {q, ldx, count, s.heads, s.head_dim, s.head_stride, 0, queries_i8(s, row), query_scales(s, row)});
+        kernels_.store_i8({k, ldx, v, ldx, count, s.kv_heads, s.head_dim, s.head_stride, 0, slot, kv});
         for (int h = 0; h < s.kv_heads; ++h) {
           clear(kv.k_scale + static_cast<size_t>(h) * kv.capacity, unused, slots_end, 1);
           clear(kv.v_scale + static_cast<size_t>(h) * kv.capacity, unused, slots_end, 1);
         }
       } else {
         const KeyValuesF32 kv = cache_f32(s);
-        kernels_.store_f32({at(step.in, row), ld(step.in), count, s.heads, s.kv_heads, s.head_dim, s.head_stride, slot,
-                            queries_f32(s, row), kv});
+        kernels_.store_f32({k, ldx, v, ldx, count, s.kv_heads, s.head_dim, s.head_stride, slot, kv});
+        for (int i = 0; i < count; ++i)
+          std::memcpy(queries_f32(s, row + i), q + static_cast<size_t>(i) * ldx,
+                      static_cast<size_t>(s.heads * s.head_dim) * sizeof(float));
         const size_t stride = static_cast<size_t>(s.head_stride);
         for (int h = 0; h < s.kv_heads; ++h) {
           clear(kv.k + static_cast<size_t>(h) * kv.capacity * stride, unused, slots_end, stride);
@@ -327,7 +332,8 @@ class Worker {
       if (s.int8) {
         kernels_.attention_i8({queries_i8(s, first), query_scales(s, first), cache_i8(s), common});
       } else {
-        kernels_.attention_f32({queries_f32(s, first), cache_f32(s), common});
+        kernels_.attention_f32(
+            {queries_f32(s, first), static_cast<size_t>(s.heads * s.head_stride), cache_f32(s), common});
       }
       const size_t padding = common.ldo - static_cast<size_t>(width(step.out));
       if (padding == 0 || heads.end != s.heads) return;

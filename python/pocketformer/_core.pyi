@@ -170,18 +170,33 @@ class Kernels:
     def pool(self, x: _F32, out: _F32, width: int, kind: str) -> None:
         """``kind`` is ``mean``, ``cls`` or ``max``."""
     def l2_normalize(self, x: _F32, out: _F32, width: int) -> None: ...
+    def quantize_heads(
+        self, x: _F32, q: NDArray[np.int8], scale: _F32, head_dim: int, column: int = 0, rotate: int = 0
+    ) -> None:
+        """``q`` is int8 [rows, heads, stride]; its heads stand side by side in ``x`` from ``column`` on."""
     def store_i8(
         self,
-        qkv: _F32,
-        q: NDArray[np.int8],
-        q_scale: _F32,
+        k: _F32,
+        v: _F32,
         cache: tuple[NDArray[Any], ...],
         head_dim: int,
         slot: int = 0,
+        k_column: int = 0,
+        v_column: int = 0,
+        rotate: int = 0,
     ) -> None:
-        """``q`` is int8 [rows, heads, stride], ``cache`` the arrays of KeyValuesI8 in its order."""
-    def store_f32(self, qkv: _F32, q: _F32, cache: tuple[_F32, _F32], head_dim: int, slot: int = 0) -> None:
-        """``q`` is float32 [rows, heads, stride], ``cache`` keys and values [kv_heads, capacity, stride]."""
+        """``cache`` is the arrays of KeyValuesI8 in its order; ``k`` and ``v`` may be one array."""
+    def store_f32(
+        self,
+        k: _F32,
+        v: _F32,
+        cache: tuple[_F32, _F32],
+        head_dim: int,
+        slot: int = 0,
+        k_column: int = 0,
+        v_column: int = 0,
+    ) -> None:
+        """``cache`` is keys and values [kv_heads, capacity, stride]."""
     def attention_i8(
         self,
         q: NDArray[np.int8],
@@ -206,6 +221,7 @@ class Kernels:
         q: _F32,
         cache: tuple[_F32, _F32],
         out: _F32,
+        heads: int,
         head_dim: int,
         keys: int,
         scale: float,
@@ -217,8 +233,9 @@ class Kernels:
         bias_center: int = 0,
         head_begin: int = 0,
         head_end: int = -1,
+        column: int = 0,
     ) -> None:
-        """``left`` and ``right`` bound the keys a query sees, both ends included; −1 is unlimited."""
+        """As ``attention_i8``; the heads of ``q`` stand side by side from ``column`` on."""
 
 def probe_int8(isa: str = "", milliseconds: int = 50, threads: int = 1) -> float:
     """Peak of ``threads`` threads together in 10⁹ int8 multiply-adds a second: the product's inner operation alone.
