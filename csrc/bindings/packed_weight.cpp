@@ -35,7 +35,7 @@ int nearest(const int8_t* codebook, double value) {
 
 PackedWeight::PackedWeight(const float* weight, int n, int k, Format format, int group, int rotate,
                            const int8_t* codebook) {
-  view_ = WeightView{format, nullptr, nullptr, nullptr, nullptr, nullptr, n, k, group, rotate};
+  view_ = WeightView{.format = format, .panels = nullptr, .n = n, .k = k, .group = group, .rotate = rotate};
   const size_t columns = static_cast<size_t>(panels()) * kLanes, depth = static_cast<size_t>(k);
   const bool floats = format == Format::kF32, int8 = format == Format::kI8;
   const size_t panel_bytes = floats ? depth * sizeof(float) : int8 ? round_up(depth, 4) : round_up(depth, 8) / 2;
@@ -60,7 +60,10 @@ PackedWeight::PackedWeight(const float* weight, int n, int k, Format format, int
     std::memcpy(codebook_, codebook, 16);
     view_.codebook = codebook_;
   }
-  if (floats) return pack_floats(weight);
+  if (floats) {
+    pack_floats(weight);
+    return;
+  }
   if (int8) std::fill_n(ones_, columns, 1.0f);
   std::vector<double> row(depth);
   for (int channel = 0; channel < n; ++channel) {

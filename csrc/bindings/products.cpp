@@ -131,9 +131,8 @@ py::array_t<float> matmul(Object x, Object w, Object bias, Object activation, Ob
     const auto array = checked_array<float>(object, name);
     require(shape_of(array) == shape_of(result), name, " is ", describe(object),
             "; it must have the shape of the result, ", shape_text(shape_of(result)));
-    // Read and written element by element, so that one operand may be the result where nothing else comes between.
-    const bool in_place = array.data() == result.data() && epilogue.activation == Activation::kNone &&
-                          (multiply.is_none() || residual.is_none());
+    const bool in_place = array.data() == result.data() && &object == &residual && multiply.is_none() &&
+                          epilogue.activation == Activation::kNone;
     if (!out.is_none() && !in_place) require_apart(array, name, result);
     return array.data();
   };

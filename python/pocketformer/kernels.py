@@ -96,8 +96,8 @@ def matmul(
 ) -> Floats:
     """``activation(x · wᵀ + bias) * multiply + residual``: float32 [..., k] → [..., n].
 
-    ``bias`` is float32 [n]; ``multiply`` and ``residual`` have the shape of the result, and one of the two may be ``out``
-    where neither the other nor an activation is given. Rows of ``x`` are rotated and rounded to int8 as ``w`` asks, each
+    ``bias`` is float32 [n]; ``multiply`` and ``residual`` have the shape of the result. ``residual`` may be ``out`` where
+    neither ``multiply`` nor an activation is given. Rows of ``x`` are rotated and rounded to int8 as ``w`` asks, each
     with a scale of its own, so that no row's result depends on the others.
     """
     return _core.matmul(x, w, bias, activation, multiply, residual, threads, out)
@@ -161,8 +161,10 @@ def attention(
 class KeyValueCache:
     """Keys and values of one layer and one sequence, rounded to int8 as they arrive; for one thread at a time.
 
-    ``capacity`` tokens of ``kv_heads`` heads of ``head_dim`` take ``nbytes`` bytes, all of them from the start. The cache
-    keeps the instruction set that was in use when it was made.
+    ``capacity`` tokens of ``kv_heads`` heads of ``head_dim`` fit; untouched ones take no memory. With a ``window`` a query sees
+    positions at most so far before its own, and any number of tokens may pass: those that no later query sees make
+    room, and ``capacity − window`` may be appended at a time. The cache keeps the instruction set that was in use when
+    it was made.
 
     Example:
         >>> import numpy as np
@@ -175,11 +177,11 @@ class KeyValueCache:
 
     __slots__ = ("_cache",)
 
-    def __init__(self, kv_heads: int, head_dim: int, capacity: int) -> None:
-        self._cache = _core.KeyValueCache(kv_heads, head_dim, capacity)
+    def __init__(self, kv_heads: int, head_dim: int, capacity: int, window: int | None = None) -> None:
+        self._cache = _core.KeyValueCache(kv_heads, head_dim, capacity, window)
 
     def append(self, k: Floats, v: Floats) -> None:
-        """Adds tokens: float32 [tokens, kv_heads, head_dim] each. Raises ValueError when they exceed the capacity."""
+        """Adds tokens: float32 [tokens, kv_heads, head_dim] each. Raises ValueError when they do not fit."""
         self._cache.append(k, v)
 
     def attend(
@@ -193,12 +195,15 @@ class KeyValueCache:
         threads: int | None = None,
         out: Floats | None = None,
     ) -> Floats:
-        """``attention`` of the last tokens' queries [tokens, heads, head_dim] over all that is kept."""
+        """``attention`` of the last tokens' queries [tokens, heads, head_dim] over all that is kept.
+
+        A ``window`` here narrows the cache's own.
+        """
         left, right = _range(causal, window)
         return self._cache.attend(q, left, right, bias, scale, threads, out)
 
     def truncate(self, length: int) -> None:
-        """Forgets all but the first ``length`` tokens."""
+        """Forgets all but the first ``length`` tokens. Raises ValueError when a window has dropped what they see."""
         self._cache.truncate(length)
 
     def fork(self) -> KeyValueCache:
@@ -218,8 +223,13 @@ class KeyValueCache:
         return self._cache.capacity
 
     @property
+    def window(self) -> int | None:
+        """How far back a query sees, or None: to the start."""
+        return self._cache.window
+
+    @property
     def nbytes(self) -> int:
-        """Bytes of keys, values and scales."""
+        """Bytes of keys, values and scales when all are in use."""
         return self._cache.nbytes
 
     @property

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers.programs import ending_at, program
 from pocketformer import _core, kernels
-from pocketformer.graph import Array, GraphBuilder, Table
+from pocketformer.graph import Array
 
 every_isa = pytest.mark.parametrize("isa", _core.isas())
 
@@ -121,22 +120,6 @@ def test_more_queries_than_keys() -> None:
     same_bits(kernels.attention(q, k, v)[3:5], kernels.attention(q[3:5], k, v))
 
 
-@pytest.mark.parametrize("dtype", ["int8", "fp32"])
-def test_the_bits_of_a_model(dtype: str) -> None:
-    build = GraphBuilder(50, 0, 40)
-    rng = np.random.default_rng(0)
-    table = rng.standard_normal((50, 6 * 26)).astype(np.float32)
-    x = build.embed([Table("words", table, "ids")])
-    mixed = build.attention(x, heads=2, kv_heads=2, head_dim=26, left=9, right=-1, dtype=dtype)
-    graph = ending_at(build.build(build.normalize(build.pool(mixed, "mean"))), mixed)
-    ids = rng.integers(0, 50, 40, np.int32)
-    offsets = np.array([0, 25, 40], np.int64)
-    result = _core.Session(program(graph)).run(ids, offsets).reshape(40, 2, 26)
-    rows = np.ascontiguousarray(table[ids].reshape(40, 3, 2, 26).swapaxes(0, 1))
-    named: Any = {"int8": "int8", "fp32": "float32"}[dtype]
-    same_bits(kernels.attention(*rows, window=(9, None), offsets=offsets, dtype=named), result)
-
-
 def test_out() -> None:
     q, k, v = qkv(20, 2, 2, 16)
     out = np.empty_like(q)
@@ -184,6 +167,41 @@ def test_truncate_and_fork() -> None:
     assert isinstance(fork, kernels.KeyValueCache)
     assert fork.capacity == 100
     assert fork.nbytes == 2 * 4 * 112 * 32 + 2 * 4 * 112 * 4
+
+
+@pytest.mark.parametrize(("window", "capacity", "chunk"), [(100, 300, 200), (0, 1, 1), (1500, 1600, 77), (9, 40, 31)])
+def test_a_window_drops_what_nobody_sees(window: int, capacity: int, chunk: int) -> None:
+    """Many times its capacity passes, with the bits of attention over everything."""
+    tokens = 4500
+    q, k, v = qkv(tokens, 2, 1, 16)
+    whole = kernels.attention(q, k, v, causal=True, window=window)
+    cache = kernels.KeyValueCache(1, 16, capacity, window)
+    assert (cache.window, cache.capacity, cache.nbytes) == (window, capacity, 2 * 20 * (-(-(capacity + 1024) // 16) * 16))
+    for begin in range(0, tokens if chunk > 1 else 1500, chunk):
+        part = slice(begin, begin + chunk)
+        cache.append(k[part], v[part])
+        same_bits(cache.attend(q[part]), whole[part])
+        if begin % 7 == 0 and window > 5:
+            same_bits(cache.attend(q[part], window=5), kernels.attention(q, k, v, causal=True, window=5)[part])
+
+
+def test_a_window_refuses_what_it_has_dropped() -> None:
+    q, k, v = qkv(3000, 2, 1, 16)
+    cache = kernels.KeyValueCache(1, 16, 300, 100)
+    for begin in range(0, 3000, 200):
+        cache.append(k[begin : begin + 200], v[begin : begin + 200])
+    with pytest.raises(ValueError, match="k has 201 tokens; beside its window of 100 the cache takes 200 at a time"):
+        cache.append(k[:201], v[:201])
+    with pytest.raises(ValueError, match="length is 10; a token there sees keys that the cache has dropped: .* 2148"):
+        cache.truncate(10)
+    with pytest.raises(ValueError, match="q has 3000 rows; the first of them sees keys that the cache has dropped"):
+        cache.attend(q)
+    whole = kernels.attention(q, k, v, causal=True, window=100)
+    fork = cache.fork()
+    cache.truncate(2200)
+    cache.append(k[2200:2300], v[2200:2300])
+    same_bits(cache.attend(q[2250:2300]), whole[2250:2300])
+    same_bits(fork.attend(q[-200:]), whole[-200:])
 
 
 def test_a_cache_keeps_what_it_had_after_a_refusal() -> None:
@@ -253,9 +271,11 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: kernels.KeyValueCache(0, 16, 25), "kv_heads is 0; it must be 1 to 1024"),
     (lambda: kernels.KeyValueCache(2, 300, 25), "head_dim is 300; it must be 1 to 256"),
     (lambda: kernels.KeyValueCache(2, 16, 0), "capacity is 0; it must be 1 to"),
+    (lambda: kernels.KeyValueCache(2, 16, 100, 100), "window is 100; it must be 0 to 99"),
+    (lambda: kernels.KeyValueCache(2, 16, 100, 1.5), "window is a float; pass an integer"),  # type: ignore[arg-type]
     (lambda: CACHE.append(K[:, :1].copy(), V), r"k is .*; it must have shape \(tokens, 2, 16\)"),
     (lambda: CACHE.append(K, V), "k has 20 tokens; the cache holds 20 of 25: make a larger one, or truncate it"),
-    (lambda: CACHE.attend(heads_of(21, 4, 16, 0)), "q has 21 rows; .* the cache holds 20: append theirs first"),
+    (lambda: CACHE.attend(heads_of(21, 4, 16, 0)), "q has 21 rows; .* 20 have been appended: append theirs first"),
     (lambda: CACHE.attend(heads_of(2, 4, 32, 0)), "q is .*; its head_dim must be the cache's, 16"),
     (lambda: CACHE.truncate(21), "length is 21; it must be 0 to what the cache holds, 20"),
 ]

@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers.golden import NEAREST
 from helpers.kernels import fma32, quantized, rotated
-from helpers.programs import ending_at, program
 from pocketformer import _core, kernels
-from pocketformer.compression.quantize import dequantize, quantize_graph, quantize_rows
-from pocketformer.graph import Array, GraphBuilder, Table
+from pocketformer.compression.quantize import dequantize, quantize_rows
+from pocketformer.graph import Array
 from pocketformer.hadamard import hadamard
 from pocketformer.layout import hadamard_block
 
@@ -174,22 +172,6 @@ def test_quantize(isa: str, m: int, k: int) -> None:
     whole, scale = quantized(rotated(x, w.rotate))
     np.testing.assert_array_equal(q, whole)
     same_bits(s, scale)
-
-
-@pytest.mark.parametrize("activation", [None, "gelu", "silu"])
-def test_the_bits_of_a_model(activation: Any) -> None:
-    """A table that stays fp32, one int8 linear of it, and the same by hand."""
-    build = GraphBuilder(50, 0, 40)
-    words, weight, bias = floats(50, 96), floats(70, 96, seed=1), floats(70, seed=2)
-    x = build.embed([Table("words", words, "ids")])
-    x = build.norm(x, np.ones(96, np.float32), np.zeros(96, np.float32), name="norm", eps=1e-5)
-    linear = build.linear(x, weight, bias, name="linear", activation=activation or "none")
-    graph = quantize_graph(build.build(build.normalize(build.pool(linear, "mean"))), NEAREST)
-    ids = np.arange(40, dtype=np.int32)
-    offsets = np.array([0, 40], np.int64)
-    rows = _core.Session(program(ending_at(graph, x))).run(ids, offsets)
-    result = _core.Session(program(ending_at(graph, linear))).run(ids, offsets)
-    same_bits(kernels.matmul(rows, kernels.pack(weight), bias, activation), result)
 
 
 # --- arrays -----------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -45,12 +46,13 @@ def measure_kernels(
     reached just before or after, ``read_gbps`` the gigabytes of weights a second. A call counts whole: with the rounding
     of its inputs, and without allocating its result.
     """
+    counts = sorted(set(threads or (1, _core.default_threads())))
     runs = []
-    for count in sorted(set(threads or (1, _core.default_threads()))):
-        for case in [*_products(shapes or SHAPES), *_attention(lengths or LENGTHS)]:
+    for case in _cases(shapes or SHAPES, lengths or LENGTHS):
+        for count in counts:
             case.call(count)
             before = case.peak(count)
-            times = repeated(lambda case=case, count=count: case.call(count), seconds)  # type: ignore[misc]
+            times = repeated(functools.partial(case.call, count), seconds)
             peak = max(before, case.peak(count))
             middle = median(times)
             gmacs = case.multiply_adds / middle / 1e9
@@ -76,41 +78,55 @@ def _floats(*shape: int) -> kernels.Floats:
     return np.random.default_rng(0).standard_normal(shape, np.float32)
 
 
-def _products(shapes: Sequence[Shape]) -> Iterator[Case]:
-    for m, n, k in shapes:
-        x, weight, out = _floats(m, k), _floats(n, k), np.empty((m, n), np.float32)
-        packed = [("int8", kernels.pack(weight)), ("float32", kernels.pack(weight, "float32"))]
-        for name, w in packed:
-            yield Case(
-                "matmul", name, f"{m} × {n} × {k}", m * n * k, w.nbytes, lambda threads, w=w: kernels.matmul(x, w, threads=threads, out=out)
-            )
-
-
-def _attention(lengths: Sequence[int]) -> Iterator[Case]:
+def _cases(shapes: Sequence[Shape], lengths: Sequence[int]) -> Iterator[Case]:
+    for shape in shapes:
+        for dtype in ("int8", "float32"):
+            yield _product(shape, dtype)
     for length in lengths:
-        q, k, v = (_floats(length, HEADS, HEAD_DIM) for _ in range(3))
-        out = np.empty_like(q)
-        for name, window in (("attention", None), (f"window ±{WINDOW}", WINDOW)):
-            i = np.arange(length)
-            reach = length if window is None else window
-            pairs = int((np.minimum(i + reach, length - 1) - np.maximum(i - reach, 0) + 1).sum())
-            yield Case(
-                name,
-                "int8",
-                f"{length} × {HEADS} × {HEAD_DIM}",
-                2 * HEADS * HEAD_DIM * pairs,
-                0,
-                lambda threads, window=window: kernels.attention(q, k, v, window=window, threads=threads, out=out),
-            )
+        yield _attention(length, None)
+        yield _attention(length, WINDOW)
+    for queries in (1, 16):
+        yield _cached(queries)
+
+
+def _product(shape: Shape, dtype: kernels.Dtype) -> Case:
+    m, n, k = shape
+    x, w, out = _floats(m, k), kernels.pack(_floats(n, k), dtype), np.empty((m, n), np.float32)
+    return Case(
+        kernel="matmul",
+        dtype=dtype,
+        shape=f"{m} × {n} × {k}",
+        multiply_adds=m * n * k,
+        weight_bytes=w.nbytes,
+        call=lambda threads: kernels.matmul(x, w, threads=threads, out=out),
+    )
+
+
+def _attention(length: int, window: int | None) -> Case:
+    q, k, v = (_floats(length, HEADS, HEAD_DIM) for _ in range(3))
+    out, i = np.empty_like(q), np.arange(length)
+    reach = length if window is None else window
+    pairs = int((np.minimum(i + reach, length - 1) - np.maximum(i - reach, 0) + 1).sum())
+    return Case(
+        kernel="attention" if window is None else f"window ±{window}",
+        dtype="int8",
+        shape=f"{length} × {HEADS} × {HEAD_DIM}",
+        multiply_adds=2 * HEADS * HEAD_DIM * pairs,
+        weight_bytes=0,
+        call=lambda threads: kernels.attention(q, k, v, window=window, threads=threads, out=out),
+    )
+
+
+def _cached(queries: int) -> Case:
     cache = kernels.KeyValueCache(HEADS, HEAD_DIM, CACHED)
     cache.append(_floats(CACHED, HEADS, HEAD_DIM), _floats(CACHED, HEADS, HEAD_DIM))
-    for queries in (1, 16):
-        q = _floats(queries, HEADS, HEAD_DIM)
-        yield Case(
-            f"cache of {CACHED}",
-            "int8",
-            f"{queries} × {HEADS} × {HEAD_DIM}",
-            2 * HEADS * HEAD_DIM * queries * CACHED,
-            cache.nbytes,
-            lambda threads, q=q: cache.attend(q, threads=threads),
-        )
+    q = _floats(queries, HEADS, HEAD_DIM)
+    out = np.empty_like(q)
+    return Case(
+        kernel=f"cache of {CACHED}",
+        dtype="int8",
+        shape=f"{queries} × {HEADS} × {HEAD_DIM}",
+        multiply_adds=2 * HEADS * HEAD_DIM * queries * CACHED,
+        weight_bytes=cache.nbytes,
+        call=lambda threads: cache.attend(q, threads=threads, out=out),
+    )
