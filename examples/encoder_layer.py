@@ -1,6 +1,6 @@
 """One BERT encoder layer from pocketformer.kernels, checked against numpy.
 
-    python examples/encoder_layer.py
+python examples/encoder_layer.py
 """
 
 from __future__ import annotations

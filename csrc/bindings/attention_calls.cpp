@@ -51,7 +51,8 @@ struct Attending::Part {
 
 Attending::Attending(Heads q, int kv_heads, std::vector<Sequence> sequences, Object scale, int64_t left, int64_t right)
     : q_(q), kv_heads_(kv_heads), sequences_(std::move(sequences)) {
-  require(q.heads % kv_heads == 0, "q has ", q.heads, " heads; they must be a multiple of those of k and v, ", kv_heads);
+  require(q.heads % kv_heads == 0, "q has ", q.heads, " heads; they must be a multiple of those of k and v, ",
+          kv_heads);
   const auto bound = [](int64_t n) { return n < 0 || n > kUnlimited ? kUnlimited : static_cast<int>(n); };
   range_ = {bound(left), bound(right)};
   const double factor = scale.is_none() ? std::pow(q.head_dim, -0.5) : number(scale, "scale");
@@ -139,8 +140,8 @@ void Attending::run(const KernelTable& kernels, const Stored& stored, int thread
       const size_t at = static_cast<size_t>(row) * heads;
       kernels.attention_i8({q + at * stride, q_scale + at, std::get<KeyValuesI8>(stored), args});
     } else {
-      kernels.attention_f32({q_.data + row * q_.row(), static_cast<size_t>(q_.row()), std::get<KeyValuesF32>(stored),
-                             args});
+      kernels.attention_f32(
+          {q_.data + row * q_.row(), static_cast<size_t>(q_.row()), std::get<KeyValuesF32>(stored), args});
     }
   });
 }

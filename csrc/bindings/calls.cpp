@@ -47,8 +47,10 @@ int thread_count(Object threads, double work) {
 
 double number(Object value, const char* name) {
   const double result = PyFloat_AsDouble(value.ptr());
-  if (PyErr_Occurred() != nullptr) PyErr_Clear();
-  else return result;
+  if (PyErr_Occurred() != nullptr)
+    PyErr_Clear();
+  else
+    return result;
   throw std::invalid_argument(concat(name, " is ", describe(value), "; pass a number"));
 }
 

@@ -94,8 +94,7 @@ template <typename T>
 py::array_t<T> result_array(Object out, const std::vector<py::ssize_t>& shape) {
   if (out.is_none()) return py::array_t<T>(shape);
   auto array = checked_array<T>(out, "out");
-  require(shape_of(array) == shape, "out is ",
-          describe(out), "; it must have shape ", shape_text(shape));
+  require(shape_of(array) == shape, "out is ", describe(out), "; it must have shape ", shape_text(shape));
   require(array.writeable(), "out is read-only; pass a writable array");
   return array;
 }

@@ -5,9 +5,9 @@
 //     position   0 … base │ base …              length │ …
 //     slot       dropped  │ 0 …        length − base   │ free … slots
 //
-// When no slot is free, what is still in the window moves to the front. `base` is a multiple of kKeySplit: the tiles and
-// splits of the softmax, which count from the start of the sequence, lie as they would in a cache that drops nothing, and
-// so the bits are the same.
+// When no slot is free, what is still in the window moves to the front. `base` is a multiple of kKeySplit: the tiles
+// and splits of the softmax, which count from the start of the sequence, lie as they would in a cache that drops
+// nothing, and so the bits are the same.
 #include <cstring>
 #include <memory>
 
@@ -29,8 +29,8 @@ class KeyValueCache {
     const Turn turn(*this);
     const auto k_array = checked_array<float>(k, "k"), v_array = checked_array<float>(v, "v");
     const Heads keys = heads_of(k_array, "k"), values = heads_of(v_array, "v");
-    require(keys.heads == kv_heads_ && keys.head_dim == head_dim_, "k is ", describe(k), "; it must have shape (tokens, ",
-            kv_heads_, ", ", head_dim_, ")");
+    require(keys.heads == kv_heads_ && keys.head_dim == head_dim_, "k is ", describe(k),
+            "; it must have shape (tokens, ", kv_heads_, ", ", head_dim_, ")");
     require(shape_of(k_array) == shape_of(v_array), "v is ", describe(v), "; it must have the shape of k, ",
             shape_text(shape_of(k_array)));
     if (window_ == kNoWindow) {
@@ -90,9 +90,12 @@ class KeyValueCache {
 
   void truncate(int64_t length) {
     const Turn turn(*this);
-    require(length >= 0 && length <= length_, "length is ", length, "; it must be 0 to what the cache holds, ", length_);
-    require(base_ == 0 || length - window_ >= base_, "length is ", length, "; a token there sees keys that the cache has "
-            "dropped: it must be at least ", base_ + window_);
+    require(length >= 0 && length <= length_, "length is ", length, "; it must be 0 to what the cache holds, ",
+            length_);
+    require(base_ == 0 || length - window_ >= base_, "length is ", length,
+            "; a token there sees keys that the cache has "
+            "dropped: it must be at least ",
+            base_ + window_);
     length_ = static_cast<int>(length);
   }
 
@@ -139,8 +142,8 @@ class KeyValueCache {
     base_ = base;
   }
 
-  // What `from` holds beyond its first `skipped` slots, a multiple of four, to the front of `to`. Pages that hold nothing
-  // stay untouched.
+  // What `from` holds beyond its first `skipped` slots, a multiple of four, to the front of `to`. Pages that hold
+  // nothing stay untouched.
   void move_slots(const Stored& from_stored, const Stored& to_stored, size_t skipped) const {
     const KeyValuesI8 &from = std::get<KeyValuesI8>(from_stored), &to = std::get<KeyValuesI8>(to_stored);
     const size_t rows = round_up(static_cast<size_t>(length_ - base_), 4) - skipped;
@@ -198,7 +201,8 @@ void bind_key_value_cache(py::module_& m) {
   py::class_<KeyValueCache>(m, "KeyValueCache")
       .def(py::init(&make_cache), p("kv_heads"), p("head_dim"), p("capacity"), p("window"))
       .def("append", &KeyValueCache::append, p("k"), p("v"))
-      .def("attend", &KeyValueCache::attend, p("q"), p("left"), p("right"), p("bias"), p("scale"), p("threads"), p("out"))
+      .def("attend", &KeyValueCache::attend, p("q"), p("left"), p("right"), p("bias"), p("scale"), p("threads"),
+           p("out"))
       .def("truncate", &KeyValueCache::truncate, p("length"))
       .def("fork", &KeyValueCache::fork)
       .def_property_readonly("length", &KeyValueCache::length)

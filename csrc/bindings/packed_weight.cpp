@@ -158,9 +158,8 @@ WeightView PackedWeight::slice(int slice, int panel) const {
   const int begin = slice * kExactK, groups = (view_.k + 3) / 4;
   part.panels = reinterpret_cast<const int8_t*>(panels_) +
                 (static_cast<size_t>(panel) * static_cast<size_t>(groups) + static_cast<size_t>(begin / 4)) * 64;
-  part.colsum = slice_colsum_ + (static_cast<size_t>(slice) * static_cast<size_t>(panels()) +
-                                 static_cast<size_t>(panel)) *
-                                    kLanes;
+  part.colsum = slice_colsum_ +
+                (static_cast<size_t>(slice) * static_cast<size_t>(panels()) + static_cast<size_t>(panel)) * kLanes;
   part.scale = ones_;
   part.k = std::min(kExactK, view_.k - begin);
   part.n = view_.n - panel * kLanes;

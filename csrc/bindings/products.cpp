@@ -41,9 +41,9 @@ bool cached(const WeightView& w) {
   return static_cast<size_t>(w.n) * static_cast<size_t>(w.k) * bits / 8 * 2 <= cache;
 }
 
-// Divides rows × panels among the threads: work(first row, rows, first panel, end of the panels, scratch). Blocks of rows,
-// or with few rows spans of panels, for which each thread prepares the rows on its own: that costs less than waiting for
-// one that does it for all.
+// Divides rows × panels among the threads: work(first row, rows, first panel, end of the panels, scratch). Blocks of
+// rows, or with few rows spans of panels, for which each thread prepares the rows on its own: that costs less than
+// waiting for one that does it for all.
 template <typename Work>
 void divide(int64_t rows, const PackedWeight& weight, int threads, Work work) {
   if (rows == 0) return;
@@ -209,8 +209,8 @@ py::tuple quantize(Object x, Object like, Object threads) {
   return py::make_tuple(q, scale);
 }
 
-// The kernels scale what they sum, so the integers come as floats: exactly, from slices of k that a float can count. The
-// slices' sums are added as integers.
+// The kernels scale what they sum, so the integers come as floats: exactly, from slices of k that a float can count.
+// The slices' sums are added as integers.
 py::array_t<int32_t> matmul_int8(Object q, Object w, Object threads, Object out) {
   const KernelTable& kernels = current_kernels();
   const PackedWeight& weight = weight_of(w, "w");

@@ -33,8 +33,16 @@ py::array_t<float> norm(Object x, Object weight, Object bias, double eps, NormKi
   require_finite(scale, 1, rows.width, "weight");
   if (shift != nullptr) require_finite(shift, 1, rows.width, "bias");
   const size_t width = static_cast<size_t>(rows.width), wide = round_up(width, kLanes);
-  NormArgs args{rows.data, width,      scale, shift, to, width, static_cast<int>(rows.count), static_cast<int>(width),
-                static_cast<float>(eps), kind};
+  NormArgs args{rows.data,
+                width,
+                scale,
+                shift,
+                to,
+                width,
+                static_cast<int>(rows.count),
+                static_cast<int>(width),
+                static_cast<float>(eps),
+                kind};
   if (width == wide) {
     kernels.norm(args);
     return result;

@@ -25,8 +25,9 @@
                                            .attention_i8 = attention_i8<Isa>,                       \
                                            .attention_f32 = attention_f32<Isa>,                     \
                                            .pool = pool<Isa>,                                       \
-                                           .l2_normalize = l2_normalize<Isa>, \
-        .activate = activate_values<Isa>, .softmax = softmax_rows<Isa>, \
+                                           .l2_normalize = l2_normalize<Isa>,                       \
+                                           .activate = activate_values<Isa>,                        \
+                                           .softmax = softmax_rows<Isa>,                            \
                                            .probe_dot4 = probe_dot4<Isa>,                           \
                                            .probe_fma = probe_fma<Isa>,                             \
                                            .probe_read = probe_read<Isa>};                          \

@@ -176,7 +176,11 @@ def test_a_window_drops_what_nobody_sees(window: int, capacity: int, chunk: int)
     q, k, v = qkv(tokens, 2, 1, 16)
     whole = kernels.attention(q, k, v, causal=True, window=window)
     cache = kernels.KeyValueCache(1, 16, capacity, window)
-    assert (cache.window, cache.capacity, cache.nbytes) == (window, capacity, 2 * 20 * (-(-(capacity + 1024) // 16) * 16))
+    assert (cache.window, cache.capacity, cache.nbytes) == (
+        window,
+        capacity,
+        2 * 20 * (-(-(capacity + 1024) // 16) * 16),
+    )
     for begin in range(0, tokens if chunk > 1 else 1500, chunk):
         part = slice(begin, begin + chunk)
         cache.append(k[part], v[part])

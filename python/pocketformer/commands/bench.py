@@ -95,9 +95,21 @@ def _show_kernels(result: dict[str, Any]) -> None:
         )
         for run in result["kernels"]
     ]
-    headers = ("kernel", "dtype", "shape", "threads", "median", "best", "10⁹ multiply-adds/s", "of peak", "weights, GB/s")
+    headers = (
+        "kernel",
+        "dtype",
+        "shape",
+        "threads",
+        "median",
+        "best",
+        "10⁹ multiply-adds/s",
+        "of peak",
+        "weights, GB/s",
+    )
     console.table(f"Kernels, {result['isa']}", headers, rows)
-    print("shape: rows × outputs × inputs, or queries × heads × head_dim; peak: the inner instruction alone, same minute")
+    print(
+        "shape: rows × outputs × inputs, or queries × heads × head_dim; peak: the inner instruction alone, same minute"
+    )
 
 
 def _show_runs(result: dict[str, Any]) -> None:

@@ -15,7 +15,9 @@ from .measure import repeated
 
 Shape = tuple[int, int, int]
 
-SHAPES: tuple[Shape, ...] = tuple((m, n, k) for n, k in ((384, 384), (1536, 384), (1024, 1024)) for m in (1, 16, 64, 512))
+SHAPES: tuple[Shape, ...] = tuple(
+    (m, n, k) for n, k in ((384, 384), (1536, 384), (1024, 1024)) for m in (1, 16, 64, 512)
+)
 """Rows, outputs and inputs: MiniLM's products and a wider one, for one row, a sentence, a text and a batch."""
 LENGTHS = (128, 512, 2048)
 HEADS, HEAD_DIM, WINDOW, CACHED = 12, 64, 256, 4096
