@@ -5,29 +5,34 @@ python examples/encoder_layer.py
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any, Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
 from pocketformer import kernels
 
 Array = NDArray[np.float32]
+Wide = NDArray[Any]
 
 
 class EncoderLayer:
     """``params`` are float32: weights [outputs, inputs], biases and norm parameters by the names below."""
 
     def __init__(self, params: dict[str, Array], heads: int, dtype: kernels.Dtype = "int8") -> None:
-        self.heads, self.dtype, self.params = heads, "float32" if dtype == "float32" else "int8", params
+        self.heads, self.params = heads, params
+        self.rounds: Literal["int8", "float32"] = "float32" if dtype == "float32" else "int8"
         self.weights = {name: kernels.pack(params[name], dtype) for name in ("q", "k", "v", "out", "up", "down")}
 
-    def linear(self, name: str, x: Array, **then: object) -> Array:
+    def linear(self, name: str, x: Array, **then: Any) -> Array:
         return kernels.matmul(x, self.weights[name], self.params[f"{name}.bias"], **then)
 
     def __call__(self, x: Array, offsets: NDArray[np.int64]) -> Array:
         """Sequences end to end [tokens, hidden], and where each begins, int64 [sequences + 1]."""
         tokens, hidden = x.shape
         q, k, v = (self.linear(name, x).reshape(tokens, self.heads, -1) for name in "qkv")
-        mixed = kernels.attention(q, k, v, offsets=offsets, dtype=self.dtype).reshape(tokens, hidden)
+        mixed = kernels.attention(q, k, v, offsets=offsets, dtype=self.rounds).reshape(tokens, hidden)
         x = self.norm("norm1", self.linear("out", mixed, residual=x))
         up = self.linear("up", x, activation="gelu")
         return self.norm("norm2", self.linear("down", up, residual=x))
@@ -46,19 +51,20 @@ def random_params(hidden: int, ffn: int, seed: int = 0) -> dict[str, Array]:
     return {name: value.astype(np.float32) for name, value in params.items()}
 
 
-def reference(params: dict[str, Array], heads: int, x: Array, offsets: NDArray[np.int64]) -> NDArray[np.float64]:
+def reference(params: dict[str, Array], heads: int, x: Array, offsets: NDArray[np.int64]) -> Wide:
     """The same layer in numpy, in float64."""
     p = {name: value.astype(np.float64) for name, value in params.items()}
 
-    def norm(name: str, y: NDArray[np.float64]) -> NDArray[np.float64]:
+    def norm(name: str, y: Wide) -> Wide:
         y = y - y.mean(axis=1, keepdims=True)
-        return y / np.sqrt(np.square(y).mean(axis=1, keepdims=True) + 1e-12) * p[f"{name}.weight"] + p[f"{name}.bias"]
+        y = y / np.sqrt(np.square(y).mean(axis=1, keepdims=True) + 1e-12)
+        return y * p[f"{name}.weight"] + p[f"{name}.bias"]
 
-    def linear(name: str, y: NDArray[np.float64]) -> NDArray[np.float64]:
+    def linear(name: str, y: Wide) -> Wide:
         return y @ p[name].T + p[f"{name}.bias"]
 
     parts = []
-    for begin, end in zip(offsets, offsets[1:], strict=False):
+    for begin, end in pairwise(offsets):
         rows = x[begin:end].astype(np.float64)
         q, k, v = (linear(name, rows).reshape(len(rows), heads, -1).swapaxes(0, 1) for name in "qkv")
         scores = np.exp(q @ k.swapaxes(1, 2) / np.sqrt(q.shape[2]))

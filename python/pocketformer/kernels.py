@@ -4,9 +4,10 @@ Arrays are C-contiguous float32 and may have any shape; padding, alignment and p
 arrays, or ``out`` where one is given. They are the same bits for any number of threads, on every instruction set, and
 as in a model that runs the same layer. The GIL is released while a kernel runs.
 
-Nothing is converted in silence: another dtype, layout or shape, NaN and infinity raise ValueError, and the message names
-the argument, its value and the remedy. ``threads=None`` takes as many threads as the work occupies, at most one for each
-strong core (``POCKETFORMER_THREADS`` sets another number). docs/kernels.md shows the layouts and how to measure.
+Nothing is converted in silence: another dtype, layout or shape, NaN and infinity raise ValueError, and the message
+names the argument, its value and the remedy. ``threads=None`` takes as many threads as the work occupies, at most one
+for each strong core (``POCKETFORMER_THREADS`` sets another number). docs/kernels.md shows the layouts and how to
+measure.
 
 Example:
     >>> import numpy as np
@@ -71,10 +72,10 @@ def pack(
     """Rounds ``weight`` float32 [n, k] to the nearest and lays it out for the kernels.
 
     ``int8`` has one scale for each output. ``int4`` holds indices into ``codebook``, 16 ascending int8 values within
-    ±127 (default ``UNIFORM``), with one scale for each output or, with a ``group`` of 16, 32, 64 or 128 that divides k, for
-    each group of inputs. ``rotate`` is the block of a Walsh-Hadamard rotation (QuaRot, arXiv 2404.00456), which spreads
-    outliers of the *input*: a power of two up to 128 that divides k, 0 for none, or ``auto``, the largest. A float32 weight
-    is neither rounded nor rotated.
+    ±127 (default ``UNIFORM``), with one scale for each output or, with a ``group`` of 16, 32, 64 or 128 that divides
+    k, for each group of inputs. ``rotate`` is the block of a Walsh-Hadamard rotation (QuaRot, arXiv 2404.00456),
+    which spreads outliers of the *input*: a power of two up to 128 that divides k, 0 for none, or ``auto``, the
+    largest. A float32 weight is neither rounded nor rotated.
     """
     if rotate == "auto":
         rotate = 0 if dtype == "float32" or np.ndim(weight) != 2 else hadamard_block(np.shape(weight)[1])
@@ -96,15 +97,15 @@ def matmul(
 ) -> Floats:
     """``activation(x · wᵀ + bias) * multiply + residual``: float32 [..., k] → [..., n].
 
-    ``bias`` is float32 [n]; ``multiply`` and ``residual`` have the shape of the result. ``residual`` may be ``out`` where
-    neither ``multiply`` nor an activation is given. Rows of ``x`` are rotated and rounded to int8 as ``w`` asks, each
-    with a scale of its own, so that no row's result depends on the others.
+    ``bias`` is float32 [n]; ``multiply`` and ``residual`` have the shape of the result. ``residual`` may be ``out``
+    where neither ``multiply`` nor an activation is given. Rows of ``x`` are rotated and rounded to int8 as ``w``
+    asks, each with a scale of its own, so that no row's result depends on the others.
     """
     return _core.matmul(x, w, bias, activation, multiply, residual, threads, out)
 
 
 def quantize(x: Floats, like: Weight, *, threads: int | None = None) -> tuple[NDArray[np.int8], Floats]:
-    """``x`` float32 [..., k] as a product with ``like`` rounds it: int8 [..., k] within ±127, and a scale float32 [...].
+    """``x`` float32 [..., k] as a product with ``like`` rounds it: int8 [..., k] within ±127, a scale float32 [...].
 
     With ``like.rotate`` the integers are those of the rotated rows.
     """
@@ -120,7 +121,8 @@ def matmul_int8(
 ) -> NDArray[np.int32]:
     """The integer product alone: int8 [..., k] within ±127 times the codes of an int8 weight → int32 [..., n], exact.
 
-    With ``q, s = quantize(x, like=w)``, ``matmul(x, w)`` is ``matmul_int8(q, w) * w.scale * s[..., None]`` up to rounding.
+    With ``q, s = quantize(x, like=w)``, ``matmul(x, w)`` is ``matmul_int8(q, w) * w.scale * s[..., None]`` up to
+    rounding.
     """
     return _core.matmul_int8(q, w, threads, out)
 
@@ -144,15 +146,17 @@ def attention(
 ) -> Floats:
     """``softmax(scale · q · kᵀ + bias) · v`` by heads: q [tokens, heads, head_dim] → [tokens, heads, head_dim].
 
-    ``k`` and ``v`` are [keys, kv_heads, head_dim]; heads // kv_heads heads share one of theirs. Queries are the last of the
-    keys' positions, so that the last rows of a causal sequence can be asked for alone; without ``causal``, ``window``
-    and ``bias`` there may be more of them than keys. ``offsets`` int64 [sequences + 1] makes a batch of sequences end to
-    end of the rows (then there are as many keys as queries); no token sees another sequence, none is padded.
+    ``k`` and ``v`` are [keys, kv_heads, head_dim]; heads // kv_heads heads share one of theirs. Queries are the last
+    of the keys' positions, so that the last rows of a causal sequence can be asked for alone; without ``causal``,
+    ``window`` and ``bias`` there may be more of them than keys. ``offsets`` int64 [sequences + 1] makes a batch of
+    sequences end to end of the rows (then there are as many keys as queries); no token sees another sequence, none is
+    padded.
 
-    ``causal``: a query sees no later position. ``window``: it sees positions at most so far away, both ends included, or
-    ``(before, after)`` with None for any distance. ``bias`` float32 [heads, 2·d + 1] is added to the scores by distance:
-    entry d + (query − key), clamped to its ends. ``scale`` defaults to head_dim ** -0.5. ``dtype`` ``int8`` rounds q, k
-    and v to one scale for each token and head and the weights of each 128 keys to 7 bits; ``float32`` rounds nothing.
+    ``causal``: a query sees no later position. ``window``: it sees positions at most so far away, both ends included,
+    or ``(before, after)`` with None for any distance. ``bias`` float32 [heads, 2·d + 1] is added to the scores by
+    distance: entry d + (query − key), clamped to its ends. ``scale`` defaults to head_dim ** -0.5. ``dtype`` ``int8``
+    rounds q, k and v to one scale for each token and head and the weights of each 128 keys to 7 bits; ``float32``
+    rounds nothing.
     """
     left, right = _range(causal, window)
     return _core.attention(q, k, v, left, right, bias, offsets, dtype, scale, threads, out)
@@ -161,10 +165,10 @@ def attention(
 class KeyValueCache:
     """Keys and values of one layer and one sequence, rounded to int8 as they arrive; for one thread at a time.
 
-    ``capacity`` tokens of ``kv_heads`` heads of ``head_dim`` fit; untouched ones take no memory. With a ``window`` a query sees
-    positions at most so far before its own, and any number of tokens may pass: those that no later query sees make
-    room, and ``capacity − window`` may be appended at a time. The cache keeps the instruction set that was in use when
-    it was made.
+    ``capacity`` tokens of ``kv_heads`` heads of ``head_dim`` fit; untouched ones take no memory. With a ``window`` a
+    query sees positions at most so far before its own, and any number of tokens may pass: those that no later query
+    sees make room, and ``capacity − window`` may be appended at a time. The cache keeps the instruction set that was
+    in use when it was made.
 
     Example:
         >>> import numpy as np
@@ -261,7 +265,7 @@ def rms_norm(x: Floats, weight: Floats, eps: float = 1e-6) -> Floats:
 
 
 def gelu(x: Floats, approximate: Literal["none", "tanh"] = "none") -> Floats:
-    """``x · Φ(x)``, off by at most 2e-6 for |x| ≤ 9; ``tanh`` is the approximation of the original BERT and GPT code."""
+    """``x · Φ(x)``, off by at most 2e-6 for |x| ≤ 9; ``tanh`` is the approximation of the first BERT and GPT."""
     if approximate not in ("none", "tanh"):
         raise ValueError(f"approximate is {approximate!r}; it must be none or tanh")
     return _core.activate(x, "gelu" if approximate == "none" else "gelu_tanh")
@@ -281,7 +285,7 @@ def softmax(x: Floats) -> Floats:
 
 
 def isas() -> list[str]:
-    """Instruction sets that this build has and this CPU supports, best first; the first is used unless one is chosen."""
+    """Instruction sets that this build has and this CPU supports, best first; the first is used unless one is named."""
     return _core.isas()
 
 

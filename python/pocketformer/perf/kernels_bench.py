@@ -25,7 +25,7 @@ HEADS, HEAD_DIM, WINDOW, CACHED = 12, 64, 256, 4096
 
 @dataclass(frozen=True)
 class Case:
-    """A kernel on arrays of one shape. ``call(threads)`` runs it; ``peak`` probes what its multiply-adds are bound by."""
+    """A kernel on arrays of one shape. ``call(threads)`` runs it; ``peak`` probes what bounds its multiply-adds."""
 
     kernel: str
     dtype: str
@@ -44,9 +44,9 @@ def measure_kernels(
 ) -> dict[str, Any]:
     """Every case on every number of threads, each repeated for ``seconds``; times in seconds, ready for JSON.
 
-    ``gmacs`` are 10⁹ multiply-adds a second by the median, ``peak_share`` their share of what the inner instruction alone
-    reached just before or after, ``read_gbps`` the gigabytes of weights a second. A call counts whole: with the rounding
-    of its inputs, and without allocating its result.
+    ``gmacs`` are 10⁹ multiply-adds a second by the median, ``peak_share`` their share of what the inner instruction
+    alone reached just before or after, ``read_gbps`` the gigabytes of weights a second. A call counts whole: with the
+    rounding of its inputs, and without allocating its result.
     """
     counts = sorted(set(threads or (1, _core.default_threads())))
     runs = []
