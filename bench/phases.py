@@ -42,7 +42,10 @@ PHASES = (
     ("products", r"^(gemm_|dispatch_height|Tile)"),
     ("rotate", r"^(rotate_row|rotate_blocks|hadamard|butterfly)\b"),
     ("quantize", r"^(quantize_rows|row_max_abs)\b"),
-    ("split and quantize Q, K, V", r"^(store_(i8|f32|heads?|values)|quantize_(heads?|rows_of_heads)|rotate_heads|measure_heads)\b"),
+    (
+        "split and quantize Q, K, V",
+        r"^(store_(i8|f32|heads?|values)|quantize_(heads?|rows_of_heads)|rotate_heads|measure_heads)\b",
+    ),
     ("norms", r"^norm\b"),
     ("embedding", r"^(embed|gather_panel_row)\b"),
     (PROBE, r"^probe_"),
