@@ -6,10 +6,15 @@
 
 namespace pocketformer::bindings {
 
+void bind_attention_calls(pybind11::module_& m);
+void bind_calls(pybind11::module_& m);
 void bind_kernels(pybind11::module_& m);
+void bind_key_value_cache(pybind11::module_& m);
 void bind_machine(pybind11::module_& m);
 void bind_probes(pybind11::module_& m);
+void bind_products(pybind11::module_& m);
 void bind_program(pybind11::module_& m);
+void bind_row_calls(pybind11::module_& m);
 void bind_session(pybind11::module_& m);
 
 // Whoever waits for the GIL while the interpreter is being finalized never gets it. Up to 3.13 CPython ends that thread

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import kernels
     from .compression import compress
     from .errors import CheckpointError, PocketFileError, TaskError, UnsupportedModelError
     from .model import Model, load
@@ -40,6 +41,7 @@ __all__ = [
     "UnsupportedModelError",
     "__version__",
     "compress",
+    "kernels",
     "load",
 ]
 
@@ -63,14 +65,16 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
+    if name == "kernels":
+        return import_module(".kernels", __name__)
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *__all__})

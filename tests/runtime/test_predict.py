@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,14 @@ from statistics import median
 import numpy as np
 import pytest
 
+import predict_boards
+import simulate_boards
 from helpers.graphs import tiny_graph
 from helpers.programs import program, quantize_graph
 from pocketformer import _core
+from pocketformer.cli import main
 from pocketformer.engine import Engine
-from pocketformer.perf.boards import BOARDS, this_machine
+from pocketformer.perf.boards import BOARDS, machine, this_machine
 from pocketformer.perf.measure import prepare
 from pocketformer.perf.predict import predict
 
