@@ -74,7 +74,7 @@ py::array_t<float> run(BoundSession& self, const py::dict& inputs, int64_t threa
   float* const data = result.mutable_data();
   bool finished = false;
   {
-    const py::gil_scoped_release no_gil;
+    const GilReleased no_gil;
     finished = self.session.run(arrays.feeds, thread_count, data, {signalled, nullptr});
   }
   if (!finished) throw py::error_already_set();

@@ -1,7 +1,7 @@
 // int8 attention: Q·Kᵀ and P·V on the integer dot product; softmax in fp32 (docs/format.md, Arithmetic).
 #pragma once
 
-#include "kernels/attention.h"
+#include "kernels/attention_few_i8.h"
 
 namespace {
 
@@ -155,18 +155,17 @@ struct KeyTileI8 {
   }
 };
 
-// Sixteen queries' groups of four channels side by side: [head_stride/4][16 queries][4]. Idle lanes repeat the first
-// query.
+// Sixteen rows' groups of four channels side by side: [head_stride/4][16 rows][4].
 template <class V>
-POCKETFORMER_INLINE void gather_queries(const int8_t* q, size_t stride, int queries, int head_stride,
-                                        typename V::B* panel) {
+POCKETFORMER_INLINE void gather_queries(const AttentionI8Args& a, const LaneRows& rows, typename V::B* panel) {
   constexpr int kBytes = 4 * kLanes;
-  for (int d = 0; d < head_stride; d += kBytes) {
-    const int groups = head_stride - d < kBytes ? (head_stride - d) / 4 : kLanes;
+  const AttentionArgs& c = a.common;
+  for (int d = 0; d < c.head_stride; d += kBytes) {
+    const int groups = c.head_stride - d < kBytes ? (c.head_stride - d) / 4 : kLanes;
     typename V::F block[kLanes];  // only moved, never computed with
     for (int i = 0; i < kLanes; ++i) {
-      const int8_t* row = q + (i < queries ? i : 0) * stride + d;
-      block[i] = V::load_partial(reinterpret_cast<const float*>(row), groups);
+      const size_t row = static_cast<size_t>(rows.query[i]) * c.heads + rows.head[i];
+      block[i] = V::load_partial(reinterpret_cast<const float*>(a.q + row * c.head_stride + d), groups);
     }
     V::transpose(block);
     for (int i = 0; i < groups; ++i) {
@@ -178,20 +177,18 @@ POCKETFORMER_INLINE void gather_queries(const int8_t* q, size_t stride, int quer
 }
 
 template <class V, int Stride, bool kBias>
-void attend_i8(const AttentionI8Args& a, int head, int first_query, int queries) {
+void attend_i8(const AttentionI8Args& a, const LaneRows& rows) {
   using F = typename V::F;
   const AttentionArgs& c = a.common;
-  const int kv_head = head / (c.heads / c.kv_heads);
-  const size_t row = static_cast<size_t>(first_query) * c.heads + head;
-  const int first_position = c.first_position + first_query;
-  const LaneRanges<V> range(c, first_query, queries);
+  const int kv_head = rows.head[0] / (c.heads / c.kv_heads);
+  const int first_position = c.first_position + rows.query[0];
+  const LaneRanges<V> range(c, rows);
   const float* v_scale = a.kv.v_scale + kv_head * a.kv.capacity + c.segment_slot;
   const uint8_t* keys = a.kv.k + (kv_head * a.kv.capacity + c.segment_slot) * c.head_stride;
-  const float* bias = kBias ? c.bias + head * c.ld_bias + c.bias_center : nullptr;
+  const float* bias = kBias ? c.bias + rows.head[0] * c.ld_bias + c.bias_center : nullptr;
 
   typename V::B query[kMaxHeadDim / 4];
-  gather_queries<V>(a.q + row * c.head_stride, static_cast<size_t>(c.heads) * c.head_stride, queries, c.head_stride,
-                    query);
+  gather_queries<V>(a, rows, query);
   // Keys carry the offset of the dot product's first operand: −offset·Σ q takes it out again.
   typename V::I initial = V::zero_i32();
   if constexpr (V::kActivationOffset != 0) {
@@ -202,11 +199,7 @@ void attend_i8(const AttentionI8Args& a, int head, int first_query, int queries)
     initial = V::negate_i32(V::template shift_left<7>(initial));
   }
   alignas(64) float factors[kLanes];
-  for (int i = 0; i < kLanes; ++i) {
-    // Never zero, so that a masked score stays far below every other even for a query of zeros.
-    const float f = a.q_scale[row + static_cast<size_t>(i < queries ? i : 0) * c.heads] * (c.scale * kLog2E);
-    factors[i] = f > 1e-20f ? f : 1e-20f;
-  }
+  for (int i = 0; i < kLanes; ++i) factors[i] = score_factor(a, rows.query[i], rows.head[i]);
   // With a bias the scores are scaled as they are made; without one, inside the exponent.
   const F scaled = V::load(factors), factor = kBias ? V::set1(1.0f) : scaled;
 
@@ -214,7 +207,7 @@ void attend_i8(const AttentionI8Args& a, int head, int first_query, int queries)
   const auto take_tile = [&](int first_key, int end, RunningSoftmax<V>& softmax) POCKETFORMER_LAMBDA {
     const int begin = first_key / 4 * 4;
     const F top = tile.template score<kBias>(a, query, initial, range, kv_head, begin, end, scaled, bias,
-                                             first_position, queries);
+                                             first_position, rows.count);
     F largest, keep, take;
     const F sum = tile.exponentiate(range, begin, end, factor, top, v_scale, largest);
     // Of this head's next tile, or of the next head's first.
@@ -224,24 +217,29 @@ void attend_i8(const AttentionI8Args& a, int head, int first_query, int queries)
     take = V::mul(take, V::mul(largest, V::set1(1.0f / 127.0f)));
     tile.accumulate(a, kv_head, begin, end, keep, take, softmax.out);
   };
-  for_each_tile<V>(c, range, c.out + first_query * c.ldo + head * c.head_dim, queries, take_tile);
+  for_each_tile<V, RunningSoftmax<V>>(c, rows, range, take_tile);
+}
+
+template <class V>
+POCKETFORMER_INLINE void attend_lanes_i8(const AttentionI8Args& a, const LaneRows& rows) {
+  // Known addresses pay where registers abound; with 16 of them g++ 12 unrolls into spills instead.
+  constexpr int kKnownStride = V::kAttentionChains >= 8 ? 32 : 0;
+  if (a.common.bias != nullptr)
+    attend_i8<V, 0, true>(a, rows);
+  else if (a.common.head_stride == kKnownStride)
+    attend_i8<V, kKnownStride, false>(a, rows);
+  else
+    attend_i8<V, 0, false>(a, rows);
 }
 
 template <class V>
 void attention_i8(const AttentionI8Args& a) {
-  const AttentionArgs& c = a.common;
-  for (int head = c.head_begin; head < c.head_end; ++head)
-    for (int query = 0; query < c.queries; query += kLanes) {
-      const int queries = c.queries - query < kLanes ? c.queries - query : kLanes;
-      // Known addresses pay where registers abound; with 16 of them g++ 12 unrolls into spills instead.
-      constexpr int kKnownStride = V::kAttentionChains >= 8 ? 32 : 0;
-      if (c.bias != nullptr)
-        attend_i8<V, 0, true>(a, head, query, queries);
-      else if (c.head_stride == kKnownStride)
-        attend_i8<V, kKnownStride, false>(a, head, query, queries);
-      else
-        attend_i8<V, 0, false>(a, head, query, queries);
-    }
+  for_each_rows(a.common, [&](const LaneRows& rows) POCKETFORMER_LAMBDA {
+    if (rows.count <= kFewRows)
+      a.common.bias != nullptr ? attend_few_i8<V, true>(a, rows) : attend_few_i8<V, false>(a, rows);
+    else
+      attend_lanes_i8<V>(a, rows);
+  });
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include "kernels/attention_f32.h"
 #include "kernels/attention_i8.h"
+#include "kernels/elementwise.h"
 #include "kernels/gemm.h"
 #include "kernels/heads.h"
 #include "kernels/probe.h"
@@ -25,6 +26,8 @@
                                            .attention_f32 = attention_f32<Isa>,                     \
                                            .pool = pool<Isa>,                                       \
                                            .l2_normalize = l2_normalize<Isa>,                       \
+                                           .activate = activate_values<Isa>,                        \
+                                           .softmax = softmax_rows<Isa>,                            \
                                            .probe_dot4 = probe_dot4<Isa>,                           \
                                            .probe_fma = probe_fma<Isa>,                             \
                                            .probe_read = probe_read<Isa>};                          \

@@ -208,6 +208,23 @@ struct L2NormalizeArgs {
   int rows, width;
 };
 
+// Activation kind of x[count], by its precise polynomial. May start anywhere; out may equal x.
+struct ActivateArgs {
+  const float* x;
+  float* out;
+  size_t count;
+  Activation kind;
+};
+
+// Rows may start anywhere and are as long as `width`; out may equal x.
+struct SoftmaxArgs {
+  const float* x;
+  size_t ldx;
+  float* out;
+  size_t ldo;
+  int rows, width;
+};
+
 struct KernelTable {
   const char* isa;
   int activation_offset;  // added to quantized activations so that u8×s8 hardware can take them: 0 or 128
@@ -222,6 +239,8 @@ struct KernelTable {
   void (*attention_f32)(const AttentionF32Args&);
   void (*pool)(const PoolArgs&);
   void (*l2_normalize)(const L2NormalizeArgs&);
+  void (*activate)(const ActivateArgs&);
+  void (*softmax)(const SoftmaxArgs&);
   // Peak of dot4 and of fma on registers: the multiply-adds done in so many rounds of a product's tile.
   int64_t (*probe_dot4)(int64_t iterations);
   int64_t (*probe_fma)(int64_t iterations);

@@ -94,7 +94,7 @@ class Session:
 
     def __init__(self, program: Program, mode: str = "auto", block_rows: int = 0) -> None: ...
     def run(
-        self, inputs: dict[str, NDArray[Any] | None], threads: int = 1, out: NDArray[np.float32] | None = None
+        self, inputs: dict[str, Any], threads: int = 1, out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
         """Runs a batch and returns float32 [rows of the output's domain, output_width], ``out`` if it is given.
 
@@ -272,3 +272,85 @@ def probe_bandwidth(milliseconds: int = 500, bytes: int = 1 << 28, threads: int 
 
     The default is beyond every cache; as many bytes as a model's weights give the speed at which those can be read.
     """
+
+# What pocketformer/kernels.py documents; None stands for an argument that is not given.
+
+def choose_isa(name: str | None) -> str | None:
+    """Kernels of this thread's calls of what follows; None is the default. Returns what was chosen before."""
+
+class Weight:
+    def __init__(
+        self, weight: _F32, dtype: str, group: int, rotate: int, codebook: NDArray[np.int8] | None
+    ) -> None: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def rotate(self) -> int: ...
+    @property
+    def group(self) -> int | None: ...
+    @property
+    def scale(self) -> _F32 | None: ...
+    def dequantize(self) -> _F32: ...
+
+def matmul(
+    x: _F32,
+    w: Weight,
+    bias: _F32 | None = None,
+    activation: str | None = None,
+    multiply: _F32 | None = None,
+    residual: _F32 | None = None,
+    threads: int | None = None,
+    out: _F32 | None = None,
+) -> _F32: ...
+def quantize(x: _F32, like: Weight, threads: int | None = None) -> tuple[NDArray[np.int8], _F32]: ...
+def matmul_int8(
+    q: NDArray[np.int8], w: Weight, threads: int | None = None, out: NDArray[np.int32] | None = None
+) -> NDArray[np.int32]: ...
+def attention(
+    q: _F32,
+    k: _F32,
+    v: _F32,
+    left: int,
+    right: int,
+    bias: _F32 | None,
+    offsets: NDArray[np.int64] | None,
+    dtype: str,
+    scale: float | None,
+    threads: int | None,
+    out: _F32 | None,
+) -> _F32: ...
+
+class KeyValueCache:
+    def __init__(self, kv_heads: int, head_dim: int, capacity: int, window: int | None) -> None: ...
+    def append(self, k: _F32, v: _F32) -> None: ...
+    def attend(
+        self,
+        q: _F32,
+        left: int,
+        right: int,
+        bias: _F32 | None,
+        scale: float | None,
+        threads: int | None,
+        out: _F32 | None,
+    ) -> _F32: ...
+    def truncate(self, length: int) -> None: ...
+    def fork(self) -> KeyValueCache: ...
+    @property
+    def length(self) -> int: ...
+    @property
+    def capacity(self) -> int: ...
+    @property
+    def window(self) -> int | None: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def isa(self) -> str: ...
+
+def layer_norm(x: _F32, weight: _F32, bias: _F32 | None, eps: float) -> _F32: ...
+def rms_norm(x: _F32, weight: _F32, eps: float) -> _F32: ...
+def activate(x: _F32, activation: str) -> _F32: ...
+def softmax(x: _F32) -> _F32: ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import mmap
 import os
@@ -85,8 +86,8 @@ class PocketFile:
         return None if self._tokenizer is None else self._tokenizer.tobytes()
 
 
-def read_pocket(path: str | os.PathLike[str], isa: str = "") -> PocketFile:
-    """Maps the file and checks everything but the values of the large weights.
+def read_pocket(path: str | os.PathLike[str], isa: str = "", copy: bool = False) -> PocketFile:
+    """Maps the file, or with ``copy`` reads it into memory of its own, and checks all but the large weights' values.
 
     ``isa`` is the instruction set of the program; empty takes POCKETFORMER_ISA or the best one. Raises PocketFileError
     when the file breaks the format, OSError when it cannot be opened, ValueError when this CPU lacks the ``isa``.
@@ -98,9 +99,9 @@ def read_pocket(path: str | os.PathLike[str], isa: str = "") -> PocketFile:
             header, data_start = _read_header(file, size)
             metadata = _metadata(header)
             entries = _entries(header, size - data_start)
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            content = _copied(file, size) if copy else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         params = {
-            name: np.frombuffer(mapped, dtype, count, data_start + begin).reshape(shape)
+            name: np.frombuffer(content, dtype, count, data_start + begin).reshape(shape)
             for name, dtype, shape, count, begin in entries
         }
         return _assemble(os.fspath(path), metadata, params, isa)
@@ -108,6 +109,16 @@ def read_pocket(path: str | os.PathLike[str], isa: str = "") -> PocketFile:
         raise PocketFileError(
             f"{os.fspath(path)}: {error} (damaged, or not a pocket file: compress the model again)"
         ) from None
+
+
+def _copied(file: io.BufferedReader, size: int) -> memoryview:
+    """The whole file in pages of this process: aligned as the mapped file is, and nobody else can change them."""
+    pages = memoryview(mmap.mmap(-1, size))
+    file.seek(0)
+    filled = file.readinto(pages)
+    if filled != size:
+        raise PocketFileError(f"the file shrank from {size} to {filled} bytes while it was read")
+    return pages.toreadonly()
 
 
 def write_pocket(

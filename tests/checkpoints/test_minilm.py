@@ -45,8 +45,17 @@ def test_metadata(checkpoint: Checkpoint) -> None:
         # 22,713,216 published, less the 384·385 of the pooler that sentence embeddings do not use
         "params": 22_713_216 - 384 * 385,
         "weights": "fp32",
+        "license": "apache-2.0",
+        "similarity": "cosine",
+        "truncate_dim": None,
     }
-    assert checkpoint.text == {"max_length": 256, "pad_token_id": 0, "mask_token_id": 103, "token_types": True}
+    assert checkpoint.text == {
+        "max_length": 256,
+        "mask_token_id": 103,
+        "prompts": {"query": "", "document": ""},
+        "default_prompt_name": None,
+        "include_prompt": True,
+    }
     assert [op["op"] for op in checkpoint.graph.ops][-2:] == ["pool", "normalize"]
 
 

@@ -250,6 +250,47 @@ def test_queries_from_the_middle(isa: str, left: int, right: int, int8: bool) ->
             same_bytes(part, whole[begin:end])
 
 
+FEW = (1, 2, 3, 4, 5, 6, 7, 8, 11, 15)
+"""Queries at once: with up to six rows keys and channels go into the lanes, with more the rows do."""
+
+
+@every_isa
+@both_kinds
+@pytest.mark.parametrize(
+    ("length", "head_dim", "heads", "kv_heads"),
+    [
+        *((40, 1, 2, 2), (140, 26, 4, 2), (77, 80, 3, 1), (300, 64, 4, 4), (130, 32, 9, 3)),
+        *((131, 256, 4, 1), (90, 128, 8, 1), (66, 48, 17, 1), (1100, 16, 2, 1)),
+    ],
+)
+def test_few_queries(isa: str, length: int, head_dim: int, heads: int, kv_heads: int, int8: bool) -> None:
+    """Alone, a few queries have the bytes that they have among many."""
+    case = heads_of(length, head_dim, heads, kv_heads)
+    stored = Attention(isa, case, int8)
+    bias, center = bias_of(case)
+    for left, right in ((-1, 0), (-1, -1), (37, 2), (0, 0)):
+        for options in ({}, {"bias": bias, "bias_center": center}):
+            whole = stored.attend(max(0, length - 48), left=left, right=right, **options)
+            for count in FEW:
+                for end in {length, length - 5 - count}:
+                    part = stored.attend(end - count, end, left=left, right=right, **options)
+                    rows = slice(end - count - length + len(whole), end - length + len(whole))
+                    same_bytes(part, whole[rows])
+
+
+@every_isa
+@both_kinds
+def test_few_queries_of_some_heads(isa: str, int8: bool) -> None:
+    """However the heads that share keys are divided among threads."""
+    stored = Attention(isa, heads_of(70, 26, 12, 2), int8)
+    whole = stored.attend()
+    for count in (1, 2, 3, 17):
+        for begin, end in ((0, 1), (4, 9), (5, 6), (6, 12), (1, 12)):
+            part = stored.attend(70 - count, head_begin=begin, head_end=end)
+            inside = slice(begin * 26, end * 26)
+            same_bytes(part[:, inside], whole[70 - count :, inside])
+
+
 @both_kinds
 @pytest.mark.parametrize(("left", "right"), [(-1, -1), (-1, 0), (1000, 50), (1, 1)])
 def test_splits_of_many_keys(left: int, right: int, int8: bool) -> None:
@@ -260,7 +301,7 @@ def test_splits_of_many_keys(left: int, right: int, int8: bool) -> None:
     assert (np.abs(whole - exact) <= bound).all()
     for isa in ISAS:
         stored = Attention(isa, heads, int8)
-        for begin, end in ((1000, 1050), (1023, 1024), (2040, 2100)):
+        for begin, end in ((1000, 1050), (1023, 1024), (2040, 2100), (2097, 2100)):
             same_bytes(stored.attend(begin, end, left=left, right=right), whole[begin:end])
 
 

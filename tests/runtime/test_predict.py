@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,14 @@ from statistics import median
 import numpy as np
 import pytest
 
+import predict_boards
+import simulate_boards
 from helpers.graphs import tiny_graph
 from helpers.programs import program, quantize_graph
 from pocketformer import _core
+from pocketformer.cli import main
 from pocketformer.engine import Engine
-from pocketformer.perf.boards import BOARDS, this_machine
+from pocketformer.perf.boards import BOARDS, machine, this_machine
 from pocketformer.perf.measure import prepare
 from pocketformer.perf.predict import predict
 
@@ -127,3 +131,40 @@ def test_work_of_products_and_rows() -> None:
     assert [step["activated"] for step in linears] == [0, 0, 12 * 41, 0, 0]
     assert all(step["int8"] for step in linears)
     assert {step["rows"] for step in steps} == {12.0, 1.0}
+
+
+def test_boards_use_the_simulated_shares() -> None:
+    page = simulate_boards.PAGE.read_text()
+    for isa, loop, core, worst in re.findall(r"\| (\w+) \| (\w+) \| ([\w-]+) \|.*?\| ([\d.]+)% \|\n", page):
+        for board, of in (("pi3", "cortex-a53"), ("pi4", "cortex-a72"), ("pi5", "cortex-a76")):
+            if core == of and loop in ("gemm_i8", "gemm_f32"):
+                share = BOARDS[board].int8_share if loop == "gemm_i8" else BOARDS[board].f32_share
+                assert BOARDS[board].isa == isa
+                assert share == pytest.approx(float(worst) / 100, abs=0.011), (board, loop)
+
+
+def test_the_page_has_the_predictions(minilm_int8: Path) -> None:
+    """To within a hundredth: the file's bytes may differ with the tokenizer's version."""
+    written, now = predict_boards.written().split(), predict_boards.table(minilm_int8).split()
+    assert len(written) == len(now)
+    for old, new in zip(written, now, strict=True):
+        same = old == new or float(old) == pytest.approx(float(new), rel=0.01)
+        assert same, f"{old} should be {new}: run scripts/predict_boards.py"
+
+
+def test_unknown_names_and_threads_are_refused(minilm_int8: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="board is 'pi6'; use one of pi3, pi4"):
+        machine("pi6")
+    assert main(["predict", str(minilm_int8), "--board", "pi5", "--threads", "5"]) == 1
+    assert "threads is 5; Raspberry Pi 5 has 4 cores, use 1 to 4" in capsys.readouterr().err
+    assert main(["predict", str(minilm_int8), "--board", "pi5", "--lengths", "600"]) == 1
+    assert "512" in capsys.readouterr().err
+
+
+def test_the_command_prints_it(minilm_int8: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", str(minilm_int8), "--board", "rk3588", "--lengths", "64", "--batches", "1", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "RK3588" in printed
+    assert "A prediction, not a measurement" in printed
+    assert main(["predict", str(minilm_int8), "--lengths", "16", "--threads", "1"]) == 0  # this machine
+    assert "this machine" in capsys.readouterr().out

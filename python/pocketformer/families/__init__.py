@@ -17,13 +17,17 @@ FAMILIES: dict[str, Family] = {
     family.name: family for family in (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, MPNET, ALBERT)
 }
 
-# What follows the family's name in an entry of `architectures`, and the task it means.
 TASKS = {
     "Model": "embed",
     "ForSequenceClassification": "classify",
     "ForTokenClassification": "tag",
     "ForQuestionAnswering": "answer",
     "ForMaskedLM": "fill_mask",
+    "ForPreTraining": "fill_mask",
 }
+"""What follows a family's name in an entry of ``architectures``, and the task that its tensors serve."""
 
-__all__ = ["FAMILIES", "TASKS", "Family"]
+CLASSES = {family.classes + suffix: task for family in FAMILIES.values() for suffix, task in TASKS.items()}
+"""The classes of transformers that are understood, and their tasks."""
+
+__all__ = ["CLASSES", "FAMILIES", "TASKS", "Family"]

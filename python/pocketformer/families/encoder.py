@@ -1,4 +1,4 @@
-"""The post-norm encoder that BERT introduced; families differ in names, positions and heads.
+"""Text encoders with learned absolute positions: tables, then layers; families differ in sizes, names and heads.
 
 Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers" (arXiv 1810.04805).
 """
@@ -7,34 +7,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from ..errors import CheckpointError
 from ..graph import Array, GraphBuilder, Table
-from ..sources.weights import Weights
+from ..sources.source import Tensors
+from .transformer import Layer, LayerNames, LayerSpec, norm
+
+WORD_TABLE = "embeddings.word_embeddings.weight"
+"""The word table of every family here, below the family's ``base``."""
 
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """Sizes and options of an encoder; ``embedding`` is the tables' width, ``types`` is 0 without such a table."""
+    """Tables and layers; ``embedding`` is the tables' width and ``types`` is 0 without such a table.
+
+    Positions count from ``position_offset``; ``tied`` says that the word table decodes masked tokens. Raises
+    CheckpointError when no position is left.
+    """
 
     vocab: int
     types: int
     positions: int
-    hidden: int
-    heads: int
+    layer: LayerSpec
     layers: int
-    ffn: int
-    activation: str
-    eps: float
     embedding: int
     position_offset: int = 0
+    tied: bool = True
 
     def __post_init__(self) -> None:
-        if self.hidden % self.heads:
-            raise CheckpointError(
-                f"hidden size {self.hidden} is not a multiple of {self.heads} heads; check config.json"
-            )
         if self.max_length < 1:
             raise CheckpointError(
                 f"a position table of {self.positions} rows leaves no position after the {self.position_offset} "
@@ -45,88 +44,39 @@ class EncoderSpec:
     def max_length(self) -> int:
         return self.positions - self.position_offset
 
-
-@dataclass(frozen=True)
-class LayerNames:
-    """Where a checkpoint keeps the parameters of one layer."""
-
-    query: str = "attention.self.query"
-    key: str = "attention.self.key"
-    value: str = "attention.self.value"
-    attention_out: str = "attention.output.dense"
-    attention_norm: str = "attention.output.LayerNorm"
-    ffn_up: str = "intermediate.dense"
-    ffn_down: str = "output.dense"
-    ffn_norm: str = "output.LayerNorm"
+    @property
+    def hidden(self) -> int:
+        return self.layer.hidden
 
 
-def embeddings(b: GraphBuilder, spec: EncoderSpec, weights: Weights) -> str:
-    """Sum of the word, position and type tables, normalised."""
-    scope = weights.under("embeddings.")
+def embeddings(b: GraphBuilder, spec: EncoderSpec, tensors: Tensors, prefix: str) -> str:
+    """Sum of the word, position and type tables under ``prefix``, normalised."""
+
+    def table(name: str, part: str, rows: int, index: str, offset: int = 0) -> Table:
+        return Table(name, tensors.weight(f"{prefix}embeddings.{part}.weight", rows, spec.embedding), index, offset)
+
     tables = [
-        Table("embed.words", scope.tensor("word_embeddings.weight", spec.vocab, spec.embedding), "ids"),
-        Table(
-            "embed.positions",
-            scope.tensor("position_embeddings.weight", spec.positions, spec.embedding),
-            "positions",
-            spec.position_offset,
-        ),
+        table("embed.words", "word_embeddings", spec.vocab, "ids"),
+        table("embed.positions", "position_embeddings", spec.positions, "positions", spec.position_offset),
     ]
     if spec.types:
-        tables.append(
-            Table("embed.types", scope.tensor("token_type_embeddings.weight", spec.types, spec.embedding), "types")
-        )
-    return b.norm(b.embed(tables), *scope.norm("LayerNorm", spec.embedding), name="embed.norm", eps=spec.eps)
-
-
-@dataclass(frozen=True)
-class Layer:
-    """The parameters of one layer, which a graph may run several times; ``name`` is their prefix in the graph."""
-
-    name: str
-    qkv: tuple[Array, Array]
-    attention_out: tuple[Array, Array]
-    attention_norm: tuple[Array, Array]
-    ffn_up: tuple[Array, Array]
-    ffn_down: tuple[Array, Array]
-    ffn_norm: tuple[Array, Array]
-
-    @classmethod
-    def read(cls, name: str, spec: EncoderSpec, weights: Weights, names: LayerNames) -> Layer:
-        qkv = [weights.linear(part, spec.hidden, spec.hidden) for part in (names.query, names.key, names.value)]
-        return cls(
-            name,
-            (np.concatenate([w for w, _ in qkv]), np.concatenate([bias for _, bias in qkv])),
-            weights.linear(names.attention_out, spec.hidden, spec.hidden),
-            weights.norm(names.attention_norm, spec.hidden),
-            weights.linear(names.ffn_up, spec.ffn, spec.hidden),
-            weights.linear(names.ffn_down, spec.hidden, spec.ffn),
-            weights.norm(names.ffn_norm, spec.hidden),
-        )
-
-    def apply(self, b: GraphBuilder, x: str, spec: EncoderSpec, bias: tuple[str, Array] | None = None) -> str:
-        """``x = norm(x + attention(x)); x = norm(x + ffn(x))``."""
-        qkv = b.linear(x, *self.qkv, name=f"{self.name}.qkv")
-        mixed = b.attention(qkv, heads=spec.heads, head_dim=spec.hidden // spec.heads, bias=bias)
-        x = b.linear(mixed, *self.attention_out, name=f"{self.name}.attention_out", residual=x)
-        x = b.norm(x, *self.attention_norm, name=f"{self.name}.attention_norm", eps=spec.eps)
-        wide = b.linear(x, *self.ffn_up, name=f"{self.name}.ffn_up", activation=spec.activation)
-        x = b.linear(wide, *self.ffn_down, name=f"{self.name}.ffn_down", residual=x)
-        return b.norm(x, *self.ffn_norm, name=f"{self.name}.ffn_norm", eps=spec.eps)
+        tables.append(table("embed.types", "token_type_embeddings", spec.types, "types"))
+    weight, bias = norm(tensors, f"{prefix}embeddings.LayerNorm", spec.embedding)
+    return b.norm(b.embed(tables), weight, bias, name="embed.norm", eps=spec.layer.eps)
 
 
 def encoder(
     b: GraphBuilder,
     spec: EncoderSpec,
-    weights: Weights,
+    tensors: Tensors,
+    prefix: str,
+    names: LayerNames,
     *,
     layers: str = "encoder.layer.",
-    names: LayerNames = LayerNames(),  # noqa: B008
     bias: tuple[str, Array] | None = None,
 ) -> str:
-    """Embeddings and ``spec.layers`` layers of their own weights, found under ``layers`` + index."""
-    x = embeddings(b, spec, weights)
+    """Embeddings and layers with weights of their own, found under ``prefix`` + ``layers`` + index."""
+    x = embeddings(b, spec, tensors, prefix)
     for i in range(spec.layers):
-        layer = Layer.read(f"layers.{i}", spec, weights.under(f"{layers}{i}."), names)
-        x = layer.apply(b, x, spec, bias)
+        x = Layer.read(f"layers.{i}", spec.layer, tensors, f"{prefix}{layers}{i}.", names).append_to(b, x, bias)
     return x

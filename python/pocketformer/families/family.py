@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..graph import GraphBuilder
-from ..sources.config import Config
-from ..sources.weights import Weights
+from ..sources.source import Config, Tensors
 from .encoder import EncoderSpec
 
 
@@ -39,14 +38,15 @@ class MaskHead:
 class Family:
     """One architecture.
 
-    ``base`` prefixes the encoder's tensors in checkpoints with a head and ``pad_token_id`` is the default of its
-    config. ``encode(builder, config, spec, weights)`` appends the encoder and returns its last hidden state.
+    ``name`` is the ``model_type`` and ``classes`` what its classes' names begin with. ``base`` prefixes the encoder's
+    tensors in checkpoints with a head. ``encode(builder, spec, tensors, prefix)`` appends the encoder whose tensors lie
+    under ``prefix`` and returns its last hidden state.
     """
 
     name: str
+    classes: str
     base: str
-    pad_token_id: int
     spec: Callable[[Config], EncoderSpec]
-    encode: Callable[[GraphBuilder, Config, EncoderSpec, Weights], str]
+    encode: Callable[[GraphBuilder, EncoderSpec, Tensors, str], str]
     classify: ClassifyHead
     mask: MaskHead

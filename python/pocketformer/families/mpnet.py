@@ -9,19 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..graph import GraphBuilder
-from ..sources.config import Config
-from ..sources.weights import Weights
+from ..sources.source import Config, Tensors
 from . import bert
-from .encoder import EncoderSpec, LayerNames, encoder
+from .encoder import EncoderSpec, encoder
 from .family import ClassifyHead, Family, MaskHead
 
 _PADDING = 1  # fixed by the architecture, whatever the config's pad_token_id
 _BUCKETS = 32
 _MAX_DISTANCE = 128
-_NAMES = LayerNames(
-    query="attention.attn.q",
-    key="attention.attn.k",
-    value="attention.attn.v",
+_NAMES = replace(
+    bert.NAMES,
+    qkv=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
     attention_out="attention.attn.o",
     attention_norm="attention.LayerNorm",
 )
@@ -50,17 +48,17 @@ def relative_bucket(distance: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.where(distance < 0, bucket + half, bucket)
 
 
-def encode(b: GraphBuilder, config: Config, spec: EncoderSpec, weights: Weights) -> str:
-    table = weights.tensor("encoder.relative_attention_bias.weight", _BUCKETS, spec.heads)
+def encode(b: GraphBuilder, spec: EncoderSpec, tensors: Tensors, prefix: str) -> str:
+    table = np.asarray(tensors.weight(f"{prefix}encoder.relative_attention_bias.weight", _BUCKETS, spec.layer.heads))
     distance = np.arange(1 - spec.max_length, spec.max_length)
     bias = np.ascontiguousarray(table[relative_bucket(distance)].T)
-    return encoder(b, spec, weights, names=_NAMES, bias=("encoder.relative_bias", bias))
+    return encoder(b, spec, tensors, prefix, _NAMES, bias=("encoder.relative_bias", bias))
 
 
 MPNET = Family(
     name="mpnet",
+    classes="MPNet",
     base="mpnet",
-    pad_token_id=_PADDING,
     spec=spec,
     encode=encode,
     classify=ClassifyHead("classifier.dense", "classifier.out_proj"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..sources.config import Config
+from ..sources.source import Config
 from . import bert
 from .encoder import EncoderSpec
 from .family import ClassifyHead, Family, MaskHead
@@ -17,12 +17,12 @@ def spec(config: Config) -> EncoderSpec:
 
 ROBERTA = Family(
     name="roberta",
+    classes="Roberta",
     base="roberta",
-    pad_token_id=1,
     spec=spec,
     encode=bert.encode,
     classify=ClassifyHead("classifier.dense", "classifier.out_proj"),
     mask=MaskHead("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head.bias", activation="gelu"),
 )
-XLM_ROBERTA = replace(ROBERTA, name="xlm-roberta")
-CAMEMBERT = replace(ROBERTA, name="camembert")
+XLM_ROBERTA = replace(ROBERTA, name="xlm-roberta", classes="XLMRoberta")
+CAMEMBERT = replace(ROBERTA, name="camembert", classes="Camembert")

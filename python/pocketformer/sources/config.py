@@ -11,8 +11,12 @@ from ..errors import CheckpointError, UnsupportedModelError
 
 _ACTIVATIONS = {
     "gelu": "gelu",
+    "gelu_python": "gelu",
     "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
     "relu": "relu",
     "silu": "silu",
     "swish": "silu",
@@ -72,8 +76,8 @@ class Config:
             raise CheckpointError(f"{self.path}: {key!r} is {value!r}; it must be a number of at least 0")
         return float(value)
 
-    def flag(self, key: str) -> bool:
-        return bool(self.values.get(key))
+    def flag(self, key: str, default: bool = False) -> bool:
+        return bool(self._get(key, default))
 
     def text(self, key: str, default: str) -> str:
         value = self._get(key, default)

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, UnsupportedModelError
-from ..families import FAMILIES, TASKS, Family
+from ..families import CLASSES, FAMILIES, TASKS, Family
+from ..families.encoder import WORD_TABLE
 from ..families.heads import HEADS
 from ..graph import Graph, GraphBuilder
-from .config import Config, read_json
+from ..lazy import Float32
+from .adapter import Adapter, open_adapter, refuse_lone_adapter
+from .config import Config
+from .foreign import refuse_foreign_computation
+from .names import Names, find_names
+from .provenance import license_of, model_name, repository
+from .sentence_settings import SentenceSettings
 from .sentence_transformers import Modules, read_modules
+from .source import Source
+from .tokenizer import read_tokenizer
+from .tokenizer_files import Settings
 from .weights import Weights, open_weights
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An imported model; ``model`` and ``text`` are the metadata that docs/format.md defines."""
+    """An imported model; ``model`` and ``text`` are the metadata that docs/format.md defines.
+
+    Matrices of the graph are read when they are used (:class:`~pocketformer.lazy.LazyArray`).
+    """
 
     graph: Graph
     model: dict[str, Any]
@@ -25,13 +39,80 @@ class Checkpoint:
     tokenizer_json: bytes | None
 
 
+@dataclass(frozen=True)
+class HuggingFaceSource:
+    """A folder with ``config.json`` and safetensors, and perhaps an adapter beside them.
+
+    ``root`` is what the user named, ``folder`` where the encoder lies in it.
+    """
+
+    root: Path
+    folder: Path
+    config: Config
+    weights: Weights
+    names: Names
+    adapter: Adapter | None
+
+    @classmethod
+    def open(cls, root: Path, folder: Path, config: Config, base: str) -> HuggingFaceSource:
+        weights = open_weights(folder)
+        names = find_names(weights.entries, base, WORD_TABLE, folder)
+        adapter = open_adapter(folder)
+        if adapter:
+            adapter.check_targets(names)
+        return cls(root, folder, config, weights, names, adapter)
+
+    @property
+    def name(self) -> str:
+        return model_name(self.root)
+
+    @property
+    def repository(self) -> str | None:
+        return repository(self.root, self.config)
+
+    @property
+    def license(self) -> str | None:
+        return license_of(self.root, self.config)
+
+    @cached_property
+    def tokenizer(self) -> bytes | None:
+        path = self.folder / "tokenizer.json"
+        return path.read_bytes() if path.is_file() else None
+
+    def __contains__(self, name: str) -> bool:
+        return self._replaced(name) is not None or self.names(name) in self.weights
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        file, stored = self._where(name)
+        return file.shape(stored)
+
+    def weight(self, name: str, *shape: int) -> Float32:
+        file, stored = self._where(name)
+        weight = file.weight(stored, *shape)
+        return self.adapter.merged(self.names.spellings(name), weight) if self.adapter else weight
+
+    def vector(self, name: str, length: int) -> Float32:
+        file, stored = self._where(name)
+        return file.vector(stored, length)
+
+    def _where(self, name: str) -> tuple[Weights, str]:
+        """The file that holds ``name``, and its name there."""
+        replaced = self._replaced(name)
+        if self.adapter and replaced is not None:
+            return self.adapter.tensors, replaced
+        return self.weights, self.names(name)
+
+    def _replaced(self, name: str) -> str | None:
+        return self.adapter.replacement(self.names.spellings(name)) if self.adapter else None
+
+
 def load_checkpoint(folder: str | Path) -> Checkpoint:
     """Imports a folder with ``config.json``, ``model.safetensors`` (or shards) and, for text, ``tokenizer.json``.
 
     The task follows from ``architectures``, or is ``embed`` where ``modules.json`` says how to pool. An encoder without
-    head and without ``modules.json`` embeds by the mean of its tokens, unnormalised. Texts are cut at
-    ``max_seq_length`` of ``sentence_bert_config.json``, else at ``model_max_length`` of ``tokenizer_config.json``,
-    never above the position table.
+    head and without ``modules.json`` embeds by the mean of its tokens, unnormalised. A LoRA adapter beside the model is
+    merged. Texts are cut at ``max_seq_length`` of ``sentence_bert_config.json``, else at ``model_max_length`` of
+    ``tokenizer_config.json``, never above the position table.
 
     Example:
         >>> checkpoint = load_checkpoint("all-MiniLM-L6-v2")  # doctest: +SKIP
@@ -40,6 +121,7 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
 
     Raises:
         CheckpointError: a file is missing or damaged, or a tensor is missing or has another shape than the config says.
+            A tensor that holds NaN or infinity raises it when it is read.
         UnsupportedModelError: the architecture, head or an option is not supported; the message lists what is.
         ImportError: the safetensors package is absent (``pip install 'pocketformer[compress]'``).
     """
@@ -48,24 +130,36 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
         raise CheckpointError(f"{root} is not a folder; pass the folder that holds config.json and model.safetensors")
     modules = read_modules(root)
     home = modules.encoder if modules else root
+    refuse_lone_adapter(home)
     config = Config.read(home / "config.json")
+    sentence = SentenceSettings.read(root, home, config.values)
+    config = Config({**config.values, **sentence.config}, config.path)
     family = _family(config)
-    task = "embed" if modules else _task(config)
-    graph = _build(family, task, config, open_weights(home), modules)
-    labels = _labels(config, graph) if task in ("classify", "tag") else []
-    model = {
-        "name": root.resolve().name,
+    refuse_foreign_computation(config, repository(root, config))
+    pooled = modules is not None and bool(modules.steps)
+    source = HuggingFaceSource.open(root, home, config, family.base)
+    task = "embed" if pooled else _task(config, source.adapter)
+    graph = _build(family, task, source, modules if pooled else None)
+    model: dict[str, Any] = {
+        "name": source.name,
         "family": family.name,
         "task": task,
-        "labels": labels,
+        "labels": _labels(config, graph) if task in ("classify", "tag") else [],
         "params": sum(array.size for array in graph.params.values()),
         "weights": "fp32",
     }
     if task == "classify" and isinstance(config.values.get("problem_type"), str):
         model["problem_type"] = config.values["problem_type"]
-    tokenizer = home / "tokenizer.json"
-    tokenizer_json = tokenizer.read_bytes() if tokenizer.is_file() else None
-    return Checkpoint(graph, model, _text(home, config, family, graph, tokenizer_json), tokenizer_json)
+    model |= {key: value for key, value in (("license", source.license), ("source", source.repository)) if value}
+    settings = Settings(home, sentence.tokenizer)
+    max_length = min(settings.max_length or graph.max_length, graph.max_length)
+    tokenizer = read_tokenizer(settings, config, graph.vocab_size, max_length, sentence.lowercase)
+    text = {
+        "max_length": max_length,
+        "mask_token_id": tokenizer.mask_token_id if tokenizer else None,
+        **sentence.text(task, modules.include_prompt if modules else True),
+    }
+    return Checkpoint(graph, {**model, **sentence.model(task)}, text, tokenizer.json if tokenizer else None)
 
 
 def _family(config: Config) -> Family:
@@ -83,31 +177,30 @@ def _architecture(config: Config) -> str:
     return str(names[0]) if isinstance(names, list) and names else ""
 
 
-def _task(config: Config) -> str:
-    """The task of the first architecture; a config that names none is a bare encoder."""
+def _task(config: Config, adapter: Adapter | None) -> str:
+    """The task of an adapter that names one, else of the first architecture, else that of a bare encoder."""
+    if adapter and adapter.task:
+        return adapter.task
     architecture = _architecture(config)
-    for suffix, task in TASKS.items():
-        if architecture.endswith(suffix) and (suffix != "Model" or not architecture.endswith("HeadModel")):
-            return task
-    if architecture:
+    task = CLASSES.get(architecture, "embed")
+    if architecture and architecture not in CLASSES:
         raise UnsupportedModelError(
-            f"{config.path}: architecture {architecture!r} is not supported; supported are names that end in "
-            f"{', '.join(TASKS)}"
+            f"{config.path}: architecture {architecture!r} is not supported; supported are the classes of "
+            f"{', '.join(FAMILIES)} whose names end in {', '.join(TASKS)}"
         )
-    return "embed"
+    return task
 
 
-def _build(family: Family, task: str, config: Config, weights: Weights, modules: Modules | None) -> Graph:
-    spec = family.spec(config)
+def _build(family: Family, task: str, source: Source, modules: Modules | None) -> Graph:
+    spec = family.spec(source.config)
     builder = GraphBuilder.text(spec.vocab, spec.types, spec.max_length)
-    prefixed = f"{family.base}.embeddings.word_embeddings.weight" in weights
-    x = family.encode(builder, config, spec, weights.under(f"{family.base}." if prefixed else ""))
+    x = family.encode(builder, spec, source, f"{family.base}.")
     if modules:
         x = modules.append_to(builder, x, spec.hidden)
     elif task == "embed":
         x = builder.pool(x, "mean")
     else:
-        x = HEADS[task](builder, x, family, spec, weights)
+        x = HEADS[task](builder, x, family, spec, source)
     return builder.build(x)
 
 
@@ -120,34 +213,3 @@ def _labels(config: Config, graph: Graph) -> list[str]:
             f"{config.path}: 'id2label' must name the {count} outputs of the classifier, but is {names!r}"
         )
     return [by_index[str(i)] for i in range(count)]
-
-
-def _text(home: Path, config: Config, family: Family, graph: Graph, tokenizer_json: bytes | None) -> dict[str, Any]:
-    sentence = _optional(home / "sentence_bert_config.json")
-    tokenizer = _optional(home / "tokenizer_config.json")
-    limits = (sentence.get("max_seq_length"), tokenizer.get("model_max_length"), graph.max_length)
-    # model_max_length is 1e30 where the tokenizer knows no limit.
-    declared = next(int(n) for n in limits if isinstance(n, (int, float)) and not isinstance(n, bool) and n >= 1)
-    text: dict[str, Any] = {
-        "max_length": min(declared, graph.max_length),
-        "pad_token_id": config.integer("pad_token_id", family.pad_token_id, minimum=0),
-        "mask_token_id": _token_id(home, tokenizer, tokenizer_json, "mask_token"),
-        "token_types": graph.type_vocab_size > 1,
-    }
-    if sentence.get("do_lower_case"):
-        text["lowercase"] = True
-    return text
-
-
-def _token_id(home: Path, tokenizer: dict[str, Any], tokenizer_json: bytes | None, key: str) -> int | None:
-    """The id of the special token that ``tokenizer_config.json`` or ``special_tokens_map.json`` calls ``key``."""
-    token = tokenizer.get(key) or _optional(home / "special_tokens_map.json").get(key)
-    content = token.get("content") if isinstance(token, dict) else token
-    if content is None or tokenizer_json is None:
-        return None
-    added = read_json(home / "tokenizer.json").get("added_tokens") or []
-    return next((int(entry["id"]) for entry in added if entry.get("content") == content), None)
-
-
-def _optional(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}

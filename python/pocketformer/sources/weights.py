@@ -1,4 +1,4 @@
-"""Tensors of a Hugging Face folder, read from safetensors as float32."""
+"""Tensors of safetensors files, read as float32 one at a time."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CheckpointError
+from ..lazy import Float32, lazy
 from .config import read_json
 
-Float32 = NDArray[np.float32]
-
-_DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+    "F64": np.dtype("<f8"),
+}
 MAX_EXTENT = 2**31 - 1
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
 
@@ -33,66 +37,75 @@ class _Entry:
 
 @dataclass(frozen=True)
 class Weights:
-    """The tensors of a checkpoint whose names start with ``prefix``; names are given without it."""
+    """The tensors of a folder by the names in its files."""
 
     folder: Path
     entries: dict[str, _Entry]
-    prefix: str = ""
     maps: dict[Path, NDArray[np.uint8]] = field(default_factory=dict)
 
     def __contains__(self, name: str) -> bool:
-        return self.prefix + name in self.entries
-
-    def under(self, prefix: str) -> Weights:
-        return Weights(self.folder, self.entries, self.prefix + prefix, self.maps)
+        return name in self.entries
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._entry(name).shape
 
-    def tensor(self, name: str, *shape: int) -> Float32:
-        """The tensor ``name`` as float32; F32 data is a view of the mapped file.
+    def weight(self, name: str, *shape: int) -> Float32:
+        """The tensor ``name``, read when it is used; F32 data is then a view of the mapped file.
 
         Raises:
-            CheckpointError: it is missing, has another shape than ``shape``, is not F32, F16 or BF16, or is not finite.
+            CheckpointError: it is missing, has another shape than ``shape``, or is not F64, F32, F16 or BF16; when it
+                is read, that it is not finite.
         """
+        stored, where = self._checked(name, shape)
+        return lazy(shape, lambda begin, end: _widen(stored[begin:end], where))
+
+    def tensor(self, name: str, *shape: int) -> Float32:
+        """The values of the tensor ``name``, of F32 a view of the mapped file; errors as in :meth:`weight`."""
+        return _widen(*self._checked(name, shape))
+
+    def vector(self, name: str, length: int) -> Float32:
+        return self.tensor(name, length)
+
+    def _checked(self, name: str, shape: tuple[int, ...]) -> tuple[NDArray[Any], str]:
+        """The mapped values of ``name``, which has ``shape``, and what to call it in a message."""
         entry = self._entry(name, shape)
-        where = f"tensor {self.prefix + name!r} in {entry.file}"
+        where = f"tensor {name!r} in {entry.file}"
         if entry.shape != shape:
             raise CheckpointError(
                 f"{where} has shape {list(entry.shape)}, but config.json asks for {list(shape)}; "
                 "the two files are not from the same model"
             )
         if entry.dtype not in _DTYPES:
-            raise CheckpointError(f"{where} has dtype {entry.dtype}; save the model as F32, F16 or BF16")
+            raise CheckpointError(f"{where} has dtype {entry.dtype}; save the model as F32, F16, BF16 or F64")
+        return self._view(entry), where
+
+    def _view(self, entry: _Entry) -> NDArray[Any]:
         if entry.file not in self.maps:
             self.maps[entry.file] = np.memmap(entry.file, np.uint8, mode="r")
-        raw = self.maps[entry.file][entry.begin : entry.end].view(np.ndarray).view(_DTYPES[entry.dtype]).reshape(shape)
-        if entry.dtype == "BF16":  # numpy has no bfloat16: it is the upper half of a float32
-            raw = (raw.astype(np.uint32) << 16).view(np.float32)
-        array: Float32 = np.require(raw, np.float32, ["C", "A"])
-        if not np.isfinite(array).all():
-            raise CheckpointError(f"{where} holds NaN or infinity; the checkpoint is damaged or training diverged")
-        return array
-
-    def linear(self, name: str, n: int, k: int) -> tuple[Float32, Float32]:
-        """Weight ``[n, k]`` and bias ``[n]``."""
-        return self.tensor(f"{name}.weight", n, k), self.tensor(f"{name}.bias", n)
-
-    def norm(self, name: str, width: int) -> tuple[Float32, Float32]:
-        """Weight and bias ``[width]``; checkpoints converted from TensorFlow call them gamma and beta."""
-        weight, bias = ("gamma", "beta") if f"{name}.gamma" in self else ("weight", "bias")
-        return self.tensor(f"{name}.{weight}", width), self.tensor(f"{name}.{bias}", width)
+        raw = self.maps[entry.file][entry.begin : entry.end].view(np.ndarray)
+        return raw.view(_DTYPES[entry.dtype]).reshape(entry.shape)
 
     def _entry(self, name: str, shape: tuple[int, ...] | None = None) -> _Entry:
-        full = self.prefix + name
-        if full not in self.entries:
+        if name not in self.entries:
             expected = "" if shape is None else f" (expected shape {list(shape)})"
             files = sorted({str(e.file) for e in self.entries.values()})
             raise CheckpointError(
-                f"tensor {full!r}{expected} is missing from {', '.join(files) or self.folder}; "
+                f"tensor {name!r}{expected} is missing from {', '.join(files) or self.folder}; "
                 "save the complete model with save_pretrained"
             )
-        return self.entries[full]
+        return self.entries[name]
+
+
+def _widen(stored: NDArray[Any], where: str) -> Float32:
+    """``stored`` as aligned, contiguous, finite float32; uint16 is bfloat16, the upper half of a float32."""
+    if stored.dtype == np.uint16:
+        stored = (stored.astype(np.uint32) << 16).view(np.float32)
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinity
+        array: Float32 = np.require(stored, np.float32, ["C", "A"])
+    # Two reductions instead of isfinite, which would build an array of the same extent; NaN passes through both.
+    if array.size and not (np.isfinite(array.max()) and np.isfinite(array.min())):
+        raise CheckpointError(f"{where} holds NaN or infinity; the checkpoint is damaged or training diverged")
+    return array
 
 
 def open_weights(folder: Path) -> Weights:
@@ -104,16 +117,26 @@ def open_weights(folder: Path) -> Weights:
     """
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.is_file():
-        return Weights(folder, {name: entry for name, entry in _read_header(single)})
+        return open_file(single)
     if index.is_file():
         return Weights(folder, _read_shards(folder, index))
+    raise no_safetensors(folder, "model")
+
+
+def open_file(path: Path) -> Weights:
+    """Maps one safetensors file; errors as in :func:`open_weights`."""
+    return Weights(path.parent, dict(_read_header(path)))
+
+
+def no_safetensors(folder: Path, stem: str) -> CheckpointError:
+    """Why ``folder`` without ``stem``.safetensors is refused."""
     pickles = sorted(p.name for pattern in _PICKLES for p in folder.glob(pattern))
     if pickles:
-        raise CheckpointError(
-            f"{folder} holds {pickles[0]} but no model.safetensors; such files can run code when opened and are never "
+        return CheckpointError(
+            f"{folder} holds {pickles[0]} but no {stem}.safetensors; such files can run code when opened and are never "
             "read: convert with transformers, model.save_pretrained(folder), and pass the new folder"
         )
-    raise CheckpointError(f"{folder} has no model.safetensors; pass the folder that save_pretrained wrote")
+    return CheckpointError(f"{folder} has no {stem}.safetensors; pass the folder that save_pretrained wrote")
 
 
 def _read_shards(folder: Path, index: Path) -> dict[str, _Entry]:
@@ -138,9 +161,8 @@ def _read_header(path: Path) -> Iterator[tuple[str, _Entry]]:
             "reading checkpoints needs the safetensors package: pip install 'pocketformer[compress]'"
         ) from error
     try:
-        with safe_open(
-            path, framework="np"
-        ):  # checks lengths, offsets, overlaps and dtypes, so that the header is true
+        # Checks lengths, offsets, overlaps and dtypes, so that the header is true.
+        with safe_open(path, framework="np"):
             pass
     except SafetensorError as error:
         raise CheckpointError(f"{path} is not a valid safetensors file ({error}); download it again") from error

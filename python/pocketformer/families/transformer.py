@@ -1,0 +1,160 @@
+"""The layer that transformers share, as data: a specification, the names of its parameters, and what builds it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ..errors import CheckpointError
+from ..graph import Array, GraphBuilder
+from ..lazy import concatenate
+from ..sources.source import Tensors
+
+Pair = tuple[Array, Array | None]
+"""Weight, and bias where there is one."""
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One layer of an encoder or decoder.
+
+    ``norm`` says where it normalises: ``post`` (BERT) after each residual sum, ``pre`` (ViT, Llama) before each
+    sublayer. ``attention_norm`` is False where a pre-norm layer's attention takes its input as it is (the first of
+    ModernBERT). ``kv_heads`` and ``head_dim`` follow from ``heads`` and ``hidden`` if None. ``window`` is the farthest
+    that a query looks to each side. The ``…_bias`` say which biases exist.
+
+    Raises:
+        CheckpointError: the heads do not divide the width, or the key-value heads the heads.
+    """
+
+    hidden: int
+    heads: int
+    ffn: int
+    activation: str
+    eps: float
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    norm: Literal["pre", "post"] = "post"
+    norm_kind: Literal["layer", "rms"] = "layer"
+    attention_norm: bool = True
+    causal: bool = False
+    window: int | None = None
+    qkv_bias: bool = True
+    out_bias: bool = True
+    ffn_bias: bool = True
+    norm_bias: bool = True
+
+    def __post_init__(self) -> None:
+        if self.head_dim is None and self.hidden % self.heads:
+            raise CheckpointError(
+                f"hidden size {self.hidden} is not a multiple of {self.heads} heads; check config.json"
+            )
+        if self.heads % self.key_heads:
+            raise CheckpointError(
+                f"{self.heads} heads cannot share {self.key_heads} key-value heads evenly; check config.json"
+            )
+
+    @property
+    def head_width(self) -> int:
+        return self.hidden // self.heads if self.head_dim is None else self.head_dim
+
+    @property
+    def key_heads(self) -> int:
+        return self.heads if self.kv_heads is None else self.kv_heads
+
+
+@dataclass(frozen=True)
+class LayerNames:
+    """Where a checkpoint keeps the parameters of one layer, without ``.weight`` and ``.bias``.
+
+    ``qkv`` lists query, key and value, or the one matrix that holds them below each other.
+    """
+
+    qkv: tuple[str, ...]
+    attention_out: str
+    attention_norm: str
+    ffn_up: str
+    ffn_down: str
+    ffn_norm: str
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The parameters of one layer, which a graph may run several times; ``name`` is their prefix in the graph."""
+
+    name: str
+    spec: LayerSpec
+    qkv: Pair
+    attention_out: Pair
+    attention_norm: Pair | None
+    ffn_up: Pair
+    ffn_down: Pair
+    ffn_norm: Pair
+
+    @classmethod
+    def read(cls, name: str, spec: LayerSpec, tensors: Tensors, prefix: str, names: LayerNames) -> Layer:
+        """The parameters under ``prefix``. Raises CheckpointError when one is missing or has another shape."""
+
+        def pair(part: str, n: int, k: int, bias: bool) -> Pair:
+            return linear(tensors, prefix + part, n, k, bias=bias)
+
+        def norm_pair(part: str) -> Pair:
+            return norm(tensors, prefix + part, spec.hidden, bias=spec.norm_bias)
+
+        inner, outer = spec.heads * spec.head_width, spec.key_heads * spec.head_width
+        heights = (inner, outer, outer) if len(names.qkv) == 3 else (inner + 2 * outer,)
+        parts = [pair(part, n, spec.hidden, spec.qkv_bias) for part, n in zip(names.qkv, heights, strict=True)]
+        biases = [bias for _, bias in parts if bias is not None]
+        return cls(
+            name,
+            spec,
+            (concatenate([weight for weight, _ in parts]), np.concatenate(biases) if biases else None),
+            pair(names.attention_out, spec.hidden, inner, spec.out_bias),
+            norm_pair(names.attention_norm) if spec.attention_norm else None,
+            pair(names.ffn_up, spec.ffn, spec.hidden, spec.ffn_bias),
+            pair(names.ffn_down, spec.hidden, spec.ffn, spec.ffn_bias),
+            norm_pair(names.ffn_norm),
+        )
+
+    def append_to(self, b: GraphBuilder, x: str, bias: tuple[str, Array] | None = None) -> str:
+        """Appends the operators; returns the value after the layer.
+
+        ``bias`` is a name and a table [heads, 2·max_length−1] that attention adds by relative position.
+        """
+        spec, pre = self.spec, self.spec.norm == "pre"
+        h = self._norm(b, x, "attention_norm", self.attention_norm) if pre else x
+        qkv = b.linear(h, *self.qkv, name=f"{self.name}.qkv")
+        mixed = b.attention(
+            qkv,
+            heads=spec.heads,
+            head_dim=spec.head_width,
+            kv_heads=spec.key_heads,
+            causal=spec.causal,
+            left=-1 if spec.window is None else spec.window,
+            right=-1 if spec.window is None else spec.window,
+            bias=bias,
+        )
+        x = b.linear(mixed, *self.attention_out, name=f"{self.name}.attention_out", residual=x)
+        x = x if pre else self._norm(b, x, "attention_norm", self.attention_norm)
+        h = self._norm(b, x, "ffn_norm", self.ffn_norm) if pre else x
+        wide = b.linear(h, *self.ffn_up, name=f"{self.name}.ffn_up", activation=spec.activation)
+        x = b.linear(wide, *self.ffn_down, name=f"{self.name}.ffn_down", residual=x)
+        return x if pre else self._norm(b, x, "ffn_norm", self.ffn_norm)
+
+    def _norm(self, b: GraphBuilder, x: str, role: str, pair: Pair | None) -> str:
+        if pair is None:
+            return x
+        return b.norm(x, *pair, name=f"{self.name}.{role}", eps=self.spec.eps, kind=self.spec.norm_kind)
+
+
+def linear(tensors: Tensors, name: str, n: int, k: int, *, bias: bool = True) -> Pair:
+    """Weight ``[n, k]`` and bias ``[n]``."""
+    return tensors.weight(f"{name}.weight", n, k), tensors.vector(f"{name}.bias", n) if bias else None
+
+
+def norm(tensors: Tensors, name: str, width: int, *, bias: bool = True) -> Pair:
+    """Weight and bias ``[width]``; checkpoints converted from TensorFlow call them gamma and beta."""
+    weight, offset = ("gamma", "beta") if f"{name}.gamma" in tensors else ("weight", "bias")
+    return tensors.vector(f"{name}.{weight}", width), tensors.vector(f"{name}.{offset}", width) if bias else None
