@@ -82,8 +82,8 @@ def writing(
     ``path`` holds the old content until the block has ended and the file was found in order; then the new one. After an
     error or an interrupt nothing is left of it.
 
-    Raises PocketFileError before the block when the metadata or the graph break the format, and after it when the values
-    of the tensors do.
+    Raises PocketFileError before the block when the metadata or the graph break the format, after it when the values of
+    the tensors do.
     """
     facts = {name: _facts(slot) for name, slot in slots.items()}
     _judged(lambda: _core.check_graph(graph.description(), facts))

@@ -1,4 +1,4 @@
-"""A numpy interpreter of graphs, packed or plain: the oracle of the tests and the profiler of compression passes.
+"""A numpy interpreter of graphs, packed or plain: the oracle of the tests.
 
 It follows docs/format.md word by word. Integer results are exact; sums of floats are taken in float64 and rounded once,
 so it is at least as precise as the kernels. Written to be read, not to be fast.

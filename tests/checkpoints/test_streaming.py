@@ -29,6 +29,11 @@ GRAPHS: list[dict[str, Any]] = [
 ]
 
 
+def model(graph: Graph, weights: str = "fp32") -> dict[str, Any]:
+    task = "fill_mask" if any(domain["kind"] == "selected" for domain in graph.domains) else "embed"
+    return {**MODEL, "task": task, "weights": weights}
+
+
 @pytest.fixture(params=GRAPHS, ids=["odd", "tied", "wide"])
 def graph(request: pytest.FixtureRequest) -> Graph:
     return tiny_graph(**request.param)
@@ -65,8 +70,8 @@ def test_parts_make_the_whole(graph: Graph, weights: str, elements: int, monkeyp
 @pytest.mark.parametrize("weights", ["int8", "fp32"])
 def test_the_file_is_that_of_the_packed_graph(graph: Graph, weights: str, tmp_path: Path) -> None:
     whole, report = compress_graph(graph, weights)
-    write_pocket(tmp_path / "whole", whole, {**MODEL, "weights": weights}, TEXT, TOKENIZER_JSON)
-    streamed = compress_checkpoint(Checkpoint(graph, MODEL, TEXT, TOKENIZER_JSON), tmp_path / "parts", weights)
+    write_pocket(tmp_path / "whole", whole, model(graph, weights), TEXT, TOKENIZER_JSON)
+    streamed = compress_checkpoint(Checkpoint(graph, model(graph), TEXT, TOKENIZER_JSON), tmp_path / "parts", weights)
     assert (tmp_path / "parts").read_bytes() == (tmp_path / "whole").read_bytes()
     assert streamed.file_bytes == (tmp_path / "whole").stat().st_size
     assert streamed.tensors == report.tensors
@@ -99,7 +104,7 @@ def test_a_writer_takes_only_what_fits(graph: Graph, tmp_path: Path) -> None:
         message = rf"part of 'norm\.weight' is {part.dtype} \[{len(part)}\] from {begin} on; the tensor is float32"
         with (
             pytest.raises(ValueError, match=message),
-            writing(tmp_path / "file", graph, slots, MODEL, TEXT, None) as file,
+            writing(tmp_path / "file", graph, slots, model(graph), TEXT, None) as file,
         ):
             file.write("norm.weight", begin, part)
     assert os.listdir(tmp_path) == []
@@ -109,7 +114,7 @@ def test_a_damaged_graph_leaves_the_old_file(graph: Graph, tmp_path: Path) -> No
     path = tmp_path / "file"
     path.write_bytes(b"old")
     params = {**graph.params, "norm.weight": np.full_like(graph.params["norm.weight"], np.inf)}
-    broken = Checkpoint(replace(graph, params=params), MODEL, TEXT, TOKENIZER_JSON)
+    broken = Checkpoint(replace(graph, params=params), model(graph), TEXT, TOKENIZER_JSON)
     with pytest.raises(PocketFileError, match=r"'norm.weight' holds NaN or infinity"):
         compress_checkpoint(broken, path, "fp32")
     with pytest.raises(PocketFileError, match="'task' is 'sing'"):
@@ -129,7 +134,7 @@ def test_an_interrupt_leaves_the_old_file(graph: Graph, when: str, tmp_path: Pat
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        compress_checkpoint(Checkpoint(graph, MODEL, TEXT, TOKENIZER_JSON), path, progress=progress)
+        compress_checkpoint(Checkpoint(graph, model(graph), TEXT, TOKENIZER_JSON), path, progress=progress)
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
 

@@ -59,7 +59,7 @@ def layout(target: Graph) -> dict[str, Slot]:
         n, k, int8 = facts["n"], facts["k"], facts["format"] == "i8"
         dtype = np.dtype(np.int8 if int8 else np.float32)
         rows = facts.get("layout") == "rows"
-        panels = int8_panels(n, k) if int8 else fp32_panels(n, k)
+        panels: tuple[int, ...] = int8_panels(n, k) if int8 else fp32_panels(n, k)
         shape = (table_rows(n, k, dtype.itemsize), k) if rows else panels
         slots[f"{name}.weight"] = Slot(dtype, shape, (n, k))
         if int8:

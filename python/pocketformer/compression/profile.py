@@ -152,7 +152,8 @@ class _Batch:
         packed = pack_graph(segment)
         tensors = {name: _aligned(array) for name, array in packed.params.items()}
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        feeds = {self.domain: offsets, **dict.fromkeys(indices, np.arange(rows, dtype=np.int32))}
+        feeds: dict[str, Array | None] = {name: np.arange(rows, dtype=np.int32) for name in indices}
+        feeds[self.domain] = offsets
         return Session(Program(packed.description(), tensors)).run(feeds, default_threads())
 
     def _weights(self, op: Op) -> tuple[dict[str, dict[str, Any]], dict[str, Array]]:

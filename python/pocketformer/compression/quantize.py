@@ -103,7 +103,7 @@ def choose_rotations(graph: Graph, options: QuantizeOptions) -> dict[str, int]:
         final = any(op["out"] == graph.output for op in linears)
         if (linears and k > MAX_INT8_K) or (rows <= options.fp32_rows and (final or place is not None)):
             continue
-        averages = any(flow.writer[op["in"]]["op"] == "attention" for op in linears)
+        averages = any(flow.writer.get(op["in"], {}).get("op") == "attention" for op in linears)
         # A lookup undoes the rotation of its first table only; a table that nothing multiplies gains nothing by one.
         rotated = linears and not place and (options.rotate_attention_output or not averages)
         block = min(k & -k, options.block) if rotated else 0
