@@ -176,6 +176,25 @@ def gemm_i8(c: Call) -> None:
     c(_kernels(c).gemm, arguments)
 
 
+def gemm_i4(c: Call) -> None:
+    rows, k, panels = c.upto(1, 40), c.upto(1, 150), c.upto(1, 5)
+    group = c.pick(0, *(g for g in GROUPS if k % g == 0))
+    scales = (panels, k // group, 16) if group else (panels * 16,)
+    arguments = {
+        "x": c.array(rows, round_up(k, 64), dtype=np.uint8),
+        "x_scale": c.array(rows),
+        "x_sum": c.array(rows, k // group if group else 1, dtype=np.int32),
+        "weight": c.array(panels, -(-k // 8), 16, 4, dtype=np.uint8),
+        "scale": c.array(*scales),
+        "minimum": c.pick(None, c.array(*scales)),
+        "codebook": c.array(16, dtype=np.int8),
+        "group": group,
+        "k": k,
+        **_epilogue(c, rows, panels),
+    }
+    c(_kernels(c).gemm, arguments)
+
+
 def gemm_f32(c: Call) -> None:
     rows, k, panels = c.upto(1, 40), c.upto(1, 70), c.upto(1, 5)
     arguments = {
@@ -339,6 +358,6 @@ def others(c: Call) -> None:
 
 
 RECIPES = (
-    *(quantize_rows, gemm_i8, gemm_f32, embed, norm, pool, l2_normalize),
+    *(quantize_rows, gemm_i8, gemm_i4, gemm_f32, embed, norm, pool, l2_normalize),
     *(attention, attention, program, program, others, probes),
 )

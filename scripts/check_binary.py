@@ -42,7 +42,7 @@ class Machine:
 MACHINES = {
     "x86_64": Machine(
         "x86_64-linux-gnu",
-        {"i8": re.compile(r"\b(vpdpbusd|vpmaddubsw)\b"), "f32": re.compile(r"\bvfmadd\w+ps\b")},
+        {"i": re.compile(r"\b(vpdpbusd|vpmaddubsw)\b"), "f32": re.compile(r"\bvfmadd\w+ps\b")},
         re.compile(r"^(?=.*%[xyz]mm\d+).*\(%r[sb]p\b"),
         re.compile(r"\)\s*$"),  # the destination comes last
         re.compile(r"\bj(?!mp)\w+\s+([0-9a-f]+)\b"),
@@ -51,7 +51,7 @@ MACHINES = {
     ),
     "aarch64": Machine(
         "aarch64-linux-gnu",
-        {"i8": re.compile(r"\t(sdot|smmla|smlal2?|smull2?)\b"), "f32": re.compile(r"\tfmla\b")},
+        {"i": re.compile(r"\t(sdot|smmla|smlal2?|smull2?)\b"), "f32": re.compile(r"\tfmla\b")},
         re.compile(r"\t(ld|st)[rpu1]\w*\s+\{?[qdv]\d+.*\[(sp|x29)\b"),
         re.compile(r"\tst"),
         re.compile(r"\t(?:b\.\w+|cbn?z|tbn?z)\s+(?:\w+, (?:#\d+, )?)?([0-9a-f]+)\b"),
@@ -62,8 +62,12 @@ MACHINES = {
         ),
     ),
 }
-# g++ keeps the tiles apart, clang inlines them into TileI8::run and attend_i8 into attention_i8.
-HOT = re.compile(r"(gemm|Tile|attend|attention)_?(i8|f32|I8|F32)(?:_tile)?<.*?Isa(?:, ([^>]*))?>")
+# g++ keeps the tiles apart, clang inlines them into TileI8::run and attend_i8 into attention_i8. The int4 product has
+# two tiles of a height: one that looks weights up, and one of bytes.
+HOT = re.compile(
+    r"(gemm|Tile|attend|attention)_?(i[48]|f32|I[48]|F32)(?:_tile)?(Bytes)?<.*?Isa"
+    r"(?:, [^,>]*?(Bytes|Nibbles)<[^>]*>)?(?:, ([^>]*))?>"
+)
 # An ISA's own inner product of so many rows and a panel, where the compiler keeps it apart from the tile.
 OWN = re.compile(r"::product_\w+?(_f32)?(?:<(\d+)>)?\(")
 LOADED_BY_KERNELS = {"memcpy", "memset", "memmove", "nearbyintf", "_GLOBAL_OFFSET_TABLE_"}
@@ -182,7 +186,8 @@ def hot_loops(listing: str, machine: str = "x86_64") -> list[Loop]:
         hot, own = HOT.search(name), OWN.search(name)
         if hot:
             kind = hot[2].lower()
-            label = f"{'attention' if hot[1].startswith('att') else 'product'}_{kind}<{hot[3] or ''}>"
+            what = "attention" if hot[1].startswith("att") else "product"
+            label = f"{what}_{kind}{'_bytes' if 'Bytes' in hot.groups() else ''}<{hot[5] or ''}>"
         elif own:
             kind = "f32" if own[1] else "i8"
             label = f"product_{kind}<{own[2] or 2}, 1>"
@@ -191,7 +196,7 @@ def hot_loops(listing: str, machine: str = "x86_64") -> list[Loop]:
         if not any("mov    %rsp,%rbp" in line for line in lines):
             lines = [line.replace("%rbp", "%general") for line in lines]  # here it points to no frame
         for loop in innermost(lines, reads):
-            dots = sum(bool(reads.dot[kind].search(line)) for line in loop)
+            dots = sum(bool(reads.dot[kind.rstrip("48")].search(line)) for line in loop)
             if dots and not any(reads.not_product.search(line) for line in loop):
                 found.append(Loop(label, dots, len(loop), *moves(loop, reads)))
     return sorted(found, key=lambda loop: (loop.function, -loop.dots))

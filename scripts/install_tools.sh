@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the tests need beside Python, from Debian's or Ubuntu's packages: compilers and binutils for
 # tests/builds/test_binary.py and tests/builds/test_wheels.py; clang's sanitizers for scripts/fuzz.sh; the ARM compilers and the emulator
-# for tests/builds/test_arm.py; llvm-mca for scripts/simulate_boards.py.
+# for tests/builds/test_arm.py; llvm-mca for scripts/simulate_boards.py; SIMDe for
+# tests/kernels/test_emulated.py.
 # Does nothing, and needs no root, when all are there.
 set -euo pipefail
 
@@ -15,6 +16,7 @@ has objdump || missing+=(binutils)
 has aarch64-linux-gnu-g++ || missing+=(g++-aarch64-linux-gnu)
 has aarch64-linux-gnu-objdump || missing+=(binutils-aarch64-linux-gnu)
 has arm-linux-gnueabihf-g++ || missing+=(g++-arm-linux-gnueabihf)
+[ -e /usr/include/simde/x86/avx512.h ] || missing+=(libsimde-dev)
 has qemu-aarch64-static || missing+=(qemu-user-static)
 any clang++ clang++-19 || missing+=(clang)
 compgen -G '/usr/lib/llvm-19/lib/clang/*/lib/linux/libclang_rt.fuzzer-*' > /dev/null || missing+=(libclang-rt-19-dev)

@@ -191,6 +191,20 @@ struct Avx2 {
     std::memcpy(&x, p, 4);
     return set1_i32(x);
   }
+  static POCKETFORMER_INLINE B repeat16(const void* p) {
+    const __m256i x = _mm256_broadcastsi128_si256(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+    return {x, x};
+  }
+  static POCKETFORMER_INLINE B low_nibbles(B x) {
+    const __m256i low = _mm256_set1_epi8(15);
+    return {_mm256_and_si256(x.lo, low), _mm256_and_si256(x.hi, low)};
+  }
+  static POCKETFORMER_INLINE B high_nibbles(B x) {
+    return low_nibbles({_mm256_srli_epi16(x.lo, 4), _mm256_srli_epi16(x.hi, 4)});
+  }
+  static POCKETFORMER_INLINE B lookup(B table, B i) {
+    return {_mm256_shuffle_epi8(table.lo, i.lo), _mm256_shuffle_epi8(table.hi, i.hi)};
+  }
   static POCKETFORMER_INLINE B pack4(I a, I b, I c, I d) {
     const auto pack = [](__m256i a, __m256i b, __m256i c, __m256i d) {
       const __m256i low = _mm256_set1_epi32(0xFF);

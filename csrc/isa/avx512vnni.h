@@ -20,6 +20,10 @@ struct Isa {
   static constexpr int kGemmRows = 10;
   static constexpr int kGemmPanels = 2;
   static constexpr int kGemmRowsF32 = 14;
+  // 6 × 2 sums + as many totals + 4 weights + the codebook, of 32.
+  static constexpr int kGemmRowsI4 = 6;
+  static constexpr bool kTotalsInRegisters = true;
+  static constexpr int kLookedUpRows = 0;
   static constexpr int kGemmStepF32 = 1;
   static constexpr bool kAttentionProducts = false;
   static constexpr int kGemmGroups = 1;
@@ -129,6 +133,12 @@ struct Isa {
     std::memcpy(&x, p, 4);
     return _mm512_set1_epi32(x);
   }
+  static POCKETFORMER_INLINE B repeat16(const void* p) {
+    return _mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+  }
+  static POCKETFORMER_INLINE B low_nibbles(B x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
+  static POCKETFORMER_INLINE B high_nibbles(B x) { return low_nibbles(_mm512_srli_epi16(x, 4)); }
+  static POCKETFORMER_INLINE B lookup(B table, B i) { return _mm512_shuffle_epi8(table, i); }
   static POCKETFORMER_INLINE I dot4(I acc, B a, B w) { return _mm512_dpbusd_epi32(acc, a, w); }
   static POCKETFORMER_INLINE I dot4_p(I acc, B a, B w) { return _mm512_dpbusd_epi32(acc, a, w); }
   static POCKETFORMER_INLINE B pack4(I a, I b, I c, I d) {

@@ -28,6 +28,10 @@ struct Neon {
   // 5 rows of 4 registers + 5 of activations + 4 of weights, of 32: 20 chains hide a latency of 7 on two pipes.
   static constexpr int kGemmRowsF32 = 5;
   static constexpr int kGemmStepF32 = 4;
+  // 4 × 4 registers of sums + 4 weights + an activation, the codebook and the mask, of 32.
+  static constexpr int kGemmRowsI4 = 4;
+  static constexpr bool kTotalsInRegisters = false;
+  static constexpr int kLookedUpRows = 8;
 
   // fn on each quarter of the operands.
   template <class R, class Fn, class... X>
@@ -243,6 +247,23 @@ struct Neon {
     int32_t x;
     std::memcpy(&x, p, 4);
     const int8x16_t v = vreinterpretq_s8_s32(vdupq_n_s32(x));
+    return {v, v, v, v};
+  }
+  static POCKETFORMER_INLINE B repeat16(const void* p) {
+    const int8x16_t x = vld1q_s8(static_cast<const int8_t*>(p));
+    return {x, x, x, x};
+  }
+  static POCKETFORMER_INLINE B low_nibbles(B x) { return each<B>(vandq_s8, x, repeated(15)); }
+  static POCKETFORMER_INLINE B high_nibbles(B x) {
+    return each<B>(
+        [](int8x16_t q) POCKETFORMER_LAMBDA { return vreinterpretq_s8_u8(vshrq_n_u8(vreinterpretq_u8_s8(q), 4)); }, x);
+  }
+  static POCKETFORMER_INLINE B lookup(B table, B i) {
+    return each<B>([](int8x16_t t, int8x16_t at) POCKETFORMER_LAMBDA { return vqtbl1q_s8(t, vreinterpretq_u8_s8(at)); },
+                   table, i);
+  }
+  static POCKETFORMER_INLINE B repeated(int8_t x) {
+    const int8x16_t v = vdupq_n_s8(x);
     return {v, v, v, v};
   }
   static POCKETFORMER_INLINE B pack4(I x, I y, I z, I w) {

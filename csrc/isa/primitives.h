@@ -8,6 +8,9 @@
 //   kName, kActivationOffset      "avx2"; 0 or 128 (docs/format.md): what dot4's first operand is biased by
 //   kGemmRows, kGemmPanels        register tile of the int8 product, rows × panels of 16 channels, with its reason
 //   kGemmRowsF32                  rows of the fp32 product's tile
+//   kGemmRowsI4                   rows of the int4 product's tile while it looks weights up
+//   kTotalsInRegisters            that tile's floats have registers beside its integers
+//   kLookedUpRows                 rows from which an int4 panel is looked up beforehand; 0: never
 //   kGemmStepF32                  values of k that the fp32 product takes in one step; 1: fma after fma
 //   kGemmGroups                   k-groups of four that the int8 product takes in one step; 1: dot4 after dot4
 //   kAttentionChains              keys or channels that attention takes at once; divides 16
@@ -34,6 +37,8 @@
 //                                 use after a loop inside the loop, which spills the accumulators
 //   load_b broadcast_b            64 bytes; 4 bytes repeated 16 times
 //   store_b
+//   repeat16 lookup(table, i)     16 bytes repeated 4 times; table[i] for indices 0 … 15
+//   low_nibbles high_nibbles      of each byte
 //   dot4(acc, a, w)               acc + Σ of 4 products a·w; a = activation + offset, w in −127…127; exact
 //   dot4_p(acc, a, w)             the same with a in 0…127, no offset
 //   product<R>(acc[R], a, lda, w, groups)  only where kGemmGroups > 1: adds the product of R rows and one panel over

@@ -37,6 +37,9 @@ struct Isa {
   static constexpr int kGemmPanels = 1;
   static constexpr int kGemmRowsF32 = kGemmRows;
   static constexpr int kGemmStepF32 = 1;
+  static constexpr int kGemmRowsI4 = kGemmRows;
+  static constexpr bool kTotalsInRegisters = false;
+  static constexpr int kLookedUpRows = 0;
   static constexpr bool kAttentionProducts = false;
   static constexpr int kGemmGroups = 1;
   static constexpr int kAttentionChains = 4;
@@ -207,6 +210,25 @@ struct Isa {
     B r;
     for (int i = 0; i < 16; ++i) std::memcpy(r.v + 4 * i, p, 4);
     return r;
+  }
+  // Out of line, as 64 lanes inlined are minutes of compiling.
+  template <class Fn>
+  static __attribute__((noinline)) B bytes(Fn fn) {
+    B r;
+    for (int i = 0; i < 64; ++i) r.v[i] = static_cast<int8_t>(fn(i));
+    return r;
+  }
+  static POCKETFORMER_INLINE B repeat16(const void* p) {
+    return bytes([=](int i) { return static_cast<const int8_t*>(p)[i % 16]; });
+  }
+  static POCKETFORMER_INLINE B low_nibbles(B x) {
+    return bytes([&](int i) { return x.v[i] & 15; });
+  }
+  static POCKETFORMER_INLINE B high_nibbles(B x) {
+    return bytes([&](int i) { return static_cast<uint8_t>(x.v[i]) >> 4; });
+  }
+  static POCKETFORMER_INLINE B lookup(B table, B i) {
+    return bytes([&](int j) { return table.v[i.v[j]]; });
   }
   static POCKETFORMER_INLINE I dot4(I acc, B a, B w) {
     for (int i = 0; i < 16; ++i)

@@ -12,6 +12,9 @@ namespace {
 
 using pocketformer::Epilogue;
 using pocketformer::GemmArgs;
+using pocketformer::WeightView;
+
+POCKETFORMER_INLINE int round_up(int x, int multiple) { return (x + multiple - 1) / multiple * multiple; }
 
 // y ← fn(y, other) on a tile of whole vectors.
 template <class V, class Fn>

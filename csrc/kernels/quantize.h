@@ -68,8 +68,6 @@ void rotate_row(const float* x, float* y, int columns, int block) {
   }
 }
 
-POCKETFORMER_INLINE int round_up(int x, int multiple) { return (x + multiple - 1) / multiple * multiple; }
-
 template <class V>
 POCKETFORMER_INLINE float row_max_abs(const float* x, int columns) {
   typename V::F a = V::zero(), b = V::zero();

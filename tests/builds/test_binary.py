@@ -71,7 +71,11 @@ def test_products_do_not_spill(build: Build) -> None:
     for isa in VECTOR_ISAS[build.machine]:
         products = [loop for loop in build.loops[f"kernels_{isa}"] if loop.product]
         assert [loop for loop in products if loop.spills] == [], isa
-        for kind in ("product_i8", "product_f32"):  # the loop of the largest tile is among those that were looked at
+        for kind in (
+            "product_i8",
+            "product_i4",
+            "product_f32",
+        ):  # the loop of the largest tile is among those that were looked at
             assert max(loop.dots for loop in products if loop.function.startswith(kind)) >= TILES[isa], isa
 
 

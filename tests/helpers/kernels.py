@@ -63,6 +63,37 @@ def fma32(a: Array, b: Array, c: Array) -> Array:
     return np.where((error != 0) & even, np.nextafter(total, towards), total).astype(np.float32)
 
 
+def nibble_panels(index: Array) -> Array:
+    """Indices [n, k] in 0…15 as uint8 [p, ⌈k/8⌉, 16, 4]: k-group 2i in the low nibbles, 2i + 1 in the high ones."""
+    n, k = index.shape
+    full = np.zeros((round_up(n, LANES), round_up(k, 2 * GROUP)), np.uint8)
+    full[:n, :k] = index
+    pairs = full.reshape(-1, LANES, full.shape[1] // (2 * GROUP), 2, GROUP).transpose(0, 2, 3, 1, 4)
+    return aligned(pairs[:, :, 0] | pairs[:, :, 1] << 4)
+
+
+def grouped_scales(scale: Array) -> Array:
+    """[n, groups] as [p, groups, 16]."""
+    n, groups = scale.shape
+    full = np.zeros((round_up(n, LANES), groups), np.float32)
+    full[:n] = scale
+    return aligned(full.reshape(-1, LANES, groups).transpose(0, 2, 1))
+
+
+def product_i4(
+    q: Array, x_scale: Array, weight: Array, scale: Array, bias: Array, minimum: Array | None = None
+) -> Array:
+    """The arithmetic of the int4 product: ``q`` [m, k] and ``weight`` [n, k] integers, ``scale`` [n, groups]."""
+    m, groups = len(q), scale.shape[1]
+    x, w = (a.astype(np.int64).reshape(len(a), groups, -1) for a in (q, weight))
+    total = np.zeros((m, len(w)), np.float32)
+    for g in range(groups):
+        total = fma32((x[:, g] @ w[:, g].T).astype(np.float32), scale[:, g], total)
+        if minimum is not None:
+            total = fma32(x[:, g].sum(1, keepdims=True).astype(np.float32), minimum[:, g], total)
+    return fma32(total, x_scale[:, None], bias)
+
+
 def quantized(x: Array) -> tuple[NDArray[np.int64], Array]:
     """Rows of float32 as integers in −127…127 and one scale a row."""
     amax = np.abs(x).max(-1, keepdims=True, initial=0)
