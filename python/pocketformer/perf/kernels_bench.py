@@ -25,7 +25,10 @@ HEADS, HEAD_DIM, WINDOW, CACHED = 12, 64, 256, 4096
 
 @dataclass(frozen=True)
 class Case:
-    """A kernel on arrays of one shape; ``dtype`` may name a group of inputs that share a scale. ``call(threads)`` runs it; ``peak`` probes what bounds its multiply-adds."""
+    """A kernel on arrays of one shape; ``dtype`` may name a group of inputs that share a scale.
+
+    ``call(threads)`` runs it; ``peak`` probes what bounds its multiply-adds.
+    """
 
     kernel: str
     dtype: str
