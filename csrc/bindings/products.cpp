@@ -280,6 +280,8 @@ std::unique_ptr<PackedWeight> pack(Object weight, const std::string& dtype, int6
                                    Object codebook) {
   constexpr int64_t kMostInt8 = INT32_MAX / (255 * 128);  // inputs whose sum no bytes can make overflow
   const Format format = format_named(dtype);
+  require(current_kernels().gemm[static_cast<int>(format)] != nullptr, "dtype is '", dtype,
+          "'; there is no kernel for it, pass int8 or float32");
   const auto array = array_of<float>(weight, "weight", 2);
   const int64_t n = array.shape(0), k = array.shape(1);
   const int64_t most = format == Format::kF32 ? kMostWidth : kMostInt8;

@@ -55,8 +55,10 @@ def test_docstrings() -> None:
 
 def test_bytes_that_the_page_claims() -> None:
     weight = np.zeros((1024, 1024), np.float32)
-    for dtype, nbytes in re.findall(r"^\| `(\w+)`[^|]*\|[^|]*\| ([\d,]+) \|$", PAGE, re.MULTILINE):
-        assert kernels.pack(weight, dtype).nbytes == int(nbytes.replace(",", "")), dtype
+    found = re.findall(r"^\| `(\w+)`(?:, `group=(\d+)`)? \|[^|]*\| ([\d,]+) \|$", PAGE, re.MULTILINE)
+    assert len(found) == 4
+    for dtype, group, nbytes in found:
+        assert kernels.pack(weight, dtype, int(group or 0) or None).nbytes == int(nbytes.replace(",", "")), dtype
 
 
 def test_encoder_layer() -> None:
@@ -97,7 +99,7 @@ def test_bench(run: Any) -> None:
     assert {row["threads"] for row in rows} == {1, 2}
     products = [row for row in rows if row["kernel"] == "matmul"]
     assert {row["shape"] for row in products} == {"3 × 32 × 64", "2 × 40 × 48"}
-    assert {row["dtype"] for row in products} >= {"int8", "float32"}
+    assert {row["dtype"] for row in products} == {"int8", "int4", "int4 / 32", "float32"}
     assert {row["kernel"] for row in rows} == {"matmul", "attention", "window ±256", "cache of 4096"}
     for row in rows:
         assert 0 < row["best"] <= row["median"]

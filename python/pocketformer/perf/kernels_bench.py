@@ -25,7 +25,10 @@ HEADS, HEAD_DIM, WINDOW, CACHED = 12, 64, 256, 4096
 
 @dataclass(frozen=True)
 class Case:
-    """A kernel on arrays of one shape. ``call(threads)`` runs it; ``peak`` probes what bounds its multiply-adds."""
+    """A kernel on arrays of one shape; ``dtype`` may name a group of inputs that share a scale.
+
+    ``call(threads)`` runs it; ``peak`` probes what bounds its multiply-adds.
+    """
 
     kernel: str
     dtype: str
@@ -82,8 +85,11 @@ def _floats(*shape: int) -> kernels.Floats:
 
 def _cases(shapes: Sequence[Shape], lengths: Sequence[int]) -> Iterator[Case]:
     for shape in shapes:
-        for dtype in ("int8", "float32"):
-            yield _product(shape, dtype)
+        yield _product(shape, "int8")
+        if shape[2] % 32 == 0:
+            yield _product(shape, "int4", 32)
+        yield _product(shape, "int4")
+        yield _product(shape, "float32")
     for length in lengths:
         yield _attention(length, None)
         yield _attention(length, WINDOW)
@@ -91,12 +97,12 @@ def _cases(shapes: Sequence[Shape], lengths: Sequence[int]) -> Iterator[Case]:
         yield _cached(queries)
 
 
-def _product(shape: Shape, dtype: kernels.Dtype) -> Case:
+def _product(shape: Shape, dtype: kernels.Dtype, group: int | None = None) -> Case:
     m, n, k = shape
-    x, w, out = _floats(m, k), kernels.pack(_floats(n, k), dtype), np.empty((m, n), np.float32)
+    x, w, out = _floats(m, k), kernels.pack(_floats(n, k), dtype, group), np.empty((m, n), np.float32)
     return Case(
         kernel="matmul",
-        dtype=dtype,
+        dtype=dtype if group is None else f"{dtype} / {group}",
         shape=f"{m} × {n} × {k}",
         multiply_adds=m * n * k,
         weight_bytes=w.nbytes,
