@@ -63,7 +63,7 @@ MACHINES = {
     ),
 }
 # g++ keeps the tiles apart, clang inlines them into TileI8::run and attend_i8 into attention_i8.
-HOT = re.compile(r"(gemm|Tile|attend|attention)_?(i8|f32|I8|F32)(?:_tile)?<.*?Isa(?:, ([^>]*))?>")
+HOT = re.compile(r"(gemm|Tile|attend_few|attend|attention)_?(i8|f32|I8|F32)(?:_tile)?<.*?Isa(?:, ([^>]*))?>")
 # An ISA's own inner product of so many rows and a panel, where the compiler keeps it apart from the tile.
 OWN = re.compile(r"::product_\w+?(_f32)?(?:<(\d+)>)?\(")
 LOADED_BY_KERNELS = {"memcpy", "memset", "memmove", "nearbyintf", "_GLOBAL_OFFSET_TABLE_"}
