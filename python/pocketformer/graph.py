@@ -200,6 +200,20 @@ class GraphBuilder:
         state = self.store(k, v, heads=kv_heads, head_dim=head_dim, domain=domain)
         return self.attend(q, state, scale=head_dim**-0.5 if scale is None else scale, **options)
 
+    def rope(self, x: str, frequencies: Array, *, name: str, head_dim: int, factor: float = 1.0) -> str:
+        """``frequencies`` [rotated/2] turn the first channels of each head; ``factor`` multiplies sine and cosine."""
+        fields = {"head_dim": head_dim, "rotated": 2 * len(frequencies), "factor": factor}
+        return self._append("rope", x, frequencies=self._param(name, frequencies), **fields)
+
+    def unfold(self, x: str, domain: str, *, height: int, width: int, stride: int = 1, padding: int = 0) -> str:
+        """Windows of a grid; ``domain`` is the grid of the windows."""
+        options = {name: n for name, n, default in (("stride", stride, 1), ("padding", padding, 0)) if n != default}
+        return self._append("unfold", x, domain=domain, height=height, width=width, **options)
+
+    def prepend(self, x: str, rows: Array, domain: str, *, name: str) -> str:
+        """``rows`` [prepended, width] before those of every sequence."""
+        return self._append("prepend", x, domain=domain, rows=self._param(name, rows))
+
     def pool(self, x: str, kind: str, of: str = TOKENS) -> str:
         return self._append("pool", x, domain=self.domain(SEQUENCES, "one", of), kind=kind)
 

@@ -74,12 +74,18 @@ def unpack_scales(scale: Array, n: int) -> Array:
 def vectors(graph: Graph) -> Iterator[tuple[str, tuple[int, ...], tuple[int, ...]]]:
     """Name, plain and packed shape of every tensor that an operator names itself."""
     widths = graph.widths()
+    prepended = {domain["name"]: domain.get("prepended", 0) for domain in graph.domains}
     heads = {state["name"]: state["head_dim"] for state in graph.states}
     for op in graph.ops:
         if op["op"] == "attention":
             if "bias" in op:
                 shape = (widths[op["q"]] // heads[op["state"]], 2 * graph.max_length - 1)
                 yield op["bias"], shape, (shape[0], attention_bias_width(graph.max_length))
+        elif op["op"] == "rope":
+            yield op["frequencies"], (op["rotated"] // 2,), (round_up(op["rotated"] // 2, LANES),)
+        elif op["op"] == "prepend":
+            count, width = prepended[op["domain"]], widths[op["out"]]
+            yield op["rows"], (count, width), (count, round_up(width, LANES))
         elif op["op"] in ("norm", "linear"):
             for name in [op["weight"]] * (op["op"] == "norm") + [op[key] for key in ("bias",) if key in op]:
                 yield name, (widths[op["out"]],), (round_up(widths[op["out"]], LANES),)

@@ -238,6 +238,33 @@ def columns(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) ->
     return part
 
 
+def rope(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
+    x = _heads(inputs[0].astype(np.float64), op["head_dim"])
+    half = op["rotated"] // 2
+    frequencies = graph.params[op["frequencies"]].astype(np.float32)
+    angle = (batch.positions(of).astype(np.float32)[:, None] * frequencies).astype(np.float64)
+    cosine, sine = np.cos(angle) * op["factor"], np.sin(angle) * op["factor"]
+    first, second, rest = np.split(x, [half, 2 * half], axis=2)
+    turned = np.concatenate([first * cosine - second * sine, second * cosine + first * sine, rest], axis=2)
+    rows: Array = turned.swapaxes(0, 1).reshape(len(inputs[0]), -1)
+    return rows
+
+
+def unfold(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
+    grid = next(domain for domain in graph.domains if domain["name"] == of)
+    images = inputs[0].reshape(-1, grid["height"], grid["width"], inputs[0].shape[1])
+    padding, stride = op.get("padding", 0), op.get("stride", 1)
+    padded = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (op["height"], op["width"]), axis=(1, 2))
+    rows: Array = windows[:, ::stride, ::stride].transpose(0, 1, 2, 4, 5, 3)
+    return rows.reshape(-1, op["height"] * op["width"] * inputs[0].shape[1])
+
+
+def prepend(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
+    first = graph.params[op["rows"]]
+    return np.concatenate([part for rows in batch.sequences[of] for part in (first, inputs[0][rows])])
+
+
 def _heads(x: Array, head_dim: int) -> Array:
     """[rows, heads · head_dim] → [heads, rows, head_dim]."""
     heads: Array = x.reshape(len(x), -1, head_dim).swapaxes(0, 1)
@@ -373,10 +400,13 @@ OPERATORS: dict[str, Callable[[Op, Graph, Batch, str, list[Any]], Any]] = {
     "norm": norm,
     "linear": linear,
     "columns": columns,
+    "rope": rope,
     "quantize_heads": quantize_heads,
     "store": store,
     "attention": attention,
     "pool": pool,
     "select": select,
     "normalize": normalize,
+    "unfold": unfold,
+    "prepend": prepend,
 }

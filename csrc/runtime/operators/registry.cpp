@@ -10,14 +10,18 @@
 #include "runtime/operators/normalize.h"
 #include "runtime/operators/output.h"
 #include "runtime/operators/pool.h"
+#include "runtime/operators/prepend.h"
 #include "runtime/operators/quantize_heads.h"
+#include "runtime/operators/rope.h"
 #include "runtime/operators/select.h"
 #include "runtime/operators/store.h"
+#include "runtime/operators/unfold.h"
 
 namespace pocketformer {
 namespace {
 
-using Operators = std::tuple<Embed, Norm, Linear, Columns, QuantizeHeads, Store, Attention, Pool, Select, Normalize>;
+using Operators = std::tuple<Embed, Norm, Linear, Columns, Rope, QuantizeHeads, Store, Attention, Pool, Select,
+                             Normalize, Unfold, Prepend>;
 
 // fn(operator) for each, of which only the type counts.
 template <class Fn>
