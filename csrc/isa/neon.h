@@ -30,6 +30,7 @@ struct Neon {
   static constexpr int kGemmStepF32 = 4;
   // 4 × 4 registers of sums + 4 weights + an activation, the codebook and the mask, of 32.
   static constexpr int kGemmRowsI4 = 4;
+  static constexpr int kRowPanels = 4;
   static constexpr bool kTotalsInRegisters = false;
   static constexpr int kLookedUpRows = 8;
 
