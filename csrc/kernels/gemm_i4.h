@@ -145,9 +145,12 @@ void gemm_i4_tile(const GemmArgs& g, int row, int panel) {
   Totals<V, MR * NR, V::kTotalsInRegisters> totals;
   for (int left = groups; left > 0; --left) {
     I acc[MR * NR];
+    int zero = 0;
+    __asm__ volatile("" : "+r"(zero));  // or a vector of zeros would be kept through the product
     unroll<MR>([&](auto r) POCKETFORMER_LAMBDA {
       I start = V::zero_i32();
       if constexpr (V::kActivationOffset != 0) start = V::set1_i32(-V::kActivationOffset * sum[r * ld_sum]);
+      if constexpr (V::kGemmGroups > 1) start = V::set1_i32(zero);
       unroll<NR>([&](auto c) POCKETFORMER_LAMBDA { acc[r * NR + c] = start; });
     });
     totals.settle();

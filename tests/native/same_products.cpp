@@ -131,7 +131,7 @@ void compare(const Case& c) {
   };
   Result a = result(), b = result();
   run(*ours, c, a), run(*scalar, c, b);
-  if (c.format == Format::kI8)
+  if (c.format != Format::kI4)
     for (size_t i = 0; i < a.q.size(); ++i)
       if (static_cast<int>(i) % round_up(c.k, 64) < round_up(c.k, 16))
         a.q[i] = static_cast<uint8_t>(a.q[i] - ours->activation_offset);
