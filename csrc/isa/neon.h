@@ -32,7 +32,7 @@ struct Neon {
   static constexpr int kGemmRowsI4 = 4;
   static constexpr int kRowPanels = 4;
   static constexpr bool kTotalsInRegisters = false;
-  static constexpr int kLookedUpRows = 8;
+  static constexpr int kLookedUpRows = 4;
 
   // fn on each quarter of the operands.
   template <class R, class Fn, class... X>
