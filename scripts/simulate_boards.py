@@ -62,14 +62,10 @@ class Row:
 
 F32 = "product_rows_f32.*Li5E"
 ATTENTION = "attend_i8|attention_i8"
-# Weights are looked up in the loop; with many rows before it, and the loop is gemm_i8's.
-LOOKUP = "gemm_i4_tile.*Nibbles.*Li{rows}E|TileI4I.*Li{rows}E"
 LOOPS = [
     Loop("neon", "gemm_i8", "12product_rowsE", "smlal", {"cortex-a53": 0.85, "cortex-a72": 0.95}),
     Loop("dotprod", "gemm_i8", "product_half.*Li8E", "sdot", {"cortex-a55": 0.85, "cortex-a76": 0.95}),
     Loop("i8mm", "gemm_i8", "InterleavedELi6E", "smmla", {"neoverse-v1": 0.95}),
-    Loop("neon", "gemm_i4, few rows", LOOKUP.format(rows=4), "smull", {"cortex-a53": 0.30, "cortex-a72": 0.50}),
-    Loop("dotprod", "gemm_i4, few rows", LOOKUP.format(rows=3), "sdot", {"cortex-a55": 0.30, "cortex-a76": 0.50}),
     Loop("neon", "attention values", ATTENTION, "smull", {"cortex-a53": 0.50, "cortex-a72": 0.90}, 32),
     Loop("dotprod", "attention scores", ATTENTION, "sdot", {"cortex-a55": 0.55, "cortex-a76": 0.80}, 64),
     Loop("dotprod", "attention values", ATTENTION, "sdot", {"cortex-a55": 0.48, "cortex-a76": 0.75}, 16),

@@ -22,6 +22,7 @@ struct Isa {
   static constexpr int kGemmRowsF32 = 14;
   // 6 × 2 sums + as many totals + 4 weights + the codebook, of 32.
   static constexpr int kGemmRowsI4 = 6;
+  static constexpr int kRowPanels = 4;
   static constexpr bool kTotalsInRegisters = true;
   static constexpr int kLookedUpRows = 0;
   static constexpr int kGemmStepF32 = 1;

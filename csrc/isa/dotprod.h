@@ -11,7 +11,7 @@ struct DotProd : Neon {
   static constexpr int kGemmRows = 8;
   static constexpr int kGemmPanels = 1;
   static constexpr int kGemmGroups = 4;
-  static constexpr int kGemmRowsI4 = 3;  // g++ 12 schedules four until they spill
+  static constexpr int kGemmRowsI4 = 3, kRowPanels = 2;  // g++ 12 schedules more until they spill
 
   static POCKETFORMER_INLINE I dot4(I acc, B x, B w) { return each<I>(vdotq_s32, acc, w, x); }
   static POCKETFORMER_INLINE I dot4_p(I acc, B x, B w) { return dot4(acc, x, w); }

@@ -12,8 +12,9 @@ struct Isa : Avx2 {
   static constexpr int kGemmRowsF32 = kGemmRows;
   static constexpr int kGemmStepF32 = 1;
   static constexpr int kGemmRowsI4 = 3;  // the codebook and two masks take registers too
+  static constexpr int kRowPanels = 4;
   static constexpr bool kTotalsInRegisters = false;
-  static constexpr int kLookedUpRows = 4;
+  static constexpr int kLookedUpRows = 5;
   static constexpr bool kAttentionProducts = false;
 
   // |a| · (w with a's sign): pair sums stay within 2·127·127 = 32,258, so vpmaddubsw cannot saturate.

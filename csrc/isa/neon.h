@@ -30,8 +30,9 @@ struct Neon {
   static constexpr int kGemmStepF32 = 4;
   // 4 × 4 registers of sums + 4 weights + an activation, the codebook and the mask, of 32.
   static constexpr int kGemmRowsI4 = 4;
+  static constexpr int kRowPanels = 4;
   static constexpr bool kTotalsInRegisters = false;
-  static constexpr int kLookedUpRows = 8;
+  static constexpr int kLookedUpRows = 4;
 
   // fn on each quarter of the operands.
   template <class R, class Fn, class... X>

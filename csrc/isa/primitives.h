@@ -9,6 +9,7 @@
 //   kGemmRows, kGemmPanels        register tile of the int8 product, rows × panels of 16 channels, with its reason
 //   kGemmRowsF32                  rows of the fp32 product's tile
 //   kGemmRowsI4                   rows of the int4 product's tile while it looks weights up
+//   kRowPanels                    panels that one row of it takes at once
 //   kTotalsInRegisters            that tile's floats have registers beside its integers
 //   kLookedUpRows                 rows from which an int4 panel is looked up beforehand; 0: never
 //   kGemmStepF32                  values of k that the fp32 product takes in one step; 1: fma after fma

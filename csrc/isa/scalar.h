@@ -38,6 +38,7 @@ struct Isa {
   static constexpr int kGemmRowsF32 = kGemmRows;
   static constexpr int kGemmStepF32 = 1;
   static constexpr int kGemmRowsI4 = kGemmRows;
+  static constexpr int kRowPanels = 1;
   static constexpr bool kTotalsInRegisters = false;
   static constexpr int kLookedUpRows = 0;
   static constexpr bool kAttentionProducts = false;

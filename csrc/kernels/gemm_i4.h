@@ -103,11 +103,17 @@ POCKETFORMER_INLINE void multiply_group(typename V::I (&acc)[MR * NR], const Sou
         __asm__("" : "+r"(w));
         unroll<MR * NR>([&](auto i) POCKETFORMER_LAMBDA { V::pin(acc[i]); });
       }
-      B weight[NR];
-      unroll<NR>([&](auto c) POCKETFORMER_LAMBDA {
-        weight[c] = source.template load<half>(w + c * panel_bytes);
+      const auto load = [&](auto c) POCKETFORMER_LAMBDA {
         if constexpr (half == 0) prefetch(w + (c + NR) * panel_bytes);
-      });
+        return source.template load<half>(w + c * panel_bytes);
+      };
+      if constexpr (MR == 1) {
+        const B four = V::broadcast_b(x + 4 * half);
+        unroll<NR>([&](auto c) POCKETFORMER_LAMBDA { acc[c] = dot4_weights<V>(acc[c], four, load(c)); });
+        return;
+      }
+      B weight[NR];
+      unroll<NR>([&](auto c) POCKETFORMER_LAMBDA { weight[c] = load(c); });
       unroll<MR>([&](auto r) POCKETFORMER_LAMBDA {
         const B four = V::broadcast_b(x + r * ldx + 4 * half);
         unroll<NR>([&](auto c)
@@ -139,9 +145,12 @@ void gemm_i4_tile(const GemmArgs& g, int row, int panel) {
   Totals<V, MR * NR, V::kTotalsInRegisters> totals;
   for (int left = groups; left > 0; --left) {
     I acc[MR * NR];
+    int zero = 0;
+    __asm__ volatile("" : "+r"(zero));  // or a vector of zeros would be kept through the product
     unroll<MR>([&](auto r) POCKETFORMER_LAMBDA {
       I start = V::zero_i32();
       if constexpr (V::kActivationOffset != 0) start = V::set1_i32(-V::kActivationOffset * sum[r * ld_sum]);
+      if constexpr (V::kGemmGroups > 1) start = V::set1_i32(zero);
       unroll<NR>([&](auto c) POCKETFORMER_LAMBDA { acc[r * NR + c] = start; });
     });
     totals.settle();
@@ -209,10 +218,20 @@ void gemm_i4_looked_up(const GemmArgs& g) {
   }
 }
 
+// One row: several panels at once are as many streams from memory, and share the work on the activations.
+template <class V>
+void gemm_i4_row(GemmArgs g) {
+  for (; g.panel_begin + V::kRowPanels <= g.panel_end; g.panel_begin += V::kRowPanels)
+    TileI4<V, 1, V::kRowPanels>::run(g, 0, g.panel_begin);
+  gemm_panels<TileI4, V>(g);
+}
+
 template <class V>
 void gemm_i4_panels(const GemmArgs& g) {
   if constexpr (V::kLookedUpRows != 0)
     if (g.m >= V::kLookedUpRows && g.weight.k <= kLookedUpK) return gemm_i4_looked_up<V>(g);
+  if constexpr (V::kRowPanels > 1)
+    if (g.m == 1) return gemm_i4_row<V>(g);
   gemm_panels<TileI4, V>(g);
 }
 

@@ -101,7 +101,7 @@ def test_one_scale_a_channel(isa: str, k: int, n: int) -> None:
 
 
 @every_isa
-@pytest.mark.parametrize("n", [17, 48])
+@pytest.mark.parametrize("n", [17, 100])
 @pytest.mark.parametrize(("k", "group"), GROUPED)
 def test_groups(isa: str, k: int, group: int, n: int) -> None:
     check(isa, case(63, n, k, group))
