@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +16,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.golden import GOLDEN
 from helpers.graphs import MODEL, TEXT, TOKENIZER_JSON
-from helpers.models import model_folder
 from helpers.programs import LENGTHS, batch, encoder
 from helpers.run_cases import run_cases
 from helpers.wheel_builds import build_wheel, run, unpack
 from pocketformer import _core
-from pocketformer.compression import compress
 from pocketformer.graph import Graph
 from pocketformer.packing import pack_graph
 from pocketformer.pocketfile import write_pocket
+
+pytestmark = pytest.mark.slow
 
 # The emulated core, the table it must choose, and all that it can run, best first.
 CPUS = {
@@ -32,6 +34,8 @@ CPUS = {
     "cortex-a76": ["dotprod", "neon", "scalar"],
     "max": ["i8mm", "dotprod", "neon", "scalar"],
 }
+# Where each ISA's golden digests are computed: once is enough, and emulation is slow.
+GOLDEN_ISAS = {"cortex-a53": ["neon", "scalar"], "cortex-a76": ["dotprod"], "max": ["i8mm"]}
 TEXT_OF_MINILM = "A cat sits on the mat."
 EMBED = f"""
 import hashlib, sys, pocketformer
@@ -48,7 +52,7 @@ def save(folder: Path, name: str, graph: Graph, batch: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cases(tmp_path_factory: pytest.TempPathFactory, minilm_int8: Path) -> Path:
     """Small encoders: odd widths, biased and grouped attention, rotations, tails of every kind; and MiniLM in int8."""
     folder = tmp_path_factory.mktemp("cases")
     shapes: dict[str, dict[str, Any]] = {
@@ -61,7 +65,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, options in shapes.items():
             rows = {"rows": np.arange(0, sum(LENGTHS), 7)} if name == "words" else {}
             save(folder, f"{name}-{weights}", encoder(weights, **options), {**batch(LENGTHS), **rows})
-    compress(model_folder("minilm"), folder / "minilm.pocket", weights="int8")
+    shutil.copy(minilm_int8, folder / "minilm.pocket")
     ids = np.array([101, 1037, 4937, 7719, 2006, 1996, 13523, 1012, 102], np.int32)  # TEXT_OF_MINILM
     np.savez(folder / "minilm", ids=ids, offsets=np.array([0, len(ids)]))
     assert len(list(folder.glob("*.pocket"))) == 9
@@ -75,6 +79,13 @@ def expected(cases: Path) -> dict[str, str]:
     for isa, results in digests.items():
         assert results == digests["scalar"], isa
     return digests["scalar"]
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, Any]:
+    """The digests of kernels and graphs that every build must compute."""
+    bits = json.loads(GOLDEN.read_text(encoding="utf-8"))
+    return {part: bits[part] for part in ("kernels", "graphs")}
 
 
 @pytest.fixture(scope="module")
@@ -117,10 +128,12 @@ def core(request: pytest.FixtureRequest, arm_root: Path, arm_packages: Path) -> 
     return Emulated(request.param, arm_root, arm_packages)
 
 
-def test_aarch64(core: Emulated, cases: Path, expected: dict[str, str]) -> None:
-    result = json.loads(core.python("tests/helpers/run_cases.py", str(cases)))
+def test_aarch64(core: Emulated, cases: Path, expected: dict[str, str], golden: dict[str, Any]) -> None:
+    isas = GOLDEN_ISAS[core.cpu]
+    result = json.loads(core.python("tests/helpers/run_cases.py", str(cases), *isas))
     assert result["default"] == CPUS[core.cpu][0]
     assert result["digests"] == {isa: expected for isa in CPUS[core.cpu]}
+    assert result["golden"] == {isa: golden for isa in isas}
 
 
 def test_aarch64_text(core: Emulated, cases: Path, expected: dict[str, str]) -> None:

@@ -18,6 +18,10 @@ def test_api_page(capsys: pytest.CaptureFixture[str]) -> None:
     assert status == 0, f"run scripts/api_page.py\n{capsys.readouterr().out}"
 
 
+def test_operators_of_the_format(capsys: pytest.CaptureFixture[str]) -> None:
+    assert format_page.main(["--check"]) == 0, f"run scripts/format_page.py\n{capsys.readouterr().out}"
+
+
 def test_a_changed_page_is_seen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "page.md"
     page.write_text("one\n<!-- mark -->\ntwo\n<!-- /mark -->\nthree\n", encoding="utf-8")

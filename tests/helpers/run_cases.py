@@ -1,9 +1,9 @@
 """Runs every case of a folder with every instruction set of this CPU and prints digests of the outputs as JSON.
 
-    python tests/helpers/run_cases.py FOLDER
+    python tests/helpers/run_cases.py FOLDER [ISA …]
 
-A case is a pocket file and its batch (``NAME.pocket``, ``NAME.npz``). Needs the library and numpy alone, so that it
-also runs under emulation.
+A case is a pocket file and its batch (``NAME.pocket``, ``NAME.npz``). For each ISA that is named, the digests of
+helpers.golden are printed as well. Needs the library and numpy alone, so that it also runs under emulation.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hashlib
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,18 @@ def run_cases(folder: Path) -> dict[str, dict[str, str]]:
     return digests
 
 
+def golden(isa: str) -> dict[str, Any]:
+    """What ``isa`` makes of the kernels and graphs in tests/golden/bits.json."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from helpers.golden import graph_digests, kernel_digests
+
+    return {"kernels": kernel_digests(isa), "graphs": graph_digests(isa)}
+
+
+def main(folder: str, *isas: str) -> None:
+    result = {"default": _core.isas()[0], "digests": run_cases(Path(folder))}
+    print(json.dumps(result | ({"golden": {isa: golden(isa) for isa in isas}} if isas else {})))
+
+
 if __name__ == "__main__":
-    default = _core.isas()[0]
-    print(json.dumps({"default": default, "digests": run_cases(Path(sys.argv[1]))}))
+    main(*sys.argv[1:])
