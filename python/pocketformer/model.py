@@ -160,6 +160,6 @@ class Model:
 
 def _holds_text(value: Any) -> bool:
     """A text, a list of texts, or of pairs."""
-    while isinstance(value, list | tuple) and len(value):
+    while isinstance(value, list | tuple | np.ndarray) and getattr(value, "ndim", 1) and len(value):
         value = value[0]
     return isinstance(value, str)
