@@ -2,6 +2,7 @@
 #pragma once
 
 #include <pybind11/pybind11.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 namespace pocketformer::bindings {
@@ -17,25 +18,20 @@ void bind_program(pybind11::module_& m);
 void bind_row_calls(pybind11::module_& m);
 void bind_session(pybind11::module_& m);
 
-// Whoever waits for the GIL while the interpreter is being finalized never gets it. Up to 3.13 CPython ends that thread
-// with pthread_exit, whose unwinding must not leave a noexcept destructor (std::terminate) nor a run that workers of
-// the pool still take part in. So it is caught, and the thread sleeps until the process is gone; 3.14 does the same
-// itself.
-template <typename Take>
-auto take_gil(Take take) noexcept -> decltype(take()) {
-  try {
-    return take();
-  } catch (...) {  // the handler must not end: a forced unwinding that is swallowed aborts as well
-    for (;;) pause();
-  }
-}
-
 // Lets other Python threads run as long as it lives.
+//
+// Whoever waits for the GIL while the interpreter is being finalized never gets it. Up to 3.13 CPython ends that thread
+// with pthread_exit, whose unwinding must not leave a noexcept destructor (std::terminate). So it is caught, and the
+// thread sleeps until the process is gone; 3.14 does the same itself.
 class GilReleased {
  public:
   GilReleased() : state_(PyEval_SaveThread()) {}
   ~GilReleased() {
-    take_gil([this] { PyEval_RestoreThread(state_); });
+    try {
+      PyEval_RestoreThread(state_);
+    } catch (...) {  // the handler must not end: a forced unwinding that is swallowed aborts as well
+      for (;;) pause();
+    }
   }
   GilReleased(const GilReleased&) = delete;
   GilReleased& operator=(const GilReleased&) = delete;
@@ -45,12 +41,12 @@ class GilReleased {
 };
 
 // A signal's handler runs here, so that Ctrl-C ends a long call; false when it raised nothing. For the calling thread,
-// without the GIL.
+// without the GIL. Handlers run in the main thread alone: others do not ask, and while the interpreter is finalized
+// they must not, since PyGILState_Ensure then reads what is gone.
 inline bool signalled(void* = nullptr) {
-  const PyGILState_STATE state = take_gil([] { return PyGILState_Ensure(); });
-  const bool raised = PyErr_CheckSignals() != 0;
-  PyGILState_Release(state);
-  return raised;
+  if (syscall(SYS_gettid) != getpid()) return false;
+  const pybind11::gil_scoped_acquire gil;
+  return PyErr_CheckSignals() != 0;
 }
 
 }  // namespace pocketformer::bindings

@@ -160,6 +160,8 @@ class Model:
 
 def _holds_text(value: Any) -> bool:
     """A text, a list of texts, or of pairs."""
-    while isinstance(value, list | tuple) and len(value):
+    if isinstance(value, np.ndarray):
+        value = value.ravel()[:1].tolist()
+    while isinstance(value, list | tuple) and value:
         value = value[0]
     return isinstance(value, str)
