@@ -1,8 +1,8 @@
-# make demo: see it work.  make test: see it proven.  make help: the rest.
+# make demo: see it work.  make check: while you work.  make test: see it proven.  make help: the rest.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test tools lint fuzz bench format clean dist/installed
+.PHONY: help demo check test tools lint fuzz bench format clean dist/installed
 
 PYTHON ?= python3
 POCKETFORMER_CACHE ?= $(HOME)/.cache/pocketformer
@@ -10,12 +10,14 @@ export POCKETFORMER_CACHE
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(shell nproc)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-# The test environment outlives the checkout: torch is large. Other Python, other pyproject.toml: another environment.
-python_version = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-environment = $(python_version)-$(shell sha256sum pyproject.toml | cut -c1-12)
-test_venv = $(POCKETFORMER_CACHE)/venv-$(environment)
+# Environments outlive the checkout: torch is large. Other Python, other requirements: another environment.
+python_version := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+key = $(python_version)-$(shell $(PYTHON) scripts/requirements.py $(1) | sha256sum | cut -c1-12)
+test_tables := build project test lint
+test_venv := $(POCKETFORMER_CACHE)/venv-$(call key,$(test_tables))
 test_bin = $(test_venv)/bin
-bench_venv = $(POCKETFORMER_CACHE)/bench-venv-$(environment)
+bench_tables := project bench
+bench_venv := $(POCKETFORMER_CACHE)/bench-venv-$(call key,$(bench_tables))
 bench_bin = $(bench_venv)/bin
 sources = $(shell find csrc python -type f -not -name '*.so' -not -name '*.pyc') CMakeLists.txt pyproject.toml README.md
 python_files = python tests scripts bench fuzz
@@ -31,6 +33,9 @@ demo: .venv/installed  ## compress a real model and search with it
 	.venv/bin/pip install --quiet --force-reinstall --no-deps dist/*.whl
 	.venv/bin/pip install --quiet "$$(echo dist/*.whl)[compress]"
 	touch $@
+
+check: lint build/check/ready  ## lint, then the quick tests on this checkout (a minute once it is built)
+	PYTHONPATH=$(CURDIR)/build/check/site $(test_bin)/python -m pytest -q -x --quick
 
 test: tools dist/installed lint  ## lint, then run every test against the installed wheel
 	$(test_bin)/python -m pytest -q -x --durations=15
@@ -59,7 +64,7 @@ format: $(test_venv)/ready  ## format Python and C++ in place
 	find csrc bench/native fuzz tests/native -name '*.h' -o -name '*.cpp' -o -name '*.inc' | xargs $(test_bin)/clang-format -i
 
 clean:  ## remove what was built here (not the cache)
-	rm -rf .venv build dist bench-results .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist bench-results .pytest_cache .mypy_cache .ruff_cache
 
 dist/wheel: $(sources)
 	@echo "Building the wheel (a few minutes) ..."
@@ -71,13 +76,19 @@ dist/wheel: $(sources)
 dist/installed: dist/wheel $(test_venv)/ready
 	$(test_bin)/pip install --quiet --force-reinstall --no-deps dist/*.whl
 
-$(bench_venv)/ready: | dist/wheel
-	$(PYTHON) -m venv $(bench_venv)
-	$(bench_bin)/pip install --quiet "$$(echo dist/*.whl)[bench]"
+# A folder of this checkout's own, built on from what it had.
+build/check/ready: $(sources) | $(test_venv)/ready
+	$(test_bin)/pip install --quiet --upgrade --no-deps --no-build-isolation --target build/check/site . \
+		-C build-dir=build/check/cmake
 	touch $@
 
-$(test_venv)/ready: | dist/wheel
+$(bench_venv)/ready:
+	$(PYTHON) -m venv $(bench_venv)
+	$(PYTHON) scripts/requirements.py $(bench_tables) | $(bench_bin)/pip install --quiet -r /dev/stdin
+	touch $@
+
+# cmake and ninja: what a build without isolation needs beside its requirements.
+$(test_venv)/ready:
 	$(PYTHON) -m venv $(test_venv)
-	$(test_bin)/pip install --quiet torch==2.13.0
-	$(test_bin)/pip install --quiet "$$(echo dist/*.whl)[test,lint]"
+	$(PYTHON) scripts/requirements.py $(test_tables) | $(test_bin)/pip install --quiet -r /dev/stdin cmake ninja
 	touch $@

@@ -55,10 +55,10 @@ class Product:
         if self.int8:
             a = integers(self.m, round_up(self.k, 64), dtype=np.uint8)
             panels = integers(*int8_panels(self.n, self.k))
-            self.weight = panels, zeros(columns), zeros(columns, dtype=np.int32)
+            self.weight = panels, {"scale": zeros(columns), "colsum": zeros(columns, dtype=np.int32)}
         else:
             a = floats(self.m, round_up(self.k, LANES))
-            self.weight = (floats(*fp32_panels(self.n, self.k)),)
+            self.weight = floats(*fp32_panels(self.n, self.k)), {}
         rows, out = zeros(self.m), zeros(self.m, columns)
         step = _core.block_rows(self.m, 1, True)
         spans = [(i, min(i + step, self.m)) for i in range(0, self.m, step)]
@@ -76,11 +76,10 @@ class Product:
 
     def block(self, a: Array, scale: Array, out: Array, **options: Any) -> None:
         """One block of rows; ``options`` as the kernel takes them."""
+        panels, beside = self.weight
         if self.int8:
-            weight, weight_scale, colsum = self.weight
-            self._kernels.gemm_i8(a, scale, weight, weight_scale, colsum, out, self.k, **options)
-        else:
-            self._kernels.gemm_f32(a, self.weight[0], out, self.k, **options)
+            options["x_scale"] = scale
+        self._kernels.gemm(a, panels, out, self.k, **beside, **options)
 
     def empty(self) -> None:
         self(panel_end=0)
@@ -109,7 +108,7 @@ class Attention:
         keys, scales = (self.heads, capacity, stride), (self.heads, capacity)
         self.qkv = floats(self.length, 3 * self.heads * self.head_dim)
         self.out = zeros(self.length, round_up(self.heads * self.head_dim, LANES))
-        self.q = zeros(self.length, self.heads, stride, dtype=np.int8 if self.int8 else np.float32)
+        self.q = zeros(self.length, self.heads, stride, dtype=np.int8)
         self.q_scale = zeros(self.length, self.heads)
         if self.int8:
             values = zeros(self.heads, capacity // GROUP, stride, GROUP, dtype=np.int8)
@@ -132,11 +131,13 @@ class Attention:
         return 2 * self.heads * self.head_dim * self.pairs
 
     def store(self) -> None:
-        """Splits queries, keys and values; in int8 quantizes them."""
+        """Stores keys and values; in int8 quantizes them and the queries."""
+        columns = {"k_column": self.heads * self.head_dim, "v_column": 2 * self.heads * self.head_dim}
         if self.int8:
-            self._kernels.store_i8(self.qkv, self.q, self.q_scale, self.cache, self.head_dim)
+            self._kernels.quantize_heads(self.qkv, self.q, self.q_scale, self.head_dim)
+            self._kernels.store_i8(self.qkv, self.qkv, self.cache, self.head_dim, **columns)
         else:
-            self._kernels.store_f32(self.qkv, self.q, self.cache, self.head_dim)
+            self._kernels.store_f32(self.qkv, self.qkv, self.cache, self.head_dim, **columns)
 
     def __call__(self, head_end: int = -1) -> None:
         options = {"keys": self.length, "scale": self.head_dim**-0.5, "left": self.left, "right": self.right}
@@ -146,9 +147,10 @@ class Attention:
             )
         else:
             self._kernels.attention_f32(
-                self.q,
+                self.qkv,
                 self.cache,
                 self.out,
+                self.heads,
                 self.head_dim,
                 head_end=head_end,
                 **options,

@@ -42,7 +42,10 @@ PHASES = (
     ("products", r"^(gemm_|dispatch_height|Tile)"),
     ("rotate", r"^(rotate_row|rotate_blocks|hadamard|butterfly)\b"),
     ("quantize", r"^(quantize_rows|row_max_abs)\b"),
-    ("split and quantize Q, K, V", r"^(store_(i8|f32|heads?|values)|quantize_head|measure_heads)\b"),
+    (
+        "split and quantize Q, K, V",
+        r"^(store_(i8|f32|heads?|values)|quantize_(heads?|rows_of_heads)|rotate_heads|measure_heads)\b",
+    ),
     ("norms", r"^norm\b"),
     ("embedding", r"^(embed|gather_panel_row)\b"),
     (PROBE, r"^probe_"),
@@ -141,7 +144,7 @@ def child(model: str, batch: int, tokens: int, seconds: float) -> None:
             start = time.thread_time()  # stands while a neighbour has the core
             call()
             times.append(time.thread_time() - start)
-    macs = {operator: batch * count for operator, count in multiply_adds(engine.file.graph, tokens).items()}
+    macs = {operator: batch * count for operator, count in multiply_adds(engine, tokens).items()}
     result = {"seconds": median(times), "peak": 1e9 * median(peaks), "multiply_adds": macs}
     print(json.dumps({**_mapping(), **result}))
 

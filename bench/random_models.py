@@ -93,7 +93,7 @@ def bert_base(source: Path) -> Path:
 def toy(target: Path, weights: str) -> Path:
     """The 67,072-parameter encoder of fixed_cost.cpp: attention over four heads of 8 between two tables of 1,000."""
     rng = np.random.default_rng(0)
-    build = GraphBuilder(1000, 0, 64)
+    build = GraphBuilder.text(1000, 0, 64)
     x = build.embed([Table("words", rng.standard_normal((1000, 32), np.float32), "ids")])
     qkv = build.linear(x, rng.standard_normal((96, 32), np.float32), name="qkv")
     y = build.attention(qkv, heads=4, head_dim=8)

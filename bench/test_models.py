@@ -18,7 +18,7 @@ from bench.random_models import bert_base, toy
 from pocketformer import _core
 from pocketformer.engine import Engine
 from pocketformer.fetch import cache_folder, fetch
-from pocketformer.perf.measure import fresh_rss, multiply_adds, prepare
+from pocketformer.perf.measure import fresh_rss, multiply_adds, prepare, weight_bytes
 
 one_thread = pytest.mark.benchmark(timer=time.thread_time)
 THREADS = [pytest.param(n, marks=one_thread if n == 1 else ()) for n in sorted({1, _core.default_threads()})]
@@ -36,9 +36,9 @@ def minilm(weights: str) -> Path:
 
 def forward(measure: Measure, path: Path, weights: str, batch: int, tokens: int, threads: int) -> None:
     engine = Engine(path, threads)
-    graph, int8 = engine.file.graph, weights == "int8"
-    macs = {name: batch * count for name, count in multiply_adds(graph, tokens).items()}
-    read = multiply_adds(graph, 1)["linear"] * (1 if int8 else 4)
+    int8 = weights == "int8"
+    macs = {name: batch * count for name, count in multiply_adds(engine, tokens).items()}
+    read = weight_bytes(engine)
     arena = engine.program.arena_bytes([tokens] * batch, threads)
     shape = {"batch": batch, "tokens": tokens, "arena_bytes": arena, **macs}
     call = prepare(engine, tokens, batch)
@@ -87,8 +87,8 @@ def test_fixed_cost(measure: Measure, tmp_path: Path, weights: str) -> None:
     """A forward pass with next to no arithmetic, through the session; bench/native/fixed_cost.cpp is without Python."""
     engine = Engine(toy(tmp_path / "toy.pocket", weights), 1)
     session = _core.Session(engine.program)
-    ids, offsets = np.arange(10, dtype=np.int32), np.array([0, 10])
-    measure(lambda: session.run(ids, offsets))
+    inputs = {"ids": np.arange(10, dtype=np.int32), "tokens": np.array([0, 10])}
+    measure(lambda: session.run(inputs))
 
 
 @one_thread

@@ -16,7 +16,7 @@ import numpy as np
 from atheris import FuzzedDataProvider
 
 from helpers.hostile_files import LIES, lie
-from helpers.programs import encoder, tensors
+from helpers.programs import encoder, packed
 from pocketformer import _core
 from pocketformer.graph import Array
 from pocketformer.layout import attention_bias_width, fp32_panels, int8_panels, round_up
@@ -28,10 +28,13 @@ _libc.free.argtypes = [ctypes.c_void_p]
 
 NUMBERS = (0, 1, -1, 2, 3, 15, 16, 17, 64, 127, 128, 129, 256, 2**24, 2**24 + 1, 2**31 - 1, 2**31, 2**32, 2**63 - 1)
 FLOATS = (0.0, 1.0, -1.0, 1e-30, 1e30, float("inf"), float("-inf"), float("nan"))
+GROUPS = (16, 32, 48, 64, 128)
 ACTIVATIONS = ("none", "gelu", "gelu_tanh", "relu", "silu", "tanh")
 GRAPHS = [
-    (graph.description(), tensors(graph))
-    for graph in (encoder(w, task=t, relative=True, layers=1) for w in ("fp32", "int8") for t in ("embed", "fill_mask"))
+    (graph.description(), graph.params)
+    for graph in (
+        packed(encoder(w, task=t, relative=True, layers=1)) for w in ("fp32", "int8") for t in ("embed", "fill_mask")
+    )
 ]
 
 
@@ -137,44 +140,53 @@ def quantize_rows(c: Call) -> None:
         "scale": exact((rows,), np.float32),
         "k": k,
         "rotate": c.pick(0, 0, 2, 4, 16, 64, 128),
+        "is_signed": c.pick(True, False),
     }
+    if arguments["is_signed"]:
+        arguments["group"] = c.pick(0, *(g for g in GROUPS if k % g == 0))
+        arguments["sum"] = c.pick(None, exact((rows, k // (arguments["group"] or k)), np.int32))
     c(_kernels(c).quantize_rows, arguments)
 
 
-def _epilogue(c: Call, rows: int, n: int, panels: int) -> dict[str, Any]:
+def _epilogue(c: Call, rows: int, panels: int) -> dict[str, Any]:
+    n = panels * 16 - c.upto(0, 15)
+    columns = c.pick(n, panels * 16, panels * 16 + 16)
     return {
-        "out": exact((rows, n + c.pick(0, 16)), np.float32),
+        "n": n,
+        "out": exact((rows, columns), np.float32),
         "panel_begin": c.upto(0, panels),
         "panel_end": c.upto(-1, panels),
-        "bias": c.pick(None, c.array(n)),
-        "residual": c.pick(None, c.array(rows, n)),
+        "bias": c.pick(None, c.array(panels * 16)),
+        "multiply": c.pick(None, None, c.array(rows, columns)),
+        "residual": c.pick(None, c.array(rows, columns)),
         "activation": c.pick(*ACTIVATIONS),
+        "precise": c.pick(None, True, False),
     }
 
 
 def gemm_i8(c: Call) -> None:
     rows, k, panels = c.upto(1, 40), c.upto(1, 150), c.upto(1, 5)
     arguments = {
-        "a": c.array(rows, round_up(k, 64), dtype=np.uint8),
-        "a_scale": c.array(rows),
+        "x": c.array(rows, round_up(k, 64), dtype=np.uint8),
+        "x_scale": c.array(rows),
         "weight": c.array(*int8_panels(panels * 16, k), dtype=np.int8),
-        "w_scale": c.array(panels * 16),
+        "scale": c.array(panels * 16),
         "colsum": c.array(panels * 16, dtype=np.int32),
         "k": k,
-        **_epilogue(c, rows, panels * 16, panels),
+        **_epilogue(c, rows, panels),
     }
-    c(_kernels(c).gemm_i8, arguments)
+    c(_kernels(c).gemm, arguments)
 
 
 def gemm_f32(c: Call) -> None:
     rows, k, panels = c.upto(1, 40), c.upto(1, 70), c.upto(1, 5)
     arguments = {
-        "a": c.array(rows, round_up(k, 16)),
+        "x": c.array(rows, round_up(k, 16)),
         "weight": c.array(*fp32_panels(panels * 16, k)),
         "k": k,
-        **_epilogue(c, rows, panels * 16, panels),
+        **_epilogue(c, rows, panels),
     }
-    c(_kernels(c).gemm_f32, arguments)
+    c(_kernels(c).gemm, arguments)
 
 
 def embed(c: Call) -> None:
@@ -230,8 +242,7 @@ def attention(c: Call) -> None:
     int8, kv_heads, head_dim, keys = c.pick(True, False), c.upto(1, 3), c.upto(1, 40), c.upto(1, 40)
     heads, stride, slot = kv_heads * c.upto(1, 3), round_up(head_dim, 16), 16 * c.upto(0, 2)
     capacity = slot + round_up(keys, 16) + 16 * c.upto(0, 1)
-    q = exact((keys, heads, stride), np.uint8 if int8 else np.float32)
-    scale = c.array(keys, heads)
+    q, scale = exact((keys, heads, stride), np.int8), c.array(keys, heads)
     floats, shape = (kv_heads, capacity), (kv_heads, capacity, stride)
     cache: tuple[Array, ...] = (c.array(*shape), c.array(*shape))
     if int8:
@@ -245,15 +256,23 @@ def attention(c: Call) -> None:
         cache = (*cache[:at], c.spoilt(cache[at]), *cache[at + 1 :])
     if c.upto(0, 31) == 31:
         cache = cache[1:]
-    common: dict[str, Any] = {"q": q, "cache": cache, "head_dim": head_dim}
+    kernels, width = _kernels(c), (heads + 2 * kv_heads) * head_dim
+    qkv = c.array(keys, round_up(width, 16))
+    rotate = c.pick(0, head_dim & -head_dim, c.upto(0, 130))
+    stored: dict[str, Any] = {
+        **{"k": qkv, "v": qkv, "cache": cache, "head_dim": head_dim, "slot": slot},
+        **{"k_column": heads * head_dim, "v_column": (heads + kv_heads) * head_dim + c.upto(0, 1)},
+    }
     if int8:
-        common["q_scale"] = scale
-    kernels, width = _kernels(c), round_up((heads + 2 * kv_heads) * head_dim, 16)
-    stored = {**common, "qkv": c.array(keys, width), "slot": slot}
+        c(kernels.quantize_heads, {"x": qkv, "q": q, "scale": scale, "head_dim": head_dim, "rotate": rotate})
+        stored["rotate"] = rotate
     c(kernels.store_i8 if int8 else kernels.store_f32, stored)
+    queries: dict[str, Any] = {"q": q, "q_scale": scale} if int8 else {"q": qkv, "heads": heads, "column": c.upto(0, 2)}
     center = keys - 1 + c.upto(0, 3)
     attended = {
-        **common,
+        **queries,
+        "cache": cache,
+        "head_dim": head_dim,
         "out": exact((keys, round_up(heads * head_dim, 16)), np.float32),
         "keys": keys,
         "scale": c.pick(0.25, *FLOATS),
@@ -287,7 +306,7 @@ def program(c: Call) -> None:
     lengths = [c.upto(0, 45) for _ in range(c.upto(0, 4))]
     rows = c.upto(0, 5)
     for function in (compiled[0].arena_bytes,):
-        c(function, {"lengths": lengths, "threads": c.upto(1, 4), "rows": rows, "mode": c.pick("auto", "rows")})
+        c(function, {"lengths": lengths, "threads": c.upto(1, 4), "selected": rows, "mode": c.pick("auto", "rows")})
     made: list[_core.Session] = []
     options = {"program": compiled[0], "mode": c.pick("auto", "rows", "columns"), "block_rows": c.upto(0, 20)}
     c(lambda **a: made.append(_core.Session(**a)), options)
@@ -295,17 +314,19 @@ def program(c: Call) -> None:
     session.profile = c.pick(True, False)
     inputs = {
         "ids": c.array(tokens, dtype=np.int32, high=101 + c.pick(0, 0, 0, 1)),
-        "offsets": np.cumsum([0, *lengths], dtype=np.int64),
+        "tokens": np.cumsum([0, *lengths], dtype=np.int64),
         "types": c.pick(None, c.array(tokens, dtype=np.int32, high=2)),
-        "rows": c.array(rows, dtype=np.int64, high=max(1, tokens)) if graph["output"].startswith("lin") else None,
-        "threads": c.upto(1, 3),
-        "out": None,
     }
-    for _ in range(2):
-        c(session.run, dict(inputs))
-    session.phases()
-    session.trim()
-    c(session.run, dict(inputs))
+    if compiled[0].output_kind == "selected":
+        inputs["selected"] = c.array(rows, dtype=np.int64, high=max(1, tokens))
+    for trims in (False, False, True):
+        if trims:
+            session.phases()
+            session.trim()
+        given: dict[str, Any] = {}
+        c(lambda given=given, **a: given.update(a), dict(inputs))
+        c(session.run, {"inputs": given, "threads": c.upto(1, 3), "out": None})
+    c(compiled[0].work, {"lengths": lengths, "selected": rows})
 
 
 def probes(c: Call) -> None:

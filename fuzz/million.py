@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import seeds
@@ -35,11 +36,11 @@ def read_mutated_pocket(path: Path) -> str:
     except PocketFileError:
         return "refused"
     try:
-        program = _core.Program(file.graph.description(), file.graph.params)
-        rows = np.zeros(1, np.int64) if program.output_domain == "rows" else None
-        ids, offsets = np.zeros(1, np.int32), np.array([0, 1], np.int64)
-        if program.arena_bytes([1], 1, 1) < 1 << 24:
-            _core.Session(program).run(ids, offsets, rows=rows)
+        inputs: dict[str, Any] = {"ids": np.zeros(1, np.int32), "tokens": np.array([0, 1], np.int64)}
+        if file.program.output_kind == "selected":
+            inputs["selected"] = np.zeros(1, np.int64)
+        if file.program.arena_bytes([1], 1, 1) < 1 << 24:
+            _core.Session(file.program).run(inputs)
     except ValueError:
         return "refused by the runtime"
     return "accepted"

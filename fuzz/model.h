@@ -14,29 +14,46 @@
 struct Model {
   explicit Model(bool int8) : int8_(int8) {
     using namespace pocketformer;
-    EmbedSpec embed{"words", kHidden, {{"words", "ids", 40, 0, 0}, {"positions", "positions", 26, 2, 0}}};
-    tensor("words.weight", int8 ? DType::kI8 : DType::kF32, {40, kHidden});
-    if (int8) tensor("words.scale", DType::kF32, {48});
-    tensor("positions.weight", int8 ? DType::kI8 : DType::kF32, {26, kHidden});
-    if (int8) tensor("positions.scale", DType::kF32, {32});
-    graph_.ops.emplace_back(embed);
+    const List domains{record({{"name", text("tokens")}, {"kind", text("ragged")}, {"max_rows", number(24)}}),
+                       record({{"name", text("texts")}, {"kind", text("one")}, {"of", text("tokens")}})};
+    const List inputs{
+        record({{"name", text("ids")}, {"domain", text("tokens")}, {"dtype", text("i32")}, {"limit", number(40)}})};
+    table("words", 40);
+    table("positions", 26);
+    const List tables{record({{"weight", text("words")}, {"index", text("ids")}}),
+                      record({{"weight", text("positions")}, {"index", text("positions")}, {"offset", number(2)}})};
+    op({{"op", text("embed")}, {"out", text("words")}, {"tables", {tables}}});
+    tensor("bias", DType::kF32, {kHeads, 48});
     std::string in = "words";
     for (const char* layer : {"a", "b"}) {
       const std::string name = layer;
-      linear(name + ".qkv", in, 3 * kHeads * kHeadDim, kHidden, "none", "");
-      tensor("bias", DType::kF32, {kHeads, 48});
-      graph_.ops.emplace_back(AttentionSpec{name + ".qkv", name + ".mixed", int8 ? "int8" : "fp32", "bias", kHeads,
-                                            kHeads, kHeadDim, 5, -1, 0.3, false});
-      linear(name + ".out", name + ".mixed", kHidden, kHeads * kHeadDim, "none", in);
-      tensor(name + ".norm.weight", DType::kF32, {48});
-      graph_.ops.emplace_back(NormSpec{name + ".out", name + ".normed", name + ".norm", "layer", kHidden, 1e-6});
-      linear(name + ".up", name + ".normed", kFfn, kHidden, "gelu", "");
-      linear(name + ".down", name + ".up", kHidden, kFfn, "none", name + ".normed");
+      linear(name + ".qkv", in, 3 * kHeads * kHeadDim, kHidden);
+      attention(name);
+      linear(name + ".out", name + ".mixed", kHidden, kHeads * kHeadDim, {{"residual", text(in)}});
+      tensor(name + ".norm", DType::kF32, {48});
+      op({{"op", text("norm")},
+          {"in", text(name + ".out")},
+          {"out", text(name + ".normed")},
+          {"weight", text(name + ".norm")},
+          {"kind", text("layer")},
+          {"eps", {1e-6}}});
+      linear(name + ".up", name + ".normed", kFfn, kHidden, {{"activation", text("gelu")}});
+      linear(name + ".down", name + ".up", kHidden, kFfn, {{"residual", text(name + ".normed")}});
       in = name + ".down";
     }
-    graph_.ops.emplace_back(PoolSpec{in, "pooled", "mean"});
-    graph_.ops.emplace_back(NormalizeSpec{"pooled", "out"});
+    op({{"op", text("pool")},
+        {"in", text(in)},
+        {"out", text("pooled")},
+        {"domain", text("texts")},
+        {"kind", text("mean")}});
+    op({{"op", text("normalize")}, {"in", text("pooled")}, {"out", text("out")}});
     for (int64_t i = 0; i < offsets_[kSequences]; ++i) ids_.push_back(static_cast<int32_t>(i * 7 % 40));
+    graph_ = record({{"domains", {domains}},
+                     {"inputs", {inputs}},
+                     {"weights", {weights_}},
+                     {"states", {states_}},
+                     {"ops", {ops_}},
+                     {"output", text("out")}});
   }
 
   std::shared_ptr<const pocketformer::Program> compile(const pocketformer::KernelTable& kernels) const {
@@ -46,7 +63,10 @@ struct Model {
   // [sequences][hidden]
   std::vector<float> run(pocketformer::Session& session, int threads) const {
     std::vector<float> out(kSequences * kHidden);
-    session.run({ids_.data(), nullptr, offsets_, nullptr, ids_.size(), kSequences, 0}, threads, out.data());
+    pocketformer::Feeds feeds;
+    feeds.inputs[0] = {ids_.data(), ids_.size()};
+    feeds.domains[0] = {offsets_, kSequences + 1};
+    session.run(feeds, threads, out.data());
     return out;
   }
 
@@ -58,8 +78,13 @@ struct Model {
     void operator()(void* memory) const { std::free(memory); }
   };
 
+  static pocketformer::Item record(pocketformer::Record fields) { return {std::move(fields)}; }
+  static pocketformer::Item text(const std::string& value) { return {value}; }
+  static pocketformer::Item number(int64_t value) { return {value}; }
+  void op(pocketformer::Record fields) { ops_.push_back(record(std::move(fields))); }
+
   void tensor(const std::string& name, pocketformer::DType dtype, std::vector<int64_t> shape) {
-    if (tensors_.count(name) != 0) return;
+    if (tensors_.has(name)) return;
     size_t count = 1;
     for (const int64_t extent : shape) count *= static_cast<size_t>(extent);
     void* memory = nullptr;
@@ -72,25 +97,73 @@ struct Model {
       if (dtype == pocketformer::DType::kI8) static_cast<int8_t*>(memory)[i] = static_cast<int8_t>(value);
       if (dtype == pocketformer::DType::kF32) static_cast<float*>(memory)[i] = real;
     }
-    tensors_[name] = {memory, dtype, std::move(shape)};
+    tensors_.add(name, {memory, dtype, std::move(shape)});
   }
 
-  void linear(const std::string& out, const std::string& in, int64_t n, int64_t k, const std::string& activation,
-              const std::string& residual) {
+  void weight(const std::string& name, int64_t n, int64_t k, const char* layout) {
+    weights_.emplace_back(
+        name,
+        record({{"format", text(int8_ ? "i8" : "f32")}, {"n", number(n)}, {"k", number(k)}, {"layout", text(layout)}}));
+    if (int8_) tensor(name + ".scale", pocketformer::DType::kF32, {(n + 15) / 16 * 16});
+  }
+
+  void table(const std::string& name, int64_t rows) {
+    weight(name, rows, kHidden, "rows");
+    while (rows * kHidden * (int8_ ? 1 : 4) % 64 != 0) ++rows;
+    tensor(name + ".weight", int8_ ? pocketformer::DType::kI8 : pocketformer::DType::kF32, {rows, kHidden});
+  }
+
+  void linear(const std::string& out, const std::string& in, int64_t n, int64_t k,
+              const pocketformer::Record& options = {}) {
     using pocketformer::DType;
     const int64_t panels = (n + 15) / 16;
+    weight(out, n, k, "panels");
     if (int8_) {
       tensor(out + ".weight", DType::kI8, {panels, (k + 3) / 4, 16, 4});
-      tensor(out + ".scale", DType::kF32, {panels * 16});
       tensor(out + ".colsum", DType::kI32, {panels * 16});
     } else {
       tensor(out + ".weight", DType::kF32, {panels, k, 16});
     }
-    graph_.ops.emplace_back(pocketformer::LinearSpec{in, out, out, activation, residual, n, k, 0});
+    pocketformer::Record fields{{"op", text("linear")}, {"in", text(in)}, {"out", text(out)}, {"weight", text(out)}};
+    fields.insert(fields.end(), options.begin(), options.end());
+    op(std::move(fields));
+  }
+
+  void attention(const std::string& name) {
+    constexpr int64_t kWidth = kHeads * kHeadDim;
+    const char* parts[] = {".q", ".k", ".v"};
+    for (int64_t i = 0; i < 3; ++i) {
+      op({{"op", text("columns")},
+          {"in", text(name + ".qkv")},
+          {"out", text(name + parts[i])},
+          {"begin", number(i * kWidth)},
+          {"width", number(kWidth)}});
+    }
+    states_.push_back(record({{"name", text(name)},
+                              {"domain", text("tokens")},
+                              {"dtype", text(int8_ ? "int8" : "fp32")},
+                              {"heads", number(kHeads)},
+                              {"head_dim", number(kHeadDim)}}));
+    op({{"op", text("store")}, {"k", text(name + ".k")}, {"v", text(name + ".v")}, {"state", text(name)}});
+    if (int8_) {
+      op({{"op", text("quantize_heads")},
+          {"in", text(name + ".q")},
+          {"out", text(name + ".rounded")},
+          {"head_dim", number(kHeadDim)}});
+    }
+    op({{"op", text("attention")},
+        {"q", text(name + (int8_ ? ".rounded" : ".q"))},
+        {"state", text(name)},
+        {"out", text(name + ".mixed")},
+        {"bias", text("bias")},
+        {"left", number(5)},
+        {"scale", {0.3}}});
   }
 
   bool int8_;
-  pocketformer::Graph graph_{{}, "out", 40, 2, 24};
+  pocketformer::Item graph_;
+  pocketformer::List states_, ops_;
+  pocketformer::Record weights_;
   pocketformer::Tensors tensors_;
   std::vector<std::unique_ptr<void, Free>> memory_;
   std::vector<int32_t> ids_;

@@ -47,19 +47,22 @@ def pocket(content: bytes) -> None:
         reader = TextReader(file, 1)
     except PocketFileError:
         return
-    with contextlib.suppress(ValueError):  # the runtime's limits are narrower than the format's
-        run(_core.Program(file.graph.description(), file.graph.params), file.graph.vocab_size)
+    with contextlib.suppress(ValueError):  # an input that the fuzzer renamed
+        run(file)
     with contextlib.suppress(ValueError):
         reader.sequences(["a cat sat"])
 
 
-def run(program: _core.Program, vocab: int) -> None:
-    lengths = [1, min(3, program.max_length)]
+def run(file: PocketFile) -> None:
+    program = file.program
+    lengths = [1, min(3, file.graph.max_length)]
     offsets = np.cumsum([0, *lengths], dtype=np.int64)
-    ids = (np.arange(offsets[-1]) % vocab).astype(np.int32)
-    rows = np.zeros(1, np.int64) if program.output_domain == "rows" else None
-    if program.arena_bytes(lengths, 2, 1) < 1 << 26:
-        _core.Session(program).run(ids, offsets, rows=rows, threads=2)
+    ids = (np.arange(offsets[-1]) % max(file.graph.vocab_size, 1)).astype(np.int32)
+    inputs = {"ids": ids, "tokens": offsets}
+    if program.output_kind == "selected":
+        inputs["selected"] = np.zeros(1, np.int64)
+    if program.arena_bytes(lengths, 1, 1) < 1 << 24:
+        _core.Session(program).run(inputs)
 
 
 def safetensors(content: bytes) -> None:

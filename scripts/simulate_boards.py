@@ -86,7 +86,7 @@ def compile_unit(isa: str, compiler: str, folder: Path) -> Path:
     found = re.search(rf"add_isa\({isa} ([^)]*)\)", (ROOT / "CMakeLists.txt").read_text())
     if found is None:
         raise SystemExit(f"CMakeLists.txt: no add_isa({isa} …)")
-    common = "-std=c++17 -O3 -DNDEBUG -fPIC -w -fno-exceptions -fno-rtti"
+    common = "-std=c++20 -O3 -DNDEBUG -fPIC -w -fno-exceptions -fno-rtti"
     common += " -ffp-contract=off -fno-math-errno -fno-trapping-math"
     path = folder / f"{isa}-{compiler}.o"
     source = ROOT / "csrc" / "isa" / f"kernels_{isa}.cpp"

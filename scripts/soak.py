@@ -48,8 +48,8 @@ def soak(forwards: int, samples: int = 200) -> dict[str, object]:
         which, shape = index % len(programs), index // len(programs) % len(SHAPES)
         if index % 10_000 == which:
             sessions[which] = _core.Session(programs[which])
-        chosen = rows if programs[which].output_domain == "rows" else None
-        result = sessions[which].run(**inputs[shape], rows=chosen, threads=1 + index % 97 // 96).tobytes()
+        chosen = rows if programs[which].output_kind == "selected" else None
+        result = sessions[which].run({**inputs[shape], "selected": chosen}, 1 + index % 97 // 96).tobytes()
         wrong += expected.setdefault((which, shape), result) != result
         if index % max(1, forwards // samples) == 0:
             sizes.append(resident())

@@ -24,7 +24,7 @@ class Weights {
     const size_t bytes = round_up(count * (dtype == DType::kI8 ? 1 : 4), kAlignment);
     buffer->reserve(bytes);
     for (size_t i = 0; i < bytes; ++i) buffer->data()[i] = static_cast<std::byte>(dtype == DType::kI8 ? i % 127 : 0);
-    tensors_[name] = {buffer->data(), dtype, std::move(shape)};
+    tensors_.add(name, {buffer->data(), dtype, std::move(shape)});
   }
 
   void linear(const std::string& name, int64_t n, bool int8) {
@@ -42,30 +42,82 @@ class Weights {
   Tensors tensors_;
 };
 
+Item record(Record fields) { return {std::move(fields)}; }
+Item text(const char* value) { return {std::string(value)}; }
+Item number(int64_t value) { return {value}; }
+
+Item weight(const char* format, int64_t n, int64_t rotate, const char* layout) {
+  return record({{"format", text(format)},
+                 {"n", number(n)},
+                 {"k", number(kWidth)},
+                 {"rotate", number(rotate)},
+                 {"layout", text(layout)}});
+}
+
+Item columns(const char* out, int64_t begin) {
+  return record({{"op", text("columns")},
+                 {"in", text("qkv")},
+                 {"out", text(out)},
+                 {"begin", number(begin)},
+                 {"width", number(kWidth)}});
+}
+
+Item toy(bool int8) {
+  const char* format = int8 ? "i8" : "f32";
+  const int64_t rotate = int8 ? 32 : 0, head_dim = kWidth / kHeads;
+  const List tables{record({{"weight", text("words")}, {"index", text("ids")}})};
+  List ops{record({{"op", text("embed")}, {"out", text("x")}, {"tables", {tables}}}),
+           record({{"op", text("linear")}, {"in", text("x")}, {"out", text("qkv")}, {"weight", text("qkv")}}),
+           columns("q", 0),
+           columns("k", kWidth),
+           columns("v", 2 * kWidth),
+           record({{"op", text("store")}, {"k", text("k")}, {"v", text("v")}, {"state", text("s")}})};
+  if (int8) {
+    ops.push_back(record(
+        {{"op", text("quantize_heads")}, {"in", text("q")}, {"out", text("rounded")}, {"head_dim", number(head_dim)}}));
+  }
+  ops.push_back(record({{"op", text("attention")},
+                        {"q", text(int8 ? "rounded" : "q")},
+                        {"state", text("s")},
+                        {"out", text("y")},
+                        {"scale", {0.35}}}));
+  ops.push_back(record({{"op", text("linear")}, {"in", text("y")}, {"out", text("z")}, {"weight", text("head")}}));
+  return record(
+      {{"domains", {List{record({{"name", text("tokens")}, {"kind", text("ragged")}, {"max_rows", number(64)}})}}},
+       {"inputs",
+        {List{record({{"name", text("ids")},
+                      {"domain", text("tokens")},
+                      {"dtype", text("i32")},
+                      {"limit", number(kVocabulary)}})}}},
+       {"weights", record({{"words", weight(format, kVocabulary, 0, "rows")},
+                           {"qkv", weight(format, 3 * kWidth, rotate, "panels")},
+                           {"head", weight(format, kVocabulary, rotate, "panels")}})},
+       {"states",
+        {List{record({{"name", text("s")},
+                      {"domain", text("tokens")},
+                      {"dtype", text(int8 ? "int8" : "fp32")},
+                      {"heads", number(kHeads)},
+                      {"head_dim", number(head_dim)}})}}},
+       {"ops", {ops}},
+       {"output", text("z")}});
+}
+
 void time_passes(bool int8, double seconds) {
   Weights weights;
   weights.add("words.weight", int8 ? DType::kI8 : DType::kF32, {kVocabulary, kWidth});
   if (int8) weights.add("words.scale", DType::kF32, {(kVocabulary + kLanes - 1) / kLanes * kLanes});
   weights.linear("qkv", 3 * kWidth, int8);
   weights.linear("head", kVocabulary, int8);
-  Graph graph;
-  graph.ops = {
-      EmbedSpec{"x", kWidth, {{"words", "ids", kVocabulary, 0, 0}}},
-      LinearSpec{"x", "qkv", "qkv", "none", "", 3 * kWidth, kWidth, int8 ? 32 : 0},
-      AttentionSpec{"qkv", "y", int8 ? "int8" : "fp32", "", kHeads, kHeads, kWidth / kHeads, -1, -1, 0.35, false},
-      LinearSpec{"y", "z", "head", "none", "", kVocabulary, kWidth, int8 ? 32 : 0}};
-  graph.output = "z";
-  graph.vocab_size = kVocabulary;
-  graph.type_vocab_size = 0;
-  graph.max_length = 64;
-  const auto program = std::make_shared<const Program>(graph, weights.tensors(), kernels());
+  const auto program = std::make_shared<const Program>(toy(int8), weights.tensors(), kernels());
   Session session(program, {});
   std::vector<int32_t> ids(kTokens);
   for (int i = 0; i < kTokens; ++i) ids[static_cast<size_t>(i)] = i * 97;
   const int64_t offsets[] = {0, kTokens};
-  const Input input{ids.data(), nullptr, offsets, nullptr, kTokens, 1, 0};
+  Feeds feeds;
+  feeds.inputs[0] = {ids.data(), kTokens};
+  feeds.domains[0] = {offsets, 2};
   std::vector<float> out(static_cast<size_t>(kTokens) * kVocabulary);
-  const double middle = median_seconds(seconds, 1, [&] { session.run(input, 1, out.data()); });
+  const double middle = median_seconds(seconds, 1, [&] { session.run(feeds, 1, out.data()); });
   std::printf("{\"weights\": \"%s\", \"isa\": \"%s\", \"seconds\": %.9g}\n", int8 ? "int8" : "fp32", kernels().isa,
               middle);
 }

@@ -59,19 +59,21 @@ class Product {
   void rows(int begin, int end, int panel_begin, int panel_end) const {
     const auto* scales = reinterpret_cast<const float*>(scales_.data());
     const size_t ldo = round_up(static_cast<size_t>(n_), kLanes);
-    table_.gemm_i8({reinterpret_cast<const uint8_t*>(a_.data()) + static_cast<size_t>(begin) * lda_,
-                    lda_,
-                    scales + 2 * ldo,
-                    reinterpret_cast<const int8_t*>(weight_.data()),
-                    scales,
-                    reinterpret_cast<const int32_t*>(scales + ldo),
-                    reinterpret_cast<float*>(out_.data()) + static_cast<size_t>(begin) * ldo,
-                    ldo,
-                    end - begin,
-                    k_,
-                    panel_begin,
-                    panel_end,
-                    {nullptr, nullptr, 0, Activation::kNone}});
+    table_.gemm[static_cast<int>(Format::kI8)](
+        {.x = reinterpret_cast<const uint8_t*>(a_.data()) + static_cast<size_t>(begin) * lda_,
+         .ldx = lda_,
+         .x_scale = scales + 2 * ldo,
+         .weight = {.format = Format::kI8,
+                    .panels = weight_.data(),
+                    .scale = scales,
+                    .colsum = reinterpret_cast<const int32_t*>(scales + ldo),
+                    .n = n_,
+                    .k = k_},
+         .out = reinterpret_cast<float*>(out_.data()) + static_cast<size_t>(begin) * ldo,
+         .ldo = ldo,
+         .m = end - begin,
+         .panel_begin = panel_begin,
+         .panel_end = panel_end});
   }
 
   const KernelTable& table_ = kernels();

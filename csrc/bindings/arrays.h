@@ -1,4 +1,4 @@
-// The only place that looks into numpy arrays: exact dtype, layout and shape, never a silent conversion or copy.
+// What numpy arrays are taken as: exact dtype, layout and shape, never a silent conversion or copy.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -10,7 +10,7 @@
 #include <type_traits>
 
 #include "core/errors.h"
-#include "runtime/graph.h"
+#include "runtime/tensors.h"
 
 namespace pocketformer::bindings {
 
@@ -72,8 +72,17 @@ inline Tensor tensor(const py::handle& object, const std::string& name) {
   Tensor tensor{array.data(), DType::kOther, {array.shape(), array.shape() + array.ndim()}};
   if (py::isinstance<py::array_t<float>>(array)) tensor.dtype = DType::kF32;
   if (py::isinstance<py::array_t<int8_t>>(array)) tensor.dtype = DType::kI8;
+  if (py::isinstance<py::array_t<uint8_t>>(array)) tensor.dtype = DType::kU8;
   if (py::isinstance<py::array_t<int32_t>>(array)) tensor.dtype = DType::kI32;
   return tensor;
+}
+
+// numpy's name of a dtype.
+inline DType dtype_named(const std::string& name) {
+  if (name == dtype_name<float>()) return DType::kF32;
+  if (name == dtype_name<int8_t>()) return DType::kI8;
+  if (name == dtype_name<uint8_t>()) return DType::kU8;
+  return name == dtype_name<int32_t>() ? DType::kI32 : DType::kOther;
 }
 
 }  // namespace pocketformer::bindings

@@ -67,7 +67,7 @@ const T* optional(Object object, const char* name, const std::vector<Extent>& ex
   return object.is_none() ? nullptr : input<const T>(object, name, extents).data;
 }
 
-constexpr int64_t kMost = 1 << 24;
+constexpr int64_t kMost = 1 << 24, kMaxHeads = 1024;
 
 int64_t at_least(const char* name, int64_t value, int64_t least, int64_t most = kMost) {
   require(value >= least && value <= most, name, " is ", value, "; it must be ", least, " to ", most);
@@ -107,66 +107,124 @@ void check_rotate(int64_t rotate, int64_t width) {
           "; it must be 0 or a power of two that divides ", width);
 }
 
+// Of values of k that share a scale; 0 stands for all.
+void check_group(int64_t group, int64_t k) {
+  require(group == 0 || (group >= kLanes && group % kLanes == 0 && k % group == 0), "group is ", group,
+          "; it must be 0 or a multiple of ", kLanes, " that divides ", k);
+}
+
+int64_t groups(int64_t k, int64_t group) { return group == 0 ? 1 : k / group; }
+
 int64_t padded(int64_t width) { return static_cast<int64_t>(round_up(static_cast<size_t>(width), kLanes)); }
 
 struct Kernels {
   const KernelTable& table;
 
-  void quantize_rows(Object x, Object q, Object scale, int64_t k, int64_t rotate) const {
+  void quantize_rows(Object x, Object q, Object scale, int64_t k, int64_t rotate, bool is_signed, int64_t group,
+                     Object sum) const {
     const int64_t rows = rows_of(x, "x");
     at_least("k", k, 1);
     check_rotate(rotate, k);
+    check_group(group, k);
+    require(sum.is_none() || is_signed, "sum is given; only rows with is_signed have one");
     const auto from = input<const float>(x, "x", {{rows}, {k, kLanes}});
     const auto to = output<uint8_t>(q, "q", {{rows}, {k, 64}});
-    table.quantize_rows({from.data, from.ld(), to.data, to.ld(), output<float>(scale, "scale", {{rows}}).data,
-                         from.rows(), static_cast<int>(k), static_cast<int>(rotate)});
+    QuantizeArgs args{.x = from.data,
+                      .ldx = from.ld(),
+                      .q = to.data,
+                      .ldq = to.ld(),
+                      .scale = output<float>(scale, "scale", {{rows}}).data,
+                      .rows = from.rows(),
+                      .k = static_cast<int>(k),
+                      .rotate = static_cast<int>(rotate),
+                      .is_signed = is_signed,
+                      .group = static_cast<int>(group)};
+    if (!sum.is_none()) {
+      const auto sums = output<int32_t>(sum, "sum", {{rows}, {groups(k, group), 1}});
+      args.sum = sums.data, args.ld_sum = sums.ld();
+    }
+    table.quantize_rows(args);
   }
 
-  // Panels [begin, end) of `panels`, and what follows the product.
-  struct Products {
-    Operand<float> out;
-    int begin, end;
-    Epilogue epilogue;
-  };
-  static Products products(Object out, int64_t rows, int64_t panels, int64_t panel_begin, int64_t panel_end,
-                           Object bias, Object residual, const std::string& name) {
-    const int64_t end = panel_end < 0 ? panels : panel_end;
+  // The weight's format is told by its dtype: float32, int8, or uint8 for two nibbles.
+  static WeightView weight_view(Object weight, Object scale, Object minimum, Object colsum, Object codebook, int64_t n,
+                                int64_t k, int64_t group) {
+    const int64_t panels = rows_of(weight, "weight");
+    at_least("k", k, 1);
+    check_group(group, k);
+    at_least("n", n, 1, panels * kLanes);
+    WeightView view{.format = Format::kF32,
+                    .panels = nullptr,
+                    .n = static_cast<int>(n),
+                    .k = static_cast<int>(k),
+                    .group = static_cast<int>(group)};
+    if (py::isinstance<py::array_t<float>>(weight)) {
+      view.panels = input<const float>(weight, "weight", {{panels}, {k}, {kLanes}}).data;
+      return view;
+    }
+    const std::vector<Extent> scales =
+        group == 0 ? std::vector<Extent>{{panels * kLanes}} : std::vector<Extent>{{panels}, {k / group}, {kLanes}};
+    view.scale = input<const float>(scale, "scale", scales).data;
+    view.minimum = optional<float>(minimum, "minimum", scales);
+    if (py::isinstance<py::array_t<uint8_t>>(weight)) {
+      view.format = Format::kI4;
+      view.panels = input<const uint8_t>(weight, "weight", {{panels}, {(k + 7) / 8}, {kLanes}, {4}}).data;
+      view.codebook = input<const int8_t>(codebook, "codebook", {{16}}).data;
+    } else {
+      view.format = Format::kI8;
+      view.panels = input<const int8_t>(weight, "weight", {{panels}, {(k + 3) / 4}, {kLanes}, {4}}).data;
+      view.colsum = input<const int32_t>(colsum, "colsum", {{panels * kLanes}}).data;
+    }
+    return view;
+  }
+
+  void gemm(Object x, Object weight, Object out, int64_t k, Object x_scale, Object x_sum, Object scale, Object minimum,
+            Object colsum, Object codebook, int64_t n, int64_t group, int64_t panel_begin, int64_t panel_end,
+            Object bias, Object multiply, Object residual, const std::string& name, Object precise) const {
+    const int64_t rows = rows_of(x, "x"), panels = rows_of(weight, "weight");
+    const int64_t channels = n < 0 ? panels * kLanes : n, end = panel_end < 0 ? panels : panel_end;
+    const WeightView view = weight_view(weight, scale, minimum, colsum, codebook, channels, k, group);
+    const auto function = table.gemm[static_cast<int>(view.format)];
+    require(function != nullptr, "weight is ", describe(weight), "; there is no product of this format");
+    require(view.format != Format::kI8 || (group == 0 && view.minimum == nullptr),
+            "group or minimum is given; an int8 weight has one scale a channel");
+    require(view.n > (panels - 1) * kLanes, "n is ", view.n, "; it must end in the last of ", panels, " panels");
     at_least("panel_end", end, 0, panels);
     at_least("panel_begin", panel_begin, 0, end);
-    const int64_t columns = panels * kLanes;
-    Products p{output<float>(out, "out", {{rows}, {columns, kLanes}}),
-               static_cast<int>(panel_begin),
-               static_cast<int>(end),
-               {optional<float>(bias, "bias", {{columns}}), nullptr, 0, activation(name)}};
-    if (!residual.is_none()) {
-      const auto added = input<const float>(residual, "residual", {{rows}, {columns, kLanes}});
-      p.epilogue.residual = added.data;
-      p.epilogue.ld_residual = added.ld();
+    const auto to = output<float>(out, "out", {{rows}, {view.n, 1}});
+    const int64_t written = std::min(static_cast<int64_t>(to.ld()), panels * kLanes);
+    GemmArgs args{.x = nullptr,
+                  .ldx = 0,
+                  .weight = view,
+                  .out = to.data,
+                  .ldo = to.ld(),
+                  .m = to.rows(),
+                  .panel_begin = static_cast<int>(panel_begin),
+                  .panel_end = static_cast<int>(end)};
+    const auto rows_of_x = [&](const auto& operand) { args.x = operand.data, args.ldx = operand.ld(); };
+    if (view.format == Format::kF32) {
+      rows_of_x(input<const float>(x, "x", {{rows}, {k, kLanes}}));
+    } else {
+      rows_of_x(input<const uint8_t>(x, "x", {{rows}, {k, 64}}));
+      args.x_scale = input<const float>(x_scale, "x_scale", {{rows}}).data;
     }
-    return p;
-  }
-
-  void gemm_i8(Object a, Object a_scale, Object weight, Object w_scale, Object colsum, Object out, int64_t k,
-               int64_t panel_begin, int64_t panel_end, Object bias, Object residual, const std::string& name) const {
-    const int64_t rows = rows_of(a, "a"), panels = rows_of(weight, "weight");
-    at_least("k", k, 1);
-    const Products p = products(out, rows, panels, panel_begin, panel_end, bias, residual, name);
-    const auto from = input<const uint8_t>(a, "a", {{rows}, {k, 64}});
-    table.gemm_i8({from.data, from.ld(), input<const float>(a_scale, "a_scale", {{rows}}).data,
-                   input<const int8_t>(weight, "weight", {{panels}, {(k + 3) / 4}, {kLanes}, {4}}).data,
-                   input<const float>(w_scale, "w_scale", {{panels * kLanes}}).data,
-                   input<const int32_t>(colsum, "colsum", {{panels * kLanes}}).data, p.out.data, p.out.ld(),
-                   from.rows(), static_cast<int>(k), p.begin, p.end, p.epilogue});
-  }
-
-  void gemm_f32(Object a, Object weight, Object out, int64_t k, int64_t panel_begin, int64_t panel_end, Object bias,
-                Object residual, const std::string& name) const {
-    const int64_t rows = rows_of(a, "a"), panels = rows_of(weight, "weight");
-    at_least("k", k, 1);
-    const Products p = products(out, rows, panels, panel_begin, panel_end, bias, residual, name);
-    const auto from = input<const float>(a, "a", {{rows}, {k, kLanes}});
-    table.gemm_f32({from.data, from.ld(), input<const float>(weight, "weight", {{panels}, {k}, {kLanes}}).data,
-                    p.out.data, p.out.ld(), from.rows(), static_cast<int>(k), p.begin, p.end, p.epilogue});
+    if (view.format == Format::kI4) {
+      const auto sums = input<const int32_t>(x_sum, "x_sum", {{rows}, {groups(k, group), 1}});
+      args.x_sum = sums.data, args.ld_sum = sums.ld();
+    }
+    const auto rows_beside = [&](Object object, const char* what, const float*& data, size_t& ld) {
+      if (object.is_none()) return;
+      const auto operand = input<const float>(object, what, {{rows}, {written, 1}});
+      data = operand.data, ld = operand.ld();
+    };
+    Epilogue& epilogue = args.epilogue;
+    epilogue.bias = optional<float>(bias, "bias", {{panels * kLanes}});
+    rows_beside(multiply, "multiply", epilogue.multiply, epilogue.ld_multiply);
+    rows_beside(residual, "residual", epilogue.residual, epilogue.ld_residual);
+    epilogue.activation = activation(name);
+    const bool floats = view.format == Format::kF32 || epilogue.multiply != nullptr;
+    epilogue.precise = precise.is_none() ? floats : py::cast<bool>(precise);
+    function(args);
   }
 
   void embed(Object weight, Object scale, Object index, Object out, int64_t width, int64_t rotate,
@@ -226,19 +284,35 @@ struct Kernels {
     int64_t rows, heads, kv_heads, head_dim, stride, capacity;
   };
 
-  // q is [rows, heads, stride]; `cache` begins with keys [kv_heads, capacity, stride].
-  static Shape shape(Object q, const py::tuple& cache, size_t arrays, int64_t head_dim) {
+  // `cache` begins with keys [kv_heads, capacity, stride].
+  static Shape shape(int64_t rows, int64_t heads, const py::tuple& cache, size_t arrays, int64_t head_dim) {
     require(cache.size() == arrays, "cache has ", cache.size(), " arrays; it must have ", arrays);
     const py::object keys = cache[0];
-    Shape s{rows_of(q, "q"),  0, rows_of(keys, "keys"), at_least("head_dim", head_dim, 1, kMaxHeadDim),
-            padded(head_dim), 0};
-    const auto queries = py::reinterpret_borrow<py::array>(q), k = py::reinterpret_borrow<py::array>(keys);
-    require(queries.ndim() == 3 && k.ndim() == 3, "q and keys must have 3 dimensions");
-    s.heads = at_least("heads", queries.shape(1), 1, 1024);
+    Shape s{rows, heads, rows_of(keys, "keys"), at_least("head_dim", head_dim, 1, kMaxHeadDim), padded(head_dim), 0};
+    const auto k = py::reinterpret_borrow<py::array>(keys);
+    require(k.ndim() == 3, "keys must have 3 dimensions");
+    at_least("kv_heads", s.kv_heads, 1, kMaxHeads);
     s.capacity = at_least("capacity", k.shape(1), 16);
     require(s.capacity % 16 == 0, "capacity is ", s.capacity, "; it must be a multiple of 16");
     require(s.heads % s.kv_heads == 0, "heads is ", s.heads, "; it must be a multiple of kv_heads, ", s.kv_heads);
     return s;
+  }
+
+  // Heads of an array [rows, heads, stride].
+  static int64_t heads_of(Object q) {
+    rows_of(q, "q");
+    const auto array = py::reinterpret_borrow<py::array>(q);
+    require(array.ndim() == 3, "q must have 3 dimensions");
+    return at_least("heads", array.shape(1), 1, kMaxHeads);
+  }
+
+  // `heads` heads side by side from column `column` of x on.
+  static Operand<const float> heads_in(Object x, const char* name, int64_t rows, int64_t heads, int64_t head_dim,
+                                       int64_t column) {
+    at_least("column", column, 0);
+    auto from = input<const float>(x, name, {{rows}, {column + heads * head_dim, kLanes}});
+    from.data += column;
+    return from;
   }
 
   static KeyValuesI8 cache_i8(const py::tuple& cache, const Shape& s) {
@@ -254,26 +328,38 @@ struct Kernels {
             static_cast<size_t>(s.capacity)};
   }
 
-  static Operand<const float> projection(Object qkv, const Shape& s, int64_t slot) {
+  void quantize_heads(Object x, Object q, Object scale, int64_t head_dim, int64_t column, int64_t rotate) const {
+    const int64_t rows = rows_of(x, "x"), heads = heads_of(q);
+    at_least("head_dim", head_dim, 1, kMaxHeadDim);
+    check_rotate(rotate, head_dim);
+    const auto from = heads_in(x, "x", rows, heads, head_dim, column);
+    table.quantize_heads({from.data, from.ld(), from.rows(), static_cast<int>(heads), static_cast<int>(head_dim),
+                          static_cast<int>(padded(head_dim)), static_cast<int>(rotate),
+                          output<int8_t>(q, "q", {{rows}, {heads}, {padded(head_dim)}}).data,
+                          output<float>(scale, "scale", {{rows}, {heads}}).data});
+  }
+
+  void store_i8(Object k, Object v, const py::tuple& cache, int64_t head_dim, int64_t slot, int64_t k_column,
+                int64_t v_column, int64_t rotate) const {
+    const Shape s = shape(rows_of(k, "k"), 0, cache, 4, head_dim);
+    check_rotate(rotate, head_dim);
     at_least("slot", slot, 0, s.capacity - s.rows);
-    return input<const float>(qkv, "qkv", {{s.rows}, {(s.heads + 2 * s.kv_heads) * s.head_dim, kLanes}});
+    const auto keys = heads_in(k, "k", s.rows, s.kv_heads, head_dim, k_column);
+    const auto values = heads_in(v, "v", s.rows, s.kv_heads, head_dim, v_column);
+    table.store_i8({keys.data, keys.ld(), values.data, values.ld(), keys.rows(), static_cast<int>(s.kv_heads),
+                    static_cast<int>(head_dim), static_cast<int>(s.stride), static_cast<int>(rotate),
+                    static_cast<size_t>(slot), cache_i8(cache, s)});
   }
 
-  void store_i8(Object qkv, Object q, Object q_scale, const py::tuple& cache, int64_t head_dim, int64_t slot) const {
-    const Shape s = shape(q, cache, 4, head_dim);
-    const auto from = projection(qkv, s, slot);
-    table.store_i8({from.data, from.ld(), from.rows(), static_cast<int>(s.heads), static_cast<int>(s.kv_heads),
-                    static_cast<int>(head_dim), static_cast<int>(s.stride), static_cast<size_t>(slot),
-                    output<int8_t>(q, "q", {{s.rows}, {s.heads}, {s.stride}}).data,
-                    output<float>(q_scale, "q_scale", {{s.rows}, {s.heads}}).data, cache_i8(cache, s)});
-  }
-
-  void store_f32(Object qkv, Object q, const py::tuple& cache, int64_t head_dim, int64_t slot) const {
-    const Shape s = shape(q, cache, 2, head_dim);
-    const auto from = projection(qkv, s, slot);
-    table.store_f32({from.data, from.ld(), from.rows(), static_cast<int>(s.heads), static_cast<int>(s.kv_heads),
+  void store_f32(Object k, Object v, const py::tuple& cache, int64_t head_dim, int64_t slot, int64_t k_column,
+                 int64_t v_column) const {
+    const Shape s = shape(rows_of(k, "k"), 0, cache, 2, head_dim);
+    at_least("slot", slot, 0, s.capacity - s.rows);
+    const auto keys = heads_in(k, "k", s.rows, s.kv_heads, head_dim, k_column);
+    const auto values = heads_in(v, "v", s.rows, s.kv_heads, head_dim, v_column);
+    table.store_f32({keys.data, keys.ld(), values.data, values.ld(), keys.rows(), static_cast<int>(s.kv_heads),
                      static_cast<int>(head_dim), static_cast<int>(s.stride), static_cast<size_t>(slot),
-                     output<float>(q, "q", {{s.rows}, {s.heads}, {s.stride}}).data, cache_f32(cache, s)});
+                     cache_f32(cache, s)});
   }
 
   static AttentionArgs common(const Shape& s, Object out, int64_t first, int64_t keys, int64_t slot, int64_t left,
@@ -309,17 +395,18 @@ struct Kernels {
   void attention_i8(Object q, Object q_scale, const py::tuple& cache, Object out, int64_t head_dim, int64_t keys,
                     float scale, int64_t first, int64_t slot, int64_t left, int64_t right, Object bias, int64_t center,
                     int64_t head_begin, int64_t head_end) const {
-    const Shape s = shape(q, cache, 4, head_dim);
+    const Shape s = shape(rows_of(q, "q"), heads_of(q), cache, 4, head_dim);
     table.attention_i8({input<const int8_t>(q, "q", {{s.rows}, {s.heads}, {s.stride}}).data,
                         input<const float>(q_scale, "q_scale", {{s.rows}, {s.heads}}).data, cache_i8(cache, s),
                         common(s, out, first, keys, slot, left, right, scale, bias, center, head_begin, head_end)});
   }
 
-  void attention_f32(Object q, const py::tuple& cache, Object out, int64_t head_dim, int64_t keys, float scale,
-                     int64_t first, int64_t slot, int64_t left, int64_t right, Object bias, int64_t center,
-                     int64_t head_begin, int64_t head_end) const {
-    const Shape s = shape(q, cache, 2, head_dim);
-    table.attention_f32({input<const float>(q, "q", {{s.rows}, {s.heads}, {s.stride}}).data, cache_f32(cache, s),
+  void attention_f32(Object q, const py::tuple& cache, Object out, int64_t heads, int64_t head_dim, int64_t keys,
+                     float scale, int64_t first, int64_t slot, int64_t left, int64_t right, Object bias, int64_t center,
+                     int64_t head_begin, int64_t head_end, int64_t column) const {
+    const Shape s = shape(rows_of(q, "q"), at_least("heads", heads, 1, kMaxHeads), cache, 2, head_dim);
+    const auto queries = heads_in(q, "q", s.rows, heads, head_dim, column);
+    table.attention_f32({queries.data, queries.ld(), cache_f32(cache, s),
                          common(s, out, first, keys, slot, left, right, scale, bias, center, head_begin, head_end)});
   }
 };
@@ -333,25 +420,29 @@ void bind_kernels(py::module_& m) {
       .def(py::init([](const std::string& isa) { return Kernels{kernels(isa)}; }), p("isa") = "")
       .def_property_readonly("isa", [](const Kernels& k) { return k.table.isa; })
       .def_property_readonly("activation_offset", [](const Kernels& k) { return k.table.activation_offset; })
-      .def_property_readonly("gemm_rows", [](const Kernels& k) { return k.table.gemm_rows; })
-      .def("quantize_rows", &Kernels::quantize_rows, p("x"), p("q"), p("scale"), p("k"), p("rotate") = 0)
-      .def("gemm_i8", &Kernels::gemm_i8, p("a"), p("a_scale"), p("weight"), p("w_scale"), p("colsum"), p("out"), p("k"),
-           p("panel_begin") = 0, p("panel_end") = -1, p("bias") = none, p("residual") = none, p("activation") = "none")
-      .def("gemm_f32", &Kernels::gemm_f32, p("a"), p("weight"), p("out"), p("k"), p("panel_begin") = 0,
-           p("panel_end") = -1, p("bias") = none, p("residual") = none, p("activation") = "none")
+      .def("quantize_rows", &Kernels::quantize_rows, p("x"), p("q"), p("scale"), p("k"), p("rotate") = 0,
+           p("is_signed") = false, p("group") = 0, p("sum") = none)
+      .def("gemm", &Kernels::gemm, p("x"), p("weight"), p("out"), p("k"), py::kw_only(), p("x_scale") = none,
+           p("x_sum") = none, p("scale") = none, p("minimum") = none, p("colsum") = none, p("codebook") = none,
+           p("n") = -1, p("group") = 0, p("panel_begin") = 0, p("panel_end") = -1, p("bias") = none,
+           p("multiply") = none, p("residual") = none, p("activation") = "none", p("precise") = none)
       .def("embed", &Kernels::embed, p("weight"), p("scale"), p("index"), p("out"), p("width"), p("rotate") = 0,
            p("accumulate") = false)
       .def("norm", &Kernels::norm, p("x"), p("weight"), p("bias"), p("out"), p("width"), p("eps"), p("kind"))
       .def("pool", &Kernels::pool, p("x"), p("out"), p("width"), p("kind"))
       .def("l2_normalize", &Kernels::l2_normalize, p("x"), p("out"), p("width"))
-      .def("store_i8", &Kernels::store_i8, p("qkv"), p("q"), p("q_scale"), p("cache"), p("head_dim"), p("slot") = 0)
-      .def("store_f32", &Kernels::store_f32, p("qkv"), p("q"), p("cache"), p("head_dim"), p("slot") = 0)
+      .def("quantize_heads", &Kernels::quantize_heads, p("x"), p("q"), p("scale"), p("head_dim"), p("column") = 0,
+           p("rotate") = 0)
+      .def("store_i8", &Kernels::store_i8, p("k"), p("v"), p("cache"), p("head_dim"), p("slot") = 0, p("k_column") = 0,
+           p("v_column") = 0, p("rotate") = 0)
+      .def("store_f32", &Kernels::store_f32, p("k"), p("v"), p("cache"), p("head_dim"), p("slot") = 0,
+           p("k_column") = 0, p("v_column") = 0)
       .def("attention_i8", &Kernels::attention_i8, p("q"), p("q_scale"), p("cache"), p("out"), p("head_dim"), p("keys"),
            p("scale"), p("first_position") = 0, p("slot") = 0, p("left") = -1, p("right") = -1, p("bias") = none,
            p("bias_center") = 0, p("head_begin") = 0, p("head_end") = -1)
-      .def("attention_f32", &Kernels::attention_f32, p("q"), p("cache"), p("out"), p("head_dim"), p("keys"), p("scale"),
-           p("first_position") = 0, p("slot") = 0, p("left") = -1, p("right") = -1, p("bias") = none,
-           p("bias_center") = 0, p("head_begin") = 0, p("head_end") = -1);
+      .def("attention_f32", &Kernels::attention_f32, p("q"), p("cache"), p("out"), p("heads"), p("head_dim"), p("keys"),
+           p("scale"), p("first_position") = 0, p("slot") = 0, p("left") = -1, p("right") = -1, p("bias") = none,
+           p("bias_center") = 0, p("head_begin") = 0, p("head_end") = -1, p("column") = 0);
 }
 
 }  // namespace pocketformer::bindings

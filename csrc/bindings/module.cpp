@@ -14,4 +14,9 @@ PYBIND11_MODULE(_core, m) {
   pf::bindings::bind_probes(m);
   pf::bindings::bind_program(m);
   pf::bindings::bind_session(m);
+  pf::bindings::bind_calls(m);
+  pf::bindings::bind_products(m);
+  pf::bindings::bind_row_calls(m);
+  pf::bindings::bind_attention_calls(m);
+  pf::bindings::bind_key_value_cache(m);
 }

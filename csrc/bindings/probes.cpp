@@ -98,13 +98,13 @@ constexpr int64_t kRounds = 20'000;  // a slice of some 150 µs with AVX-512
 
 double probe_int8(const std::string& isa, int64_t milliseconds, int64_t threads) {
   const KernelTable& table = kernels(isa);
-  const py::gil_scoped_release no_gil;
+  const GilReleased no_gil;
   return Slices(checked_threads(threads), milliseconds, [&](int, int) { return table.probe_dot4(kRounds); }).best();
 }
 
 double probe_f32(const std::string& isa, int64_t milliseconds, int64_t threads) {
   const KernelTable& table = kernels(isa);
-  const py::gil_scoped_release no_gil;
+  const GilReleased no_gil;
   return Slices(checked_threads(threads), milliseconds, [&](int, int) { return table.probe_fma(kRounds); }).best();
 }
 
@@ -112,7 +112,7 @@ double probe_bandwidth(int64_t milliseconds, int64_t bytes, int64_t threads) {
   constexpr int64_t kUnit = 4096, kSlice = 4 << 20;
   require(bytes >= kUnit && bytes <= int64_t{1} << 36, "bytes is ", bytes, "; it must be ", kUnit, " to 2^36");
   const KernelTable& table = kernels();
-  const py::gil_scoped_release no_gil;
+  const GilReleased no_gil;
   AlignedBuffer buffer;
   buffer.reserve(static_cast<size_t>(bytes));
   std::memset(buffer.data(), 1, static_cast<size_t>(bytes));  // or every page would be the one page of zeros

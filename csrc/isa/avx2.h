@@ -105,6 +105,17 @@ struct Avx2 {
     return _mm_cvtsi128_si32(_mm_add_epi32(b, _mm_shuffle_epi32(b, 0b10110001)));
   }
 
+  static POCKETFORMER_INLINE void store_sums4(int32_t* p, I a, I b, I c, I d) {
+    const auto pairs = [](__m256i x, __m256i y) {  // two sums of x and two of y, of each 128-bit half
+      return _mm256_add_epi32(_mm256_unpacklo_epi64(x, y), _mm256_unpackhi_epi64(x, y));
+    };
+    const auto fold = [](I x) { return _mm256_add_epi32(x.lo, x.hi); };
+    const __m256i ab = pairs(fold(a), fold(b)), cd = pairs(fold(c), fold(d));
+    const __m256i sums = _mm256_hadd_epi32(ab, cd);
+    const __m128i total = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), total);
+  }
+
   static POCKETFORMER_INLINE void transpose8(__m256 (&r)[8]) {
     __m256 t[8];
     for (int i = 0; i < 8; i += 4) {

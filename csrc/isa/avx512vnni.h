@@ -71,6 +71,17 @@ struct Isa {
   static POCKETFORMER_INLINE float reduce_max(F x) { return _mm512_reduce_max_ps(x); }
   static POCKETFORMER_INLINE int32_t reduce_add_i32(I x) { return _mm512_reduce_add_epi32(x); }
 
+  static POCKETFORMER_INLINE void store_sums4(int32_t* p, I a, I b, I c, I d) {
+    const I ab = _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+    const I cd = _mm512_add_epi32(_mm512_unpacklo_epi64(c, d), _mm512_unpackhi_epi64(c, d));
+    const F x = _mm512_castsi512_ps(ab), y = _mm512_castsi512_ps(cd);  // to take even and odd lanes of both
+    const I sums = _mm512_add_epi32(_mm512_castps_si512(_mm512_shuffle_ps(x, y, 0b10001000)),
+                                    _mm512_castps_si512(_mm512_shuffle_ps(x, y, 0b11011101)));
+    const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64(sums, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                     _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1)));
+  }
+
   static POCKETFORMER_INLINE void transpose(F (&r)[16]) {
     F t[16];
     for (int i = 0; i < 16; i += 4) {

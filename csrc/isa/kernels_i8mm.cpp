@@ -85,9 +85,9 @@ namespace {
 // On the stack. A panel takes half a first-level cache of 64 KiB; 24 rows or more share the cost of interleaving it.
 constexpr int kInterleavedK = 2048, kInterleavedBytes = 24 * kInterleavedK;
 
-void interleave_rows(const GemmI8Args& g, int row, int rows, int k, uint8_t* out) {
+void interleave_rows(const uint8_t* x, size_t ldx, int rows, int k, uint8_t* out) {
   for (int r = 0; r < rows; r += 2) {
-    const uint8_t *first = g.a + (row + r) * g.lda, *second = r + 1 < rows ? first + g.lda : first;
+    const uint8_t *first = x + r * ldx, *second = r + 1 < rows ? first + ldx : first;
     for (int i = 0; i < k; i += 8, out += 16) {
       vst1_u8(out, vld1_u8(first + i));
       vst1_u8(out + 8, vld1_u8(second + i));
@@ -112,22 +112,18 @@ void interleave_panel(const int8_t* w, int groups, int8_t* out) {
   }
 }
 
-void gemm_i8_interleaved(const GemmI8Args& g) {
+void gemm_i8_interleaved(const GemmArgs& g) {
   alignas(64) uint8_t rows[kInterleavedBytes];
   alignas(64) int8_t weights[kInterleavedK * kLanes];
-  const int groups = (g.k + 3) / 4, k = round_up(g.k, 8);
+  const int groups = (g.weight.k + 3) / 4, k = round_up(g.weight.k, 8);
   const int block = kInterleavedBytes / k / Isa::kGemmRows * Isa::kGemmRows;
   for (int row = 0; row < g.m; row += block) {
     const int height = g.m - row < block ? g.m - row : block;
-    interleave_rows(g, row, height, k, rows);
+    interleave_rows(static_cast<const uint8_t*>(g.x) + row * g.ldx, g.ldx, height, k, rows);
     for (int panel = g.panel_begin; panel < g.panel_end; ++panel) {
-      const int column = panel * kLanes;
-      interleave_panel(g.weight + static_cast<size_t>(panel) * groups * 64, groups, weights);
-      GemmI8Args tile = g;
-      tile.a = rows, tile.lda = k, tile.weight = weights, tile.k = k, tile.m = height;
-      tile.a_scale += row, tile.w_scale += column, tile.out += row * g.ldo + column;
-      if (g.epilogue.bias != nullptr) tile.epilogue.bias += column;
-      if (g.epilogue.residual != nullptr) tile.epilogue.residual += row * g.epilogue.ld_residual + column;
+      GemmArgs tile = part_of<uint8_t>(g, row, height, panel);
+      interleave_panel(static_cast<const int8_t*>(tile.weight.panels), groups, weights);
+      tile.x = rows, tile.ldx = k, tile.weight.panels = weights, tile.weight.k = k;
       // Tiles begin at even rows, where a pair does.
       for (int first = 0; first < height; first += Isa::kGemmRows)
         dispatch_height<TileI8, Interleaved, 1>(std::make_integer_sequence<int, Isa::kGemmRows>{},
@@ -138,11 +134,11 @@ void gemm_i8_interleaved(const GemmI8Args& g) {
 }
 
 template <>
-void gemm_i8<Isa>(const GemmI8Args& g) {
-  if (g.m >= 2 * Isa::kGemmRows && g.k <= kInterleavedK)
+void gemm_i8_panels<Isa>(const GemmArgs& g) {
+  if (g.m >= 2 * Isa::kGemmRows && g.weight.k <= kInterleavedK)
     gemm_i8_interleaved(g);
   else
-    gemm<TileI8, Isa>(g);
+    gemm_panels<TileI8, Isa>(g);
 }
 
 }  // namespace

@@ -161,6 +161,12 @@ struct Neon {
     return vaddvq_s32(vaddq_s32(vaddq_s32(x.a, x.b), vaddq_s32(x.c, x.d)));
   }
 
+  static POCKETFORMER_INLINE void store_sums4(int32_t* p, I x, I y, I z, I w) {
+    const auto fold = [](const I& v)
+                          POCKETFORMER_LAMBDA { return vaddq_s32(vaddq_s32(v.a, v.b), vaddq_s32(v.c, v.d)); };
+    vst1q_s32(p, vpaddq_s32(vpaddq_s32(fold(x), fold(y)), vpaddq_s32(fold(z), fold(w))));
+  }
+
   template <int Q, class T>
   static POCKETFORMER_INLINE auto& quarter(T& x) {
     if constexpr (Q == 0) return x.a;

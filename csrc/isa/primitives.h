@@ -27,6 +27,7 @@
 //   reduce_add                    fixed tree: lanes i+8, then i+4, i+2, i+1
 //   reduce_max, reduce_add_i32    exact, any order
 //   transpose(F (&)[16])          16 × 16
+//   store_sums4(p, a, b, c, d)    sums of all lanes of four I → 4 int32; exact, any order
 //   set1_i32 zero_i32 add_i32 load_i32 shift_left<S>
 //   between(lo, hi, j)            M: lo ≤ j < hi;   select(m, a, b)
 //   pin(x)                        an empty statement that has x in a register: stops g++ 12 from preparing x for its

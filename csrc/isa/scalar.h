@@ -158,6 +158,9 @@ struct Isa {
     for (int32_t v : x.v) sum += v;
     return sum;
   }
+  static POCKETFORMER_INLINE void store_sums4(int32_t* p, I a, I b, I c, I d) {
+    p[0] = reduce_add_i32(a), p[1] = reduce_add_i32(b), p[2] = reduce_add_i32(c), p[3] = reduce_add_i32(d);
+  }
   static POCKETFORMER_INLINE void transpose(F (&r)[16]) {
     for (int i = 0; i < 16; ++i)
       for (int j = 0; j < i; ++j) {

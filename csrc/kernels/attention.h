@@ -1,10 +1,11 @@
-// What the int8 and fp32 attention kernels share: queries stand in the lanes, keys pass one by one.
+// What the int8 and fp32 attention kernels share: which rows go into the lanes, the keys that they see, their softmax.
 //
-// Sixteen queries of one head are one virtual vector, so a row's maximum, sum and rescaling are plain vector operations
-// and a key's or a value's element is a broadcast. Keys pass in tiles of kKeyTile counted from the start of the
-// sequence; a tile outside every lane's range is never touched. Each split of kKeySplit keys has a softmax of its own,
-// and these are joined in order: so several threads can share one long sequence. A lane's result does not depend on its
-// neighbours.
+// Sixteen rows, queries of heads that share a KV head, are one virtual vector, so a row's maximum, sum and rescaling
+// are plain vector operations and a key's or a value's element is a broadcast. With few rows keys and channels go into
+// the lanes instead (attention_few_i8.h, attention_few_f32.h): the same operations in the same order for every row.
+// Keys pass in tiles of kKeyTile counted from the start of the sequence; a tile outside every row's range is never
+// touched. Each split of kKeySplit keys has a softmax of its own, and these are joined in order: so several threads can
+// share one long sequence. A row's result does not depend on its neighbours.
 #pragma once
 
 #include "kernels/rows.h"
@@ -23,55 +24,79 @@ POCKETFORMER_INLINE void fetch_ahead(const void* p, int bytes) {
   for (int at = 0; at < bytes; at += 64) __builtin_prefetch(static_cast<const char*>(p) + at, 0, 3);
 }
 
-// The lanes' key ranges and their union.
+// Rows that stand in the lanes: queries of heads that share a KV head. Idle lanes follow the first.
+struct LaneRows {
+  int count;
+  int head[kLanes], query[kLanes];
+
+  // Of heads from `first_head` on with `queries` queries each from `first_query` on: `many` rows from number `begin`
+  // on.
+  POCKETFORMER_INLINE LaneRows(int first_head, int first_query, int queries, int begin, int many) : count(many) {
+    int h = first_head + begin / queries, q = begin % queries;
+    for (int i = 0; i < kLanes; ++i) {
+      head[i] = i < count ? h : head[0];
+      query[i] = first_query + (i < count ? q : query[0] - first_query);
+      if (++q == queries) q = 0, ++h;
+    }
+  }
+};
+
+// Calls fn with all rows of the heads [head_begin, head_end): sixteen queries of a head, then what is left of the heads
+// that share a KV head.
+template <class Fn>
+POCKETFORMER_INLINE void for_each_rows(const AttentionArgs& c, Fn fn) {
+  const int share = c.heads / c.kv_heads, whole = c.queries / kLanes * kLanes, left = c.queries - whole;
+  for (int head = c.head_begin, end; head < c.head_end; head = end) {
+    end = (head / share + 1) * share;
+    // The biases of the lanes are one vector of the table: they belong to one head.
+    if (c.bias != nullptr) end = head + 1;
+    if (end > c.head_end) end = c.head_end;
+    for (int h = head; h < end; ++h)
+      for (int query = 0; query < whole; query += kLanes) fn(LaneRows(h, query, kLanes, 0, kLanes));
+    const int rows = left * (end - head);
+    for (int row = 0; row < rows; row += kLanes)
+      fn(LaneRows(head, whole, left, row, rows - row < kLanes ? rows - row : kLanes));
+  }
+}
+
+// The rows' key ranges and their union.
 template <class V>
 struct LaneRanges {
-  typename V::I lo, hi;      // per lane, first and one past the last key
-  int begin, end;            // union
-  int full_begin, full_end;  // keys that every lane sees
+  int32_t low[kLanes], high[kLanes];  // per row, first and one past the last key
+  typename V::I lo, hi;               // the same in lanes
+  int begin, end;                     // union
+  int full_begin, full_end;           // keys that every row sees
 
-  POCKETFORMER_INLINE LaneRanges(const AttentionArgs& a, int first_query, int queries) {
+  POCKETFORMER_INLINE LaneRanges(const AttentionArgs& a, const LaneRows& rows) {
     if (a.range.left >= a.keys && a.range.right >= a.keys) {
+      for (int i = 0; i < kLanes; ++i) low[i] = 0, high[i] = a.keys;
       lo = V::zero_i32(), hi = V::set1_i32(a.keys);
       begin = full_begin = 0, end = full_end = a.keys;
       return;
     }
-    alignas(64) int32_t lows[kLanes], highs[kLanes];
     begin = a.keys, end = 0, full_begin = 0, full_end = a.keys;
     for (int i = 0; i < kLanes; ++i) {
-      const int position = a.first_position + first_query + (i < queries ? i : 0);  // idle lanes follow the first
-      const int low = position > a.range.left ? position - a.range.left : 0;
-      const int high = a.range.right < a.keys - 1 - position ? position + a.range.right + 1 : a.keys;
-      lows[i] = low, highs[i] = high;
-      begin = low < begin ? low : begin;
-      end = high > end ? high : end;
-      full_begin = low > full_begin ? low : full_begin;
-      full_end = high < full_end ? high : full_end;
+      const int position = a.first_position + rows.query[i];
+      low[i] = position > a.range.left ? position - a.range.left : 0;
+      high[i] = a.range.right < a.keys - 1 - position ? position + a.range.right + 1 : a.keys;
+      begin = low[i] < begin ? low[i] : begin;
+      end = high[i] > end ? high[i] : end;
+      full_begin = low[i] > full_begin ? low[i] : full_begin;
+      full_end = high[i] < full_end ? high[i] : full_end;
     }
-    lo = V::load_i32(lows);
-    hi = V::load_i32(highs);
+    lo = V::load_i32(low);
+    hi = V::load_i32(high);
   }
   POCKETFORMER_INLINE bool partial(int key, int count) const { return key < full_begin || key + count > full_end; }
 };
 
-// Running softmax of 16 queries: maximum, denominator and fp32 result per channel.
+// Maximum and denominator of a running softmax, a row in each lane.
 template <class V>
-struct RunningSoftmax {
+struct SoftmaxSums {
   using F = typename V::F;
   F max, sum;
-  F out[kMaxHeadDim];
 
-  POCKETFORMER_INLINE explicit RunningSoftmax(int channels) { clear(channels); }
-  POCKETFORMER_INLINE void clear(int channels) {
-    max = V::set1(kMasked), sum = V::zero();
-    for (int d = 0; d < channels; ++d) out[d] = V::zero();
-  }
-  // Takes in the softmax of later keys.
-  POCKETFORMER_INLINE void join(const RunningSoftmax& later, int channels) {
-    F keep, take;
-    merge(later.max, later.sum, keep, take);
-    for (int d = 0; d < channels; ++d) out[d] = V::fma(later.out[d], take, V::mul(out[d], keep));
-  }
+  POCKETFORMER_INLINE void clear() { max = V::set1(kMasked), sum = V::zero(); }
   // Takes in a tile whose weights are relative to `tile_max` (base 2, already scaled); returns the factors for what was
   // there before and for the tile.
   POCKETFORMER_INLINE void merge(F tile_max, F tile_sum, F& keep, F& take) {
@@ -81,27 +106,51 @@ struct RunningSoftmax {
     max = top;
     sum = V::fma(sum, keep, V::mul(tile_sum, take));
   }
-  // out[channel][query] / sum → rows. A query that saw no key gets zeros; adding +0 leaves no −0.
-  POCKETFORMER_INLINE void store(float* to, size_t ldo, int queries, int head_dim) {
-    alignas(64) float sums[kLanes], factors[kLanes];
-    V::store(sums, sum);
-    for (int i = 0; i < kLanes; ++i) factors[i] = sums[i] > 0 ? 1.0f / sums[i] : 0.0f;
+  // What the rows are divided by. A row that saw no key gets zeros.
+  POCKETFORMER_INLINE void inverse(float* to) const {
+    V::store(to, sum);
+    for (int i = 0; i < kLanes; ++i) to[i] = to[i] > 0 ? 1.0f / to[i] : 0.0f;
+  }
+};
+
+// Running softmax of 16 rows, a row in each lane: with the fp32 result per channel.
+template <class V>
+struct RunningSoftmax : SoftmaxSums<V> {
+  using F = typename V::F;
+  F out[kMaxHeadDim];
+
+  POCKETFORMER_INLINE void clear(const LaneRows&, int channels) {
+    SoftmaxSums<V>::clear();
+    for (int d = 0; d < channels; ++d) out[d] = V::zero();
+  }
+  // Takes in the softmax of later keys.
+  POCKETFORMER_INLINE void join(const RunningSoftmax& later, const LaneRows&, int channels) {
+    F keep, take;
+    this->merge(later.max, later.sum, keep, take);
+    for (int d = 0; d < channels; ++d) out[d] = V::fma(later.out[d], take, V::mul(out[d], keep));
+  }
+  // out[channel][row] / sum → rows; adding +0 leaves no −0.
+  POCKETFORMER_INLINE void store(const AttentionArgs& c, const LaneRows& rows) const {
+    alignas(64) float factors[kLanes];
+    this->inverse(factors);
     const F inverse = V::load(factors);
-    for (int d = 0; d < head_dim; d += kLanes) {
+    for (int d = 0; d < c.head_dim; d += kLanes) {
       F block[kLanes];
       for (int i = 0; i < kLanes; ++i) block[i] = V::fma(out[d + i], inverse, V::zero());
       V::transpose(block);
-      const int channels = head_dim - d < kLanes ? head_dim - d : kLanes;
-      for (int i = 0; i < queries; ++i) V::store_partial(to + i * ldo + d, block[i], channels);
+      const int channels = c.head_dim - d < kLanes ? c.head_dim - d : kLanes;
+      for (int i = 0; i < rows.count; ++i)
+        V::store_partial(c.out + rows.query[i] * c.ldo + rows.head[i] * c.head_dim + d, block[i], channels);
     }
   }
 };
 
-// Runs tile(begin, end, softmax) over the keys that some lane sees, split by split, and stores the rows.
-template <class V, class Tile>
-POCKETFORMER_INLINE void for_each_tile(const AttentionArgs& c, const LaneRanges<V>& range, float* out, int queries,
+// Runs tile(begin, end, softmax) over the keys that some row sees, split by split, and stores the rows.
+template <class V, class Softmax, class Tile>
+POCKETFORMER_INLINE void for_each_tile(const AttentionArgs& c, const LaneRows& rows, const LaneRanges<V>& range,
                                        Tile tile) {
-  RunningSoftmax<V> softmax(c.head_stride);
+  Softmax softmax;
+  softmax.clear(rows, c.head_stride);
   const auto run = [&](int from, int to) POCKETFORMER_LAMBDA {
     for (int start = from; start < to; start += kKeyTile)
       tile(start > range.begin ? start : range.begin, start + kKeyTile < to ? start + kKeyTile : to, softmax);
@@ -110,15 +159,16 @@ POCKETFORMER_INLINE void for_each_tile(const AttentionArgs& c, const LaneRanges<
   int split = (range.begin / kKeySplit + 1) * kKeySplit;
   if (range.end <= split) {
     run(first, range.end);
-    return softmax.store(out, c.ldo, queries, c.head_dim);
+    return softmax.store(c, rows);
   }
-  RunningSoftmax<V> all(c.head_stride);
+  Softmax all;
+  all.clear(rows, c.head_stride);
   for (int begin = first; begin < range.end; begin = split, split += kKeySplit) {
-    softmax.clear(c.head_stride);
+    softmax.clear(rows, c.head_stride);
     run(begin, split < range.end ? split : range.end);
-    all.join(softmax, c.head_stride);
+    all.join(softmax, rows, c.head_stride);
   }
-  all.store(out, c.ldo, queries, c.head_dim);
+  all.store(c, rows);
 }
 
 // Bias of key j for the 16 queries: entry (position of query) − j, contiguous in the query.

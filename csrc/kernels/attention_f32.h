@@ -1,51 +1,33 @@
 // fp32 attention: the same walk as attention_i8.h with floats, for the layers that need it and for fp32 models.
 #pragma once
 
-#include "kernels/attention_i8.h"
+#include "kernels/attention.h"
+#include "kernels/heads.h"
 
 namespace {
 
 using pocketformer::AttentionF32Args;
-using pocketformer::StoreF32Args;
 
 template <class V>
-void store_f32(const StoreF32Args& s) {
-  for (int r = 0; r < s.rows; ++r) {
-    const float* x = s.qkv + r * s.ld;
-    const auto copy = [&](float* to, int column) {
-      for (int d = 0; d < s.head_stride; d += kLanes) V::store(to + d, load_head<V, 0>(x + column, d, s.head_dim));
-    };
-    for (int h = 0; h < s.heads; ++h)
-      copy(s.q + (static_cast<size_t>(r) * s.heads + h) * s.head_stride, h * s.head_dim);
-    for (int h = 0; h < s.kv_heads; ++h) {
-      const size_t at = (h * s.kv.capacity + s.slot + r) * s.head_stride;
-      copy(s.kv.k + at, (s.heads + h) * s.head_dim);
-      copy(s.kv.v + at, (s.heads + s.kv_heads + h) * s.head_dim);
-    }
-  }
-}
-
-template <class V>
-void attend_f32(const AttentionF32Args& a, int head, int first_query, int queries) {
+void attend_f32(const AttentionF32Args& a, const LaneRows& rows) {
   using F = typename V::F;
   constexpr int kChains = V::kAttentionChains;
   const AttentionArgs& c = a.common;
-  const int kv_head = head / (c.heads / c.kv_heads);
-  const int first_position = c.first_position + first_query;
-  const LaneRanges<V> range(c, first_query, queries);
+  const int kv_head = rows.head[0] / (c.heads / c.kv_heads);
+  const int first_position = c.first_position + rows.query[0];
+  const LaneRanges<V> range(c, rows);
   const size_t first = (kv_head * a.kv.capacity + c.segment_slot) * c.head_stride;
   const float* k = a.kv.k + first;
   const float* v = a.kv.v + first;
-  const float* bias = c.bias != nullptr ? c.bias + head * c.ld_bias + c.bias_center : nullptr;
+  const float* bias = c.bias != nullptr ? c.bias + rows.head[0] * c.ld_bias + c.bias_center : nullptr;
   const F scale = V::set1(c.scale * kLog2E);
 
-  // Queries' channels side by side: query[d] holds channel d of the 16 queries.
+  // Rows' channels side by side: query[d] holds channel d of the 16 rows.
   F query[kMaxHeadDim];
   for (int d = 0; d < c.head_stride; d += kLanes) {
     F block[kLanes];
     for (int i = 0; i < kLanes; ++i) {
-      const size_t at = (static_cast<size_t>(first_query + (i < queries ? i : 0)) * c.heads + head) * c.head_stride;
-      block[i] = V::load(a.q + at + d);
+      block[i] = load_head<V, 0>(a.q + rows.query[i] * a.ldq + rows.head[i] * c.head_dim, d, c.head_dim);
     }
     V::transpose(block);
     for (int i = 0; i < kLanes; ++i) query[d + i] = block[i];
@@ -56,20 +38,21 @@ void attend_f32(const AttentionF32Args& a, int head, int first_query, int querie
     F top = V::set1(kMasked);
     for (int key = begin; key < end; key += kChains) {
       const int count = end - key < kChains ? end - key : kChains;
-      const float* rows[kChains];
+      const float* key_rows[kChains];
       F acc[kChains];
       unroll<kChains>([&](auto j) POCKETFORMER_LAMBDA {
-        rows[j] = k + static_cast<size_t>(key + (j < count ? static_cast<int>(j) : 0)) * c.head_stride;
+        key_rows[j] = k + static_cast<size_t>(key + (j < count ? static_cast<int>(j) : 0)) * c.head_stride;
         acc[j] = V::zero();
       });
       for (int d = 0; d < c.head_dim; ++d)
-        unroll<kChains>([&](auto j) POCKETFORMER_LAMBDA { acc[j] = V::fma(query[d], V::set1(rows[j][d]), acc[j]); });
+        unroll<kChains>([&](auto j)
+                            POCKETFORMER_LAMBDA { acc[j] = V::fma(query[d], V::set1(key_rows[j][d]), acc[j]); });
       unroll<kChains>([&](auto j) POCKETFORMER_LAMBDA { V::pin(acc[j]); });
       const bool masked = range.partial(key, count);
       unroll<kChains>([&](auto j) POCKETFORMER_LAMBDA {
         if (j >= count) return;
         F s = V::mul(acc[j], scale);
-        if (bias != nullptr) s = V::add(s, relative_bias<V>(bias, first_position, key + j, queries));
+        if (bias != nullptr) s = V::add(s, relative_bias<V>(bias, first_position, key + j, rows.count));
         if (masked) s = V::select(V::between(range.lo, range.hi, key + j), s, V::set1(kMasked));
         V::store(weights + (key - begin + j) * kLanes, s);
         top = V::max(top, s);
@@ -99,15 +82,12 @@ void attend_f32(const AttentionF32Args& a, int head, int first_query, int querie
       });
     }
   };
-  for_each_tile<V>(c, range, c.out + first_query * c.ldo + head * c.head_dim, queries, take_tile);
+  for_each_tile<V, RunningSoftmax<V>>(c, rows, range, take_tile);
 }
 
 template <class V>
 void attention_f32(const AttentionF32Args& a) {
-  const AttentionArgs& c = a.common;
-  for (int head = c.head_begin; head < c.head_end; ++head)
-    for (int query = 0; query < c.queries; query += kLanes)
-      attend_f32<V>(a, head, query, c.queries - query < kLanes ? c.queries - query : kLanes);
+  for_each_rows(a.common, [&](const LaneRows& rows) POCKETFORMER_LAMBDA { attend_f32<V>(a, rows); });
 }
 
 }  // namespace

@@ -1,126 +1,11 @@
 // int8 attention: Q·Kᵀ and P·V on the integer dot product; softmax in fp32 (docs/format.md, Arithmetic).
 #pragma once
 
-#include "kernels/attention.h"
+#include "kernels/attention_few_i8.h"
 
 namespace {
 
 using pocketformer::AttentionI8Args;
-using pocketformer::StoreI8Args;
-
-// A head's channels as vectors of 16. `N` vectors without a rest where that is known when compiling, or 0.
-template <class V, int N, class Fn>
-POCKETFORMER_INLINE void for_each_vector(int head_stride, Fn fn) {
-  if constexpr (N != 0)
-    unroll<N>([&](auto i) POCKETFORMER_LAMBDA { fn(i * kLanes); });
-  else
-    for (int d = 0; d < head_stride; d += kLanes) fn(d);
-}
-
-template <class V, int N>
-POCKETFORMER_INLINE typename V::F load_head(const float* x, int d, int head_dim) {
-  const int left = head_dim - d;
-  return N != 0 || left >= kLanes ? V::load(x + d) : V::load_partial(x + d, left);
-}
-
-template <class V, int N>
-POCKETFORMER_INLINE typename V::I quantize_head(const float* x, int d, int head_dim, float inverse) {
-  return V::to_i32(V::mul(load_head<V, N>(x, d, head_dim), V::set1(inverse)));
-}
-
-template <class V, int N>
-POCKETFORMER_INLINE void store_head(const float* x, int head_dim, int head_stride, float inverse, int32_t offset,
-                                    void* to) {
-  for_each_vector<V, N>(head_stride, [&](int d) POCKETFORMER_LAMBDA {
-    V::store_bytes(static_cast<uint8_t*>(to) + d,
-                   V::add_i32(quantize_head<V, N>(x, d, head_dim, inverse), V::set1_i32(offset)));
-  });
-}
-
-// One head's values of `count` ≤ 4 tokens, `ld` apart, that share a group of four keys, from its number `first` on.
-template <class V, int N>
-POCKETFORMER_INLINE void store_values(const float* x, size_t ld, const float* inverse, int count, int head_dim,
-                                      int head_stride, int8_t* group, int first) {
-  for_each_vector<V, N>(head_stride, [&](int d) POCKETFORMER_LAMBDA {
-    const auto quantized = [&](int i) POCKETFORMER_LAMBDA {
-      return quantize_head<V, N>(x + i * ld, d, head_dim, inverse[i * kLanes]);
-    };
-    int8_t* out = group + d * 4;
-    if (count == 4) {
-      V::store_b(out, V::pack4(quantized(0), quantized(1), quantized(2), quantized(3)));
-      return;
-    }
-    for (int i = 0; i < count; ++i) {  // a group shared with another block: only this block's bytes are written
-      alignas(16) int8_t bytes[kLanes];
-      V::store_bytes(bytes, quantized(i));
-      for (int c = 0; c < kLanes; ++c) out[c * 4 + first + i] = bytes[c];
-    }
-  });
-}
-
-// Scales of up to 16 heads side by side: their maxima are reduced together, as lanes of one vector.
-template <class V, int N>
-POCKETFORMER_INLINE void measure_heads(const float* x, int heads, int head_dim, int head_stride, float* scale,
-                                       float* inverse) {
-  using F = typename V::F;
-  F most[kLanes];
-  for (int h = 0; h < kLanes; ++h) {
-    F m = V::zero();
-    if (h < heads)
-      for_each_vector<V, N>(head_stride, [&](int d) POCKETFORMER_LAMBDA {
-        m = V::max(m, V::abs(load_head<V, N>(x + h * head_dim, d, head_dim)));
-      });
-    most[h] = m;
-  }
-  V::transpose(most);
-  unroll<kLanes - 1>([&](auto i) POCKETFORMER_LAMBDA { most[0] = V::max(most[0], most[i + 1]); });
-  V::store(scale, V::mul(most[0], V::set1(1.0f / 127.0f)));
-  V::store(inverse, inverse_scales<V>(most[0]));
-}
-
-// Rows pass in groups that share a group of four keys; a row's heads (queries, keys, values) sixteen at a time.
-template <class V, int N>
-void store_heads(const StoreI8Args& s) {
-  const int first_key = s.heads, first_value = s.heads + s.kv_heads, heads = s.heads + 2 * s.kv_heads;
-  for (int row = 0, count; row < s.rows; row += count) {
-    const size_t slot = s.slot + row;
-    const int first = static_cast<int>(slot % 4);
-    count = s.rows - row < 4 - first ? s.rows - row : 4 - first;
-    for (int begin = 0; begin < heads; begin += kLanes) {
-      const int end = begin + kLanes < heads ? begin + kLanes : heads;
-      alignas(64) float scale[4][kLanes], inverse[4][kLanes];
-      for (int i = 0; i < count; ++i) {
-        const float* x = s.qkv + (row + i) * s.ld;
-        measure_heads<V, N>(x + begin * s.head_dim, end - begin, s.head_dim, s.head_stride, scale[i], inverse[i]);
-        for (int head = begin; head < end && head < first_key; ++head) {
-          const size_t at = static_cast<size_t>(row + i) * s.heads + head;
-          s.q_scale[at] = scale[i][head - begin];
-          store_head<V, N>(x + head * s.head_dim, s.head_dim, s.head_stride, inverse[i][head - begin], 0,
-                           s.q + at * s.head_stride);
-        }
-        for (int head = begin > first_key ? begin : first_key; head < end && head < first_value; ++head) {
-          const size_t at = (head - first_key) * s.kv.capacity + slot + i;
-          s.kv.k_scale[at] = scale[i][head - begin];
-          store_head<V, N>(x + head * s.head_dim, s.head_dim, s.head_stride, inverse[i][head - begin],
-                           V::kActivationOffset, s.kv.k + at * s.head_stride);
-        }
-      }
-      for (int head = begin > first_value ? begin : first_value; head < end; ++head) {
-        const size_t at = (head - first_value) * s.kv.capacity + slot;
-        for (int i = 0; i < count; ++i) s.kv.v_scale[at + i] = scale[i][head - begin];
-        store_values<V, N>(s.qkv + row * s.ld + head * s.head_dim, s.ld, &inverse[0][head - begin], count, s.head_dim,
-                           s.head_stride, s.kv.v + (at - first) * s.head_stride, first);
-      }
-    }
-  }
-}
-
-template <class V>
-void store_i8(const StoreI8Args& s) {
-  if (s.head_dim == 2 * kLanes) return store_heads<V, 2>(s);
-  if (s.head_dim == 4 * kLanes) return store_heads<V, 4>(s);
-  store_heads<V, 0>(s);
-}
 
 // One tile of keys for 16 queries of a head. `Stride` is head_stride where it is known when compiling (then every
 // address is one register and a constant), or 0.
@@ -270,18 +155,17 @@ struct KeyTileI8 {
   }
 };
 
-// Sixteen queries' groups of four channels side by side: [head_stride/4][16 queries][4]. Idle lanes repeat the first
-// query.
+// Sixteen rows' groups of four channels side by side: [head_stride/4][16 rows][4].
 template <class V>
-POCKETFORMER_INLINE void gather_queries(const int8_t* q, size_t stride, int queries, int head_stride,
-                                        typename V::B* panel) {
+POCKETFORMER_INLINE void gather_queries(const AttentionI8Args& a, const LaneRows& rows, typename V::B* panel) {
   constexpr int kBytes = 4 * kLanes;
-  for (int d = 0; d < head_stride; d += kBytes) {
-    const int groups = head_stride - d < kBytes ? (head_stride - d) / 4 : kLanes;
+  const AttentionArgs& c = a.common;
+  for (int d = 0; d < c.head_stride; d += kBytes) {
+    const int groups = c.head_stride - d < kBytes ? (c.head_stride - d) / 4 : kLanes;
     typename V::F block[kLanes];  // only moved, never computed with
     for (int i = 0; i < kLanes; ++i) {
-      const int8_t* row = q + (i < queries ? i : 0) * stride + d;
-      block[i] = V::load_partial(reinterpret_cast<const float*>(row), groups);
+      const size_t row = static_cast<size_t>(rows.query[i]) * c.heads + rows.head[i];
+      block[i] = V::load_partial(reinterpret_cast<const float*>(a.q + row * c.head_stride + d), groups);
     }
     V::transpose(block);
     for (int i = 0; i < groups; ++i) {
@@ -293,20 +177,18 @@ POCKETFORMER_INLINE void gather_queries(const int8_t* q, size_t stride, int quer
 }
 
 template <class V, int Stride, bool kBias>
-void attend_i8(const AttentionI8Args& a, int head, int first_query, int queries) {
+void attend_i8(const AttentionI8Args& a, const LaneRows& rows) {
   using F = typename V::F;
   const AttentionArgs& c = a.common;
-  const int kv_head = head / (c.heads / c.kv_heads);
-  const size_t row = static_cast<size_t>(first_query) * c.heads + head;
-  const int first_position = c.first_position + first_query;
-  const LaneRanges<V> range(c, first_query, queries);
+  const int kv_head = rows.head[0] / (c.heads / c.kv_heads);
+  const int first_position = c.first_position + rows.query[0];
+  const LaneRanges<V> range(c, rows);
   const float* v_scale = a.kv.v_scale + kv_head * a.kv.capacity + c.segment_slot;
   const uint8_t* keys = a.kv.k + (kv_head * a.kv.capacity + c.segment_slot) * c.head_stride;
-  const float* bias = kBias ? c.bias + head * c.ld_bias + c.bias_center : nullptr;
+  const float* bias = kBias ? c.bias + rows.head[0] * c.ld_bias + c.bias_center : nullptr;
 
   typename V::B query[kMaxHeadDim / 4];
-  gather_queries<V>(a.q + row * c.head_stride, static_cast<size_t>(c.heads) * c.head_stride, queries, c.head_stride,
-                    query);
+  gather_queries<V>(a, rows, query);
   // Keys carry the offset of the dot product's first operand: −offset·Σ q takes it out again.
   typename V::I initial = V::zero_i32();
   if constexpr (V::kActivationOffset != 0) {
@@ -317,11 +199,7 @@ void attend_i8(const AttentionI8Args& a, int head, int first_query, int queries)
     initial = V::negate_i32(V::template shift_left<7>(initial));
   }
   alignas(64) float factors[kLanes];
-  for (int i = 0; i < kLanes; ++i) {
-    // Never zero, so that a masked score stays far below every other even for a query of zeros.
-    const float f = a.q_scale[row + static_cast<size_t>(i < queries ? i : 0) * c.heads] * (c.scale * kLog2E);
-    factors[i] = f > 1e-20f ? f : 1e-20f;
-  }
+  for (int i = 0; i < kLanes; ++i) factors[i] = score_factor(a, rows.query[i], rows.head[i]);
   // With a bias the scores are scaled as they are made; without one, inside the exponent.
   const F scaled = V::load(factors), factor = kBias ? V::set1(1.0f) : scaled;
 
@@ -329,7 +207,7 @@ void attend_i8(const AttentionI8Args& a, int head, int first_query, int queries)
   const auto take_tile = [&](int first_key, int end, RunningSoftmax<V>& softmax) POCKETFORMER_LAMBDA {
     const int begin = first_key / 4 * 4;
     const F top = tile.template score<kBias>(a, query, initial, range, kv_head, begin, end, scaled, bias,
-                                             first_position, queries);
+                                             first_position, rows.count);
     F largest, keep, take;
     const F sum = tile.exponentiate(range, begin, end, factor, top, v_scale, largest);
     // Of this head's next tile, or of the next head's first.
@@ -339,24 +217,29 @@ void attend_i8(const AttentionI8Args& a, int head, int first_query, int queries)
     take = V::mul(take, V::mul(largest, V::set1(1.0f / 127.0f)));
     tile.accumulate(a, kv_head, begin, end, keep, take, softmax.out);
   };
-  for_each_tile<V>(c, range, c.out + first_query * c.ldo + head * c.head_dim, queries, take_tile);
+  for_each_tile<V, RunningSoftmax<V>>(c, rows, range, take_tile);
+}
+
+template <class V>
+POCKETFORMER_INLINE void attend_lanes_i8(const AttentionI8Args& a, const LaneRows& rows) {
+  // Known addresses pay where registers abound; with 16 of them g++ 12 unrolls into spills instead.
+  constexpr int kKnownStride = V::kAttentionChains >= 8 ? 32 : 0;
+  if (a.common.bias != nullptr)
+    attend_i8<V, 0, true>(a, rows);
+  else if (a.common.head_stride == kKnownStride)
+    attend_i8<V, kKnownStride, false>(a, rows);
+  else
+    attend_i8<V, 0, false>(a, rows);
 }
 
 template <class V>
 void attention_i8(const AttentionI8Args& a) {
-  const AttentionArgs& c = a.common;
-  for (int head = c.head_begin; head < c.head_end; ++head)
-    for (int query = 0; query < c.queries; query += kLanes) {
-      const int queries = c.queries - query < kLanes ? c.queries - query : kLanes;
-      // Known addresses pay where registers abound; with 16 of them g++ 12 unrolls into spills instead.
-      constexpr int kKnownStride = V::kAttentionChains >= 8 ? 32 : 0;
-      if (c.bias != nullptr)
-        attend_i8<V, 0, true>(a, head, query, queries);
-      else if (c.head_stride == kKnownStride)
-        attend_i8<V, kKnownStride, false>(a, head, query, queries);
-      else
-        attend_i8<V, 0, false>(a, head, query, queries);
-    }
+  for_each_rows(a.common, [&](const LaneRows& rows) POCKETFORMER_LAMBDA {
+    if (rows.count <= kFewRows)
+      a.common.bias != nullptr ? attend_few_i8<V, true>(a, rows) : attend_few_i8<V, false>(a, rows);
+    else
+      attend_lanes_i8<V>(a, rows);
+  });
 }
 
 }  // namespace

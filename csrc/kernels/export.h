@@ -3,20 +3,34 @@
 
 #include "kernels/attention_f32.h"
 #include "kernels/attention_i8.h"
+#include "kernels/elementwise.h"
 #include "kernels/gemm.h"
+#include "kernels/heads.h"
 #include "kernels/probe.h"
 #include "kernels/quantize.h"
 #include "kernels/rows.h"
 
-#define POCKETFORMER_EXPORT_KERNELS(name)                                              \
-  namespace pocketformer {                                                             \
-  const KernelTable* kernel_table_##name() {                                           \
-    static constexpr KernelTable kTable = {                                            \
-        Isa::kName,     Isa::kActivationOffset, Isa::kGemmRows,    quantize_rows<Isa>, \
-        gemm_i8<Isa>,   gemm_f32<Isa>,          embed<Isa>,        norm<Isa>,          \
-        store_i8<Isa>,  store_f32<Isa>,         attention_i8<Isa>, attention_f32<Isa>, \
-        pool<Isa>,      l2_normalize<Isa>,      probe_dot4<Isa>,   probe_fma<Isa>,     \
-        probe_read<Isa>};                                                              \
-    return &kTable;                                                                    \
-  }                                                                                    \
+#define POCKETFORMER_EXPORT_KERNELS(name)                                                           \
+  namespace pocketformer {                                                                          \
+  const KernelTable* kernel_table_##name() {                                                        \
+    static constexpr KernelTable kTable = {.isa = Isa::kName,                                       \
+                                           .activation_offset = Isa::kActivationOffset,             \
+                                           .quantize_rows = quantize_rows<Isa>,                     \
+                                           .gemm = {gemm_f32<Isa>, nullptr, gemm_i8<Isa>, nullptr}, \
+                                           .embed = embed<Isa>,                                     \
+                                           .norm = norm<Isa>,                                       \
+                                           .quantize_heads = quantize_heads<Isa>,                   \
+                                           .store_i8 = store_i8<Isa>,                               \
+                                           .store_f32 = store_f32<Isa>,                             \
+                                           .attention_i8 = attention_i8<Isa>,                       \
+                                           .attention_f32 = attention_f32<Isa>,                     \
+                                           .pool = pool<Isa>,                                       \
+                                           .l2_normalize = l2_normalize<Isa>,                       \
+                                           .activate = activate_values<Isa>,                        \
+                                           .softmax = softmax_rows<Isa>,                            \
+                                           .probe_dot4 = probe_dot4<Isa>,                           \
+                                           .probe_fma = probe_fma<Isa>,                             \
+                                           .probe_read = probe_read<Isa>};                          \
+    return &kTable;                                                                                 \
+  }                                                                                                 \
   }

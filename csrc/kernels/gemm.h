@@ -11,28 +11,38 @@
 namespace {
 
 using pocketformer::Epilogue;
-using pocketformer::GemmF32Args;
-using pocketformer::GemmI8Args;
+using pocketformer::GemmArgs;
 
-// Activation and residual on a tile that has just been written and is still in the first-level cache.
-// Out of line: one copy for all tiles.
-template <class V, bool kPrecise>
-__attribute__((noinline)) void finish_tile(const Epilogue& e, float* out, size_t ldo, int row, int column, int rows,
-                                           int columns) {
-  activate<V, kPrecise>(e.activation, out, ldo, rows, columns);
-  if (e.residual == nullptr) return;
-  const float* residual = e.residual + row * e.ld_residual + column;
-  for (int r = 0; r < rows; ++r)
-    for (int c = 0; c < columns; c += kLanes) {
-      float* y = out + r * ldo + c;
-      V::store(y, V::add(V::load(y), V::load(residual + r * e.ld_residual + c)));
-    }
+// y ← fn(y, other) on a tile of whole vectors.
+template <class V, class Fn>
+POCKETFORMER_INLINE void combine(float* y, size_t ldy, const float* other, size_t ld, int rows, int columns, Fn fn) {
+  for (int r = 0; r < rows; ++r, y += ldy, other += ld)
+    for (int c = 0; c < columns; c += kLanes) V::store(y + c, fn(V::load(y + c), V::load(other + c)));
 }
 
-// Bias is already in `y`; without an activation the residual is added in registers.
-template <class V, int MR, int NR, bool kPrecise, class Value>
+// What follows the bias, on a tile that has just been written and is still in the first-level cache.
+// Out of line: one copy for all tiles.
+template <class V>
+__attribute__((noinline)) void finish_tile(const Epilogue& e, float* out, size_t ldo, int row, int column, int rows,
+                                           int columns) {
+  using F = typename V::F;
+  if (e.precise)
+    activate<V, true>(e.activation, out, ldo, rows, columns);
+  else
+    activate<V, false>(e.activation, out, ldo, rows, columns);
+  if (e.multiply != nullptr)
+    combine<V>(out, ldo, e.multiply + row * e.ld_multiply + column, e.ld_multiply, rows, columns,
+               [](F y, F m) POCKETFORMER_LAMBDA { return V::mul(y, m); });
+  if (e.residual != nullptr)
+    combine<V>(out, ldo, e.residual + row * e.ld_residual + column, e.ld_residual, rows, columns,
+               [](F y, F r) POCKETFORMER_LAMBDA { return V::add(y, r); });
+}
+
+// Bias is already in `y`; a residual with nothing before it is added in registers.
+template <class V, int MR, int NR, class Value>
 POCKETFORMER_INLINE void store_tile(const Epilogue& e, float* out, size_t ldo, int row, int column, Value value) {
-  const bool add = e.residual != nullptr && e.activation == Activation::kNone;
+  const bool plain = e.activation == Activation::kNone && e.multiply == nullptr;
+  const bool add = plain && e.residual != nullptr;
   const float* residual = add ? e.residual + row * e.ld_residual + column : nullptr;
   float* to = out;
   unroll<MR>([&](auto r) POCKETFORMER_LAMBDA {
@@ -45,7 +55,7 @@ POCKETFORMER_INLINE void store_tile(const Epilogue& e, float* out, size_t ldo, i
     __asm__("" : "+r"(to));  // one address that moves on, or g++ 12 prepares all of them before the first store
     if (add) residual += e.ld_residual;
   });
-  if (e.activation != Activation::kNone) finish_tile<V, kPrecise>(e, out, ldo, row, column, MR, NR * kLanes);
+  if (!plain) finish_tile<V>(e, out, ldo, row, column, MR, NR * kLanes);
 }
 
 // The panels after these, on their way to the second-level cache while these are multiplied: with few rows a product is
@@ -53,14 +63,14 @@ POCKETFORMER_INLINE void store_tile(const Epilogue& e, float* out, size_t ldo, i
 POCKETFORMER_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
 
 template <class V, int MR, int NR>
-void gemm_i8_tile(const GemmI8Args& g, int row, int panel) {
+void gemm_i8_tile(const GemmArgs& g, int row, int panel) {
   using F = typename V::F;
   using I = typename V::I;
   using B = typename V::B;
-  const int groups = (g.k + 3) / 4;
+  const int groups = (g.weight.k + 3) / 4;
   const size_t panel_bytes = static_cast<size_t>(groups) * 64;
-  const uint8_t* a = g.a + row * g.lda;
-  const int8_t* w = g.weight + panel * panel_bytes;
+  const uint8_t* x = static_cast<const uint8_t*>(g.x) + row * g.ldx;
+  const int8_t* w = static_cast<const int8_t*>(g.weight.panels) + panel * panel_bytes;
   const int column = panel * kLanes;
 
   I acc[MR * NR];
@@ -68,7 +78,7 @@ void gemm_i8_tile(const GemmI8Args& g, int row, int panel) {
     I start = V::zero_i32();
     if constexpr (V::kActivationOffset != 0) {
       static_assert(V::kActivationOffset == 128);
-      start = V::negate_i32(V::template shift_left<7>(V::load_i32(g.colsum + column + c * kLanes)));
+      start = V::negate_i32(V::template shift_left<7>(V::load_i32(g.weight.colsum + column + c * kLanes)));
     }
     unroll<MR>([&](auto r) POCKETFORMER_LAMBDA { acc[r * NR + c] = start; });
   });
@@ -76,8 +86,8 @@ void gemm_i8_tile(const GemmI8Args& g, int row, int panel) {
   if constexpr (V::kGemmGroups > 1) {
     static_assert(NR == 1);
     const int steps = groups / V::kGemmGroups, whole = steps * V::kGemmGroups;
-    V::template product<MR>(acc, a, g.lda, w, whole);
-    a += 4 * whole;
+    V::template product<MR>(acc, x, g.ldx, w, whole);
+    x += 4 * whole;
     w += 64 * whole;
     left -= whole;
   }
@@ -88,43 +98,42 @@ void gemm_i8_tile(const GemmI8Args& g, int row, int panel) {
       prefetch(w + (c + NR) * panel_bytes);
     });
     unroll<MR>([&](auto r) POCKETFORMER_LAMBDA {
-      const B x = V::broadcast_b(a + r * g.lda);
-      unroll<NR>([&](auto c) POCKETFORMER_LAMBDA { acc[r * NR + c] = V::dot4(acc[r * NR + c], x, weight[c]); });
+      const B four = V::broadcast_b(x + r * g.ldx);
+      unroll<NR>([&](auto c) POCKETFORMER_LAMBDA { acc[r * NR + c] = V::dot4(acc[r * NR + c], four, weight[c]); });
     });
-    a += 4;
+    x += 4;
     w += 64;
   }
   unroll<MR * NR>([&](auto i) POCKETFORMER_LAMBDA { V::pin(acc[i]); });
 
   F scale[NR], bias[NR];
   unroll<NR>([&](auto c) POCKETFORMER_LAMBDA {
-    scale[c] = V::load(g.w_scale + column + c * kLanes);
+    scale[c] = V::load(g.weight.scale + column + c * kLanes);
     bias[c] = g.epilogue.bias != nullptr ? V::load(g.epilogue.bias + column + c * kLanes) : V::zero();
   });
-  const float* a_scale = g.a_scale + row;
-  store_tile<V, MR, NR, false>(g.epilogue, g.out + row * g.ldo + column, g.ldo, row, column,
-                               [&](auto i) POCKETFORMER_LAMBDA {
-                                 constexpr int r = i / NR, c = i % NR;
-                                 return V::fma(V::mul(V::to_f32(acc[i]), scale[c]), V::set1(a_scale[r]), bias[c]);
-                               });
+  const float* x_scale = g.x_scale + row;
+  store_tile<V, MR, NR>(g.epilogue, g.out + row * g.ldo + column, g.ldo, row, column, [&](auto i) POCKETFORMER_LAMBDA {
+    constexpr int r = i / NR, c = i % NR;
+    return V::fma(V::mul(V::to_f32(acc[i]), scale[c]), V::set1(x_scale[r]), bias[c]);
+  });
 }
 
 template <class V, int MR, int NR>
-void gemm_f32_tile(const GemmF32Args& g, int row, int panel) {
+void gemm_f32_tile(const GemmArgs& g, int row, int panel) {
   using F = typename V::F;
-  const size_t panel_floats = static_cast<size_t>(g.k) * kLanes;
-  const float* a = g.a + row * g.lda;
-  const float* w = g.weight + panel * panel_floats;
+  const size_t panel_floats = static_cast<size_t>(g.weight.k) * kLanes;
+  const float* x = static_cast<const float*>(g.x) + row * g.ldx;
+  const float* w = static_cast<const float*>(g.weight.panels) + panel * panel_floats;
   const int column = panel * kLanes;
 
   F acc[MR * NR];
   unroll<MR * NR>([&](auto i) POCKETFORMER_LAMBDA { acc[i] = V::zero(); });
-  int left = g.k;
+  int left = g.weight.k;
   if constexpr (V::kGemmStepF32 > 1) {
     static_assert(NR == 1);
-    const int whole = g.k / V::kGemmStepF32 * V::kGemmStepF32;
-    V::template product_f32<MR>(acc, a, g.lda, w, whole);
-    a += whole, w += whole * kLanes, left -= whole;
+    const int whole = left / V::kGemmStepF32 * V::kGemmStepF32;
+    V::template product_f32<MR>(acc, x, g.ldx, w, whole);
+    x += whole, w += whole * kLanes, left -= whole;
   }
   for (; left > 0; --left) {
     F weight[NR];
@@ -133,10 +142,10 @@ void gemm_f32_tile(const GemmF32Args& g, int row, int panel) {
       prefetch(w + (c + NR) * panel_floats);
     });
     unroll<MR>([&](auto r) POCKETFORMER_LAMBDA {
-      const F x = V::set1(a[r * g.lda]);
-      unroll<NR>([&](auto c) POCKETFORMER_LAMBDA { acc[r * NR + c] = V::fma(x, weight[c], acc[r * NR + c]); });
+      const F one = V::set1(x[r * g.ldx]);
+      unroll<NR>([&](auto c) POCKETFORMER_LAMBDA { acc[r * NR + c] = V::fma(one, weight[c], acc[r * NR + c]); });
     });
-    ++a;
+    ++x;
     w += kLanes;
   }
   unroll<MR * NR>([&](auto i) POCKETFORMER_LAMBDA { V::pin(acc[i]); });
@@ -145,37 +154,36 @@ void gemm_f32_tile(const GemmF32Args& g, int row, int panel) {
   unroll<NR>([&](auto c) POCKETFORMER_LAMBDA {
     bias[c] = g.epilogue.bias != nullptr ? V::load(g.epilogue.bias + column + c * kLanes) : V::zero();
   });
-  store_tile<V, MR, NR, true>(g.epilogue, g.out + row * g.ldo + column, g.ldo, row, column,
-                              [&](auto i) POCKETFORMER_LAMBDA {
-                                constexpr int c = i % NR;
-                                return V::add(acc[i], bias[c]);
-                              });
+  store_tile<V, MR, NR>(g.epilogue, g.out + row * g.ldo + column, g.ldo, row, column, [&](auto i) POCKETFORMER_LAMBDA {
+    constexpr int c = i % NR;
+    return V::add(acc[i], bias[c]);
+  });
 }
 
 template <class V, int MR, int NR>
 struct TileI8 {
   static constexpr int kRows = V::kGemmRows;
-  static void run(const GemmI8Args& g, int row, int panel) { gemm_i8_tile<V, MR, NR>(g, row, panel); }
+  static void run(const GemmArgs& g, int row, int panel) { gemm_i8_tile<V, MR, NR>(g, row, panel); }
 };
 template <class V, int MR, int NR>
 struct TileF32 {
   static constexpr int kRows = V::kGemmRowsF32;
-  static void run(const GemmF32Args& g, int row, int panel) { gemm_f32_tile<V, MR, NR>(g, row, panel); }
+  static void run(const GemmArgs& g, int row, int panel) { gemm_f32_tile<V, MR, NR>(g, row, panel); }
 };
 
 // The tile for each height 1 … kRows.
-template <template <class, int, int> class Tile, class V, int NR, class Args, int... Heights>
-POCKETFORMER_INLINE void dispatch_height(std::integer_sequence<int, Heights...>, int height, const Args& g, int row,
+template <template <class, int, int> class Tile, class V, int NR, int... Heights>
+POCKETFORMER_INLINE void dispatch_height(std::integer_sequence<int, Heights...>, int height, const GemmArgs& g, int row,
                                          int panel) {
-  using Fn = void (*)(const Args&, int, int);
+  using Fn = void (*)(const GemmArgs&, int, int);
   static constexpr Fn kTiles[] = {&Tile<V, Heights + 1, NR>::run...};
   kTiles[height - 1](g, row, panel);
 }
 
 // Panels outside, rows inside: a panel stays in the first-level cache while the rows pass. Heights differ by at most
 // one, so that no tile is much less efficient than the others.
-template <template <class, int, int> class Tile, class V, int NR, class Args>
-POCKETFORMER_INLINE void gemm_rows(const Args& g, int panel) {
+template <template <class, int, int> class Tile, class V, int NR>
+POCKETFORMER_INLINE void gemm_rows(const GemmArgs& g, int panel) {
   constexpr int kRows = Tile<V, 1, NR>::kRows;
   const int tiles = (g.m + kRows - 1) / kRows;
   for (int t = 0, row = 0; t < tiles; ++t) {
@@ -185,21 +193,84 @@ POCKETFORMER_INLINE void gemm_rows(const Args& g, int panel) {
   }
 }
 
-template <template <class, int, int> class Tile, class V, class Args>
-POCKETFORMER_INLINE void gemm(const Args& g) {
+template <template <class, int, int> class Tile, class V>
+POCKETFORMER_INLINE void gemm_panels(const GemmArgs& g) {
   int panel = g.panel_begin;
   if constexpr (V::kGemmPanels > 1)
     for (; panel + V::kGemmPanels <= g.panel_end; panel += V::kGemmPanels) gemm_rows<Tile, V, V::kGemmPanels>(g, panel);
   for (; panel < g.panel_end; ++panel) gemm_rows<Tile, V, 1>(g, panel);
 }
 
+// Rows [row, row + m) and the panels from `panel` on as a product of its own. X is what `x` points to.
+template <class X>
+POCKETFORMER_INLINE GemmArgs part_of(GemmArgs g, int row, int m, int panel) {
+  constexpr size_t kBytes[pocketformer::kFormats] = {4 * kLanes, 2 * kLanes, 64, 64};
+  constexpr int kDepth[pocketformer::kFormats] = {1, 1, 4, 8};
+  const int format = static_cast<int>(g.weight.format), column = panel * kLanes;
+  const size_t steps = (static_cast<size_t>(g.weight.k) + kDepth[format] - 1) / kDepth[format];
+  const int scales = g.weight.group == 0 ? column : column * (g.weight.k / g.weight.group);
+  const auto advance = [](auto& pointer, size_t by) { pointer = pointer != nullptr ? pointer + by : nullptr; };
+  g.x = static_cast<const X*>(g.x) + row * g.ldx;
+  g.weight.panels = static_cast<const char*>(g.weight.panels) + panel * steps * kBytes[format];
+  g.m = m, g.panel_begin = 0, g.panel_end -= panel, g.weight.n -= column;
+  advance(g.x_scale, row), advance(g.x_sum, row * g.ld_sum);
+  advance(g.weight.scale, scales), advance(g.weight.minimum, scales), advance(g.weight.colsum, column);
+  advance(g.out, row * g.ldo + column), advance(g.epilogue.bias, column);
+  advance(g.epilogue.multiply, row * g.epilogue.ld_multiply + column);
+  advance(g.epilogue.residual, row * g.epilogue.ld_residual + column);
+  return g;
+}
+
+// A last panel that is wider than the rows of `out`: by way of whole rows on the stack.
+template <class V, class X>
+__attribute__((noinline)) void gemm_narrow(const GemmArgs& g, void (*gemm)(const GemmArgs&)) {
+  constexpr int kRows = 16;
+  const int panel = g.panel_end - 1;
+  const int columns = static_cast<int>(g.ldo) - panel * kLanes;
+  alignas(64) float out[kRows * kLanes], multiply[kRows * kLanes], residual[kRows * kLanes];
+  for (int row = 0; row < g.m; row += kRows) {
+    const int rows = g.m - row < kRows ? g.m - row : kRows;
+    GemmArgs part = part_of<X>(g, row, rows, panel);
+    float* to = part.out;
+    const auto widen = [&](const float*& from, size_t& ld, float* whole) {
+      if (from == nullptr) return;
+      for (int r = 0; r < rows; ++r) V::store(whole + r * kLanes, V::load_partial(from + r * ld, columns));
+      from = whole, ld = kLanes;
+    };
+    widen(part.epilogue.multiply, part.epilogue.ld_multiply, multiply);
+    widen(part.epilogue.residual, part.epilogue.ld_residual, residual);
+    part.out = out, part.ldo = kLanes;
+    gemm(part);
+    for (int r = 0; r < rows; ++r) V::store_partial(to + r * g.ldo, V::load(out + r * kLanes), columns);
+  }
+}
+
+// `gemm` writes whole panels; X is what `x` points to.
+template <class V, class X>
+POCKETFORMER_INLINE void gemm_any_width(const GemmArgs& g, void (*gemm)(const GemmArgs&)) {
+  if (static_cast<size_t>(g.panel_end) * kLanes <= g.ldo || g.panel_begin == g.panel_end) return gemm(g);
+  gemm_narrow<V, X>(g, gemm);
+  GemmArgs whole = g;
+  --whole.panel_end;
+  gemm(whole);
+}
+
 template <class V>
-void gemm_i8(const GemmI8Args& g) {
-  gemm<TileI8, V>(g);
+void gemm_i8_panels(const GemmArgs& g) {
+  gemm_panels<TileI8, V>(g);
 }
 template <class V>
-void gemm_f32(const GemmF32Args& g) {
-  gemm<TileF32, V>(g);
+void gemm_f32_panels(const GemmArgs& g) {
+  gemm_panels<TileF32, V>(g);
+}
+
+template <class V>
+void gemm_i8(const GemmArgs& g) {
+  gemm_any_width<V, uint8_t>(g, gemm_i8_panels<V>);
+}
+template <class V>
+void gemm_f32(const GemmArgs& g) {
+  gemm_any_width<V, float>(g, gemm_f32_panels<V>);
 }
 
 }  // namespace

@@ -97,12 +97,24 @@ POCKETFORMER_INLINE typename V::F inverse_scales(typename V::F amax) {
 // A row too long for the buffer is rotated a second time for its tail instead of being kept.
 constexpr int kRotatedFloats = 4096;
 
+// Σ of each group of a row of signed values, the whole row's where `group` is 0; `columns` is a multiple of 16.
+template <class V>
+POCKETFORMER_INLINE void sum_groups(const int8_t* q, int columns, int group, int32_t* sum) {
+  const int width = group == 0 ? columns : group;
+  for (int begin = 0; begin < columns; begin += width) {
+    typename V::F total = V::zero();  // exact: far below 2^24
+    for (int c = begin; c < begin + width; c += kLanes) total = V::add(total, V::load_i8(q + c));
+    *sum++ = V::reduce_add_i32(V::to_i32(total));
+  }
+}
+
 template <class V>
 void quantize_rows(const QuantizeArgs& q) {
   using I = typename V::I;
   alignas(64) float rotated[kRotatedFloats];
   const int columns = round_up(q.k, kLanes);
-  const I offset = V::set1_i32(V::kActivationOffset);
+  const int shift = q.is_signed ? 0 : V::kActivationOffset;
+  const I offset = V::set1_i32(shift);
   for (int r = 0; r < q.rows; ++r) {
     const float* x = q.x + r * q.ldx;
     uint8_t* out = q.q + r * q.ldq;
@@ -114,7 +126,8 @@ void quantize_rows(const QuantizeArgs& q) {
       for (; c + 4 * kLanes <= end; c += 4 * kLanes) {
         const I a = quantized(c), b = quantized(c + kLanes), d = quantized(c + 2 * kLanes),
                 e = quantized(c + 3 * kLanes);
-        V::store_b(out + c, V::bias(V::pack64(a, b, d, e)));
+        const typename V::B bytes = V::pack64(a, b, d, e);
+        V::store_b(out + c, shift == 0 ? bytes : V::bias(bytes));
       }
       for (; c < end; c += kLanes) V::store_bytes(out + c, V::add_i32(quantized(c), offset));
     };
@@ -139,6 +152,7 @@ void quantize_rows(const QuantizeArgs& q) {
       }
     }
     q.scale[r] = amax * (1.0f / 127.0f);
+    if (q.sum != nullptr) sum_groups<V>(reinterpret_cast<const int8_t*>(out), columns, q.group, q.sum + r * q.ld_sum);
   }
 }
 

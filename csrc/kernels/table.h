@@ -21,9 +21,9 @@ enum class Activation : int32_t { kNone, kGelu, kGeluTanh, kRelu, kSilu, kTanh }
 enum class NormKind : int32_t { kLayer, kRms };
 enum class PoolKind : int32_t { kMean, kCls, kMax };
 
-// x[rows][ldx] → q[rows][ldq] with one scale a row. `q` holds value + activation_offset; columns [k, round_up(k, 4))
-// are written as zero + offset. `ldq` is a multiple of 64. `rotate` is the Hadamard block (0 or a power of two dividing
-// k).
+// x[rows][ldx] → q[rows][ldq] with one scale a row. `q` holds value + activation_offset, or with `is_signed` the value;
+// columns [k, round_up(k, 16)) are written as zero, and offset. `ldq` is a multiple of 64. `rotate` is the Hadamard
+// block (0 or a power of two dividing k).
 struct QuantizeArgs {
   const float* x;
   size_t ldx;
@@ -31,38 +31,55 @@ struct QuantizeArgs {
   size_t ldq;
   float* scale;
   int rows, k, rotate;
+  bool is_signed = false;
+  int group = 0;           // with `sum`: 0, the whole row, or a multiple of 16 that divides k
+  int32_t* sum = nullptr;  // or [rows][ld_sum]: Σ of a group's values
+  size_t ld_sum = 0;
 };
 
-// What follows a product, applied in registers to rows of 16 channels.
+enum class Format : int32_t { kF32, kF16, kI8, kI4 };
+inline constexpr int kFormats = 4;
+
+// A weight as it lies in the file: n channels in panels of 16.
+struct WeightView {
+  Format format;
+  const void* panels;  // kF32 [n/16][k][16]; kI8 [n/16][⌈k/4⌉][16][4]; kI4 [n/16][⌈k/8⌉][16][4]: k-group 2i in the low
+                       // nibbles, 2i + 1 in the high ones
+  const int8_t* codebook = nullptr;  // kI4: what the nibbles stand for, 16 values within ±127
+  const float* scale = nullptr;      // not kF32: one a channel [round_up(n, 16)], or with a group [n/16][k/group][16]
+  const float* minimum = nullptr;    // or like scale: times Σ of the group's x, added
+  const int32_t* colsum = nullptr;   // kI8: Σ of a channel's values
+  int n, k;
+  int group = 0;  // 0: one scale a channel
+  int rotate = 0;
+};
+
+// What follows a product, applied to a tile while it is in registers or near: bias, activation, times `multiply`, plus
+// `residual`, each rounded. `residual` may be `out` where nothing comes between it and the bias. Rows of both
+// are as long as those of `out` that are written.
 struct Epilogue {
-  const float* bias;      // [round_up(n, 16)] or null
-  const float* residual;  // [m][ld_residual] or null; added after the activation; may be `out` without one
-  size_t ld_residual;
-  Activation activation;
+  const float* bias = nullptr;      // [round_up(n, 16)]
+  const float* multiply = nullptr;  // [m][ld_multiply]
+  size_t ld_multiply = 0;
+  const float* residual = nullptr;  // [m][ld_residual]
+  size_t ld_residual = 0;
+  Activation activation = Activation::kNone;
+  bool precise = true;  // the activation's polynomial: for results that stay floats, or that are rounded to int8 next
 };
 
-// out[m][panel·16 …] = epilogue(a · Wᵀ) for panels [panel_begin, panel_end).
-struct GemmI8Args {
-  const uint8_t* a;  // from quantize_rows
-  size_t lda;
-  const float* a_scale;
-  const int8_t* weight;  // [panels][round_up(k,4)/4][16][4]
-  const float* w_scale;
-  const int32_t* colsum;
+// out[m][16·panel …] = epilogue(x · weightᵀ) for panels [panel_begin, panel_end). Rows of `out` may be as short as n;
+// of the padding columns those below `ldo` are written as zeros.
+struct GemmArgs {
+  const void* x;  // kF32, kF16: float; kI8: from quantize_rows; kI4: from quantize_rows, signed and with sums
+  size_t ldx;
+  const float* x_scale = nullptr;  // kI8, kI4: [m]
+  const int32_t* x_sum = nullptr;  // kI4: [m][ld_sum], by the weight's group
+  size_t ld_sum = 0;
+  WeightView weight;
   float* out;
   size_t ldo;
-  int m, k, panel_begin, panel_end;
-  Epilogue epilogue;
-};
-
-struct GemmF32Args {
-  const float* a;
-  size_t lda;
-  const float* weight;  // [panels][k][16]
-  float* out;
-  size_t ldo;
-  int m, k, panel_begin, panel_end;
-  Epilogue epilogue;
+  int m, panel_begin, panel_end;
+  Epilogue epilogue = {};
 };
 
 // One embedding table added to (or, first, written to) `out`.
@@ -106,24 +123,37 @@ struct KeyValuesF32 {
   size_t capacity;
 };
 
-// Row-local end of a stage: splits rows of a qkv projection into quantized queries and keys/values.
-// Rows are consecutive tokens of one sequence; the first goes to `slot`.
+// Rows of `heads` heads side by side (head h at column h·head_dim of x) → int8 with one scale a (row, head). With
+// `rotate` ≠ 0, a power of two ≤ 128 that divides head_dim, each head is multiplied by the unnormalised Hadamard matrix
+// of that block first: where queries and keys are both rotated by B, q·k is B times what it was and the attention's
+// scale is the model's over B. Rows may start anywhere: nothing beyond their heads is read.
+struct QuantizeHeadsArgs {
+  const float* x;
+  size_t ldx;
+  int rows, heads, head_dim, head_stride, rotate;
+  int8_t* q;     // [rows][heads][head_stride]
+  float* scale;  // [rows][heads]
+};
+
+// Keys and values of consecutive tokens of one sequence; the first goes to `slot`. Rows as in QuantizeHeadsArgs; keys
+// alone are rotated.
 struct StoreI8Args {
-  const float* qkv;
-  size_t ld;
-  int rows, heads, kv_heads, head_dim, head_stride;
+  const float* k;
+  size_t ldk;
+  const float* v;
+  size_t ldv;
+  int rows, kv_heads, head_dim, head_stride, rotate;
   size_t slot;
-  int8_t* q;       // [rows][heads][head_stride]
-  float* q_scale;  // [rows][heads]
   KeyValuesI8 kv;
 };
 
 struct StoreF32Args {
-  const float* qkv;
-  size_t ld;
-  int rows, heads, kv_heads, head_dim, head_stride;
+  const float* k;
+  size_t ldk;
+  const float* v;
+  size_t ldv;
+  int rows, kv_heads, head_dim, head_stride;
   size_t slot;
-  float* q;  // [rows][heads][head_stride]
   KeyValuesF32 kv;
 };
 
@@ -148,14 +178,15 @@ struct AttentionArgs {
 };
 
 struct AttentionI8Args {
-  const int8_t* q;
-  const float* q_scale;
+  const int8_t* q;       // [queries][heads][head_stride], from quantize_heads
+  const float* q_scale;  // [queries][heads]
   KeyValuesI8 kv;
   AttentionArgs common;
 };
 
 struct AttentionF32Args {
-  const float* q;
+  const float* q;  // [queries][ldq], head h at column h·head_dim; may start anywhere
+  size_t ldq;
   KeyValuesF32 kv;
   AttentionArgs common;
 };
@@ -177,21 +208,39 @@ struct L2NormalizeArgs {
   int rows, width;
 };
 
+// Activation kind of x[count], by its precise polynomial. May start anywhere; out may equal x.
+struct ActivateArgs {
+  const float* x;
+  float* out;
+  size_t count;
+  Activation kind;
+};
+
+// Rows may start anywhere and are as long as `width`; out may equal x.
+struct SoftmaxArgs {
+  const float* x;
+  size_t ldx;
+  float* out;
+  size_t ldo;
+  int rows, width;
+};
+
 struct KernelTable {
   const char* isa;
   int activation_offset;  // added to quantized activations so that u8×s8 hardware can take them: 0 or 128
-  int gemm_rows;          // rows of the product's register tile; good row blocks are multiples of it
   void (*quantize_rows)(const QuantizeArgs&);
-  void (*gemm_i8)(const GemmI8Args&);
-  void (*gemm_f32)(const GemmF32Args&);
+  void (*gemm[kFormats])(const GemmArgs&);  // by the weight's format; null where there is no kernel
   void (*embed)(const EmbedArgs&);
   void (*norm)(const NormArgs&);
+  void (*quantize_heads)(const QuantizeHeadsArgs&);
   void (*store_i8)(const StoreI8Args&);
   void (*store_f32)(const StoreF32Args&);
   void (*attention_i8)(const AttentionI8Args&);
   void (*attention_f32)(const AttentionF32Args&);
   void (*pool)(const PoolArgs&);
   void (*l2_normalize)(const L2NormalizeArgs&);
+  void (*activate)(const ActivateArgs&);
+  void (*softmax)(const SoftmaxArgs&);
   // Peak of dot4 and of fma on registers: the multiply-adds done in so many rounds of a product's tile.
   int64_t (*probe_dot4)(int64_t iterations);
   int64_t (*probe_fma)(int64_t iterations);

@@ -2,11 +2,9 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
-#include <variant>
-#include <vector>
 
-#include "core/thread_pool.h"
 #include "runtime/planner.h"
 #include "runtime/program.h"
 
@@ -14,7 +12,7 @@ namespace pocketformer {
 
 // One for each thread; written by it alone.
 struct alignas(64) StepTimes {
-  int64_t nanoseconds[std::variant_size_v<Step>];
+  int64_t nanoseconds[kMaxStepKinds];
 };
 
 // Asked by the calling thread between blocks of rows, not more often than every 50 ms; true ends the run early.
@@ -27,12 +25,20 @@ struct Execution {
   const Program& program;
   const Plan& plan;
   std::byte* arena;
-  int rows[kDomains];
-  size_t slots;  // capacity of the key/value buffers
-  bool has_types;
-  float* out;        // [rows of the output's domain][its width], any alignment
-  StepTimes* times;  // [plan.threads] or null
+  int sequences;
+  int rows[kMaxDomains];
+  size_t slots[kMaxDomains];
+  bool given[kMaxInputs];          // the caller gave these indices
+  const void* inputs[kMaxInputs];  // the caller's rows of floats
+  float* out;                      // [rows of the output's domain][its width], any alignment
+  StepTimes* times;                // [plan.threads] or null
   Interrupt interrupt;
+};
+
+struct SharedProgress {
+  alignas(64) std::atomic<int> next_block{0};
+  std::atomic<bool> stop{false};
+  std::chrono::steady_clock::time_point next_poll;
 };
 
 // False when it was interrupted; `out` is then unfinished.

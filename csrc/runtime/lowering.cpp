@@ -1,324 +1,407 @@
-// Operators become steps. This is the last line of defence: the kernels trust what leaves this file.
-#include <algorithm>
-#include <unordered_map>
+#include "runtime/lowering.h"
 
-#include "core/errors.h"
-#include "runtime/operands.h"
-#include "runtime/program.h"
+#include <algorithm>
+#include <climits>
+
+#include "runtime/operators/registry.h"
 
 namespace pocketformer {
 namespace {
 
-constexpr int64_t kMaxOps = 1 << 14;
-constexpr int64_t kMaxWidth = 1 << 20;
-constexpr int64_t kMaxRows = 1 << 30;
-// 255 · 128 · K must fit int32, whatever the bytes of a file are: activations are offset to at most 255 on some ISAs,
-// and a file runs on all or none.
-constexpr int64_t kMaxInt8K = INT32_MAX / (255 * 128);
+constexpr size_t kMaxOps = 1 << 14;
+constexpr size_t kMaxWeights = 1 << 14;
 
-int64_t panels(int64_t channels) { return (channels + kLanes - 1) / kLanes; }
-int64_t padded(int64_t channels) { return panels(channels) * kLanes; }
+const List& list_of(const Item* item, const char* field, size_t least, size_t most) {
+  static const Item kMissing;
+  const List* list = item == nullptr ? nullptr : item->as<List>();
+  require(list != nullptr, "graph: field '", field, "' is ", brief(item == nullptr ? kMissing : *item),
+          "; it must be a list");
+  require(list->size() >= least && list->size() <= most, "graph: field '", field, "' has ", list->size(),
+          " entries; it must have ", least, "…", most);
+  return *list;
+}
 
-constexpr std::pair<const char*, Activation> kActivations[] = {
-    {"none", Activation::kNone}, {"gelu", Activation::kGelu}, {"gelu_tanh", Activation::kGeluTanh},
-    {"relu", Activation::kRelu}, {"silu", Activation::kSilu}, {"tanh", Activation::kTanh}};
-constexpr std::pair<const char*, NormKind> kNorms[] = {{"layer", NormKind::kLayer}, {"rms", NormKind::kRms}};
-constexpr std::pair<const char*, PoolKind> kPools[] = {
-    {"mean", PoolKind::kMean}, {"cls", PoolKind::kCls}, {"max", PoolKind::kMax}};
-constexpr std::pair<const char*, Index> kIndices[] = {
-    {"ids", Index::kIds}, {"positions", Index::kPositions}, {"types", Index::kTypes}};
-constexpr std::pair<const char*, bool> kAttentionTypes[] = {{"int8", true}, {"fp32", false}};
+int rotation(const Place& place, int64_t rotate, int64_t k) {
+  require((rotate & (rotate - 1)) == 0 && (rotate == 0 || k % rotate == 0), place.text(), ": field 'rotate' is ",
+          rotate, "; it must be 0 or a power of two that divides ", k);
+  return static_cast<int>(rotate);
+}
 
-class Lowering : Operands {
- public:
-  Lowering(Program& program, const Graph& graph, const Tensors& tensors)
-      : Operands(tensors), program_(program), graph_(graph) {}
-
-  void run() {
-    const auto bounded = [](const char* name, int64_t value, int64_t low) {
-      require(value >= low && value <= kMaxRows, "graph: ", name, " is ", value, "; it must be ", low, " to ",
-              kMaxRows);
-      return static_cast<int>(value);
-    };
-    program_.vocab_size = bounded("vocab_size", graph_.vocab_size, 1);
-    program_.type_vocab_size = bounded("type_vocab_size", graph_.type_vocab_size, 0);
-    program_.max_length = bounded("max_length", graph_.max_length, 1);
-    require(!graph_.ops.empty() && graph_.ops.size() <= kMaxOps, "graph: ops has ", graph_.ops.size(),
-            " entries; it must have 1 to ", kMaxOps);
-    for (size_t i = 0; i < graph_.ops.size(); ++i) {
-      std::visit(
-          [&](const auto& op) {
-            set_where(concat("op ", i, " ('", op.out, "')"));
-            lower(op);
-          },
-          graph_.ops[i]);
-    }
-    set_where("graph");
-    program_.output = value(graph_.output, "output");
-    enter(buffer(program_.output).domain);
-    emit(OutputStep{read(program_.output)});
-    place_attention(program_);
-    place_buffers(program_, lifetimes_, in_place_);
-    weigh_stages(program_);
-  }
-
- private:
-  // --- values and steps ----------------------------------------------------------------------------------------------
-
-  Buffer& buffer(int index) { return program_.buffers[static_cast<size_t>(index)]; }
-
-  int value(const std::string& name, const char* field) {
-    const auto found = values_.find(name);
-    check(found != values_.end(), field, " names the value '", name, "', which no earlier operator writes");
-    return found->second;
-  }
-
-  int value(const std::string& name, const char* field, Domain domain) {
-    const int found = value(name, field);
-    check(buffer(found).domain == domain, field, " names the value '", name, "' of another domain");
-    return found;
-  }
-
-  // Steps are numbered as they are emitted; a buffer is defined by the next step.
-  int define(Domain domain, int width, int ld, size_t element_bytes) {
-    const int stage = static_cast<int>(program_.stages.size()) - 1;
-    program_.buffers.push_back({domain, width, ld, static_cast<size_t>(ld) * element_bytes});
-    lifetimes_.push_back({steps_, steps_, stage, stage});
-    in_place_.push_back(kNone);
-    return static_cast<int>(program_.buffers.size()) - 1;
-  }
-
-  int write(const std::string& name, Domain domain, int64_t width, int overwrites = kNone) {
-    check(!name.empty() && values_.count(name) == 0, "out is '", name, "'; it must be a new, non-empty name");
-    const int out = define(domain, static_cast<int>(width), static_cast<int>(padded(width)), sizeof(float));
-    in_place_.back() = overwrites;
-    values_[name] = out;
-    return out;
-  }
-
-  int read(int index) {
-    if (index == kNone) return index;
-    Lifetime& life = lifetimes_[static_cast<size_t>(index)];
-    life.last_used = steps_;
-    life.last_stage = static_cast<int>(program_.stages.size()) - 1;
-    return index;
-  }
-
-  void emit(Step step) {
-    program_.stages.back().steps.push_back(std::move(step));
-    ++steps_;
-  }
-
-  void begin_stage(Domain domain) {
-    program_.stages.push_back({domain, {}});
-    quantized_.clear();
-  }
-
-  void enter(Domain domain) {
-    if (program_.stages.empty() || program_.stages.back().domain != domain) begin_stage(domain);
-  }
-
-  // --- operators -----------------------------------------------------------------------------------------------------
-
-  void lower(const EmbedSpec& op) {
-    enter(Domain::kTokens);
-    const int64_t width = extent("width", op.width, 1, kMaxWidth);
-    check(!op.tables.empty() && op.tables.size() <= 64, "tables has ", op.tables.size(),
-          " entries; it must have 1 to 64");
-    EmbedStep step;
-    for (const TableSpec& table : op.tables) step.lookups.push_back(lookup(table, width, step.lookups.empty()));
-    step.index = define(Domain::kTokens, 1, 1, sizeof(int32_t));
-    step.out = write(op.out, Domain::kTokens, width);
-    emit(std::move(step));
-  }
-
-  Lookup lookup(const TableSpec& table, int64_t width, bool first) {
-    const Index index = choose("index", table.index, kIndices);
-    const int64_t rows = extent("rows", table.rows, 1, kMaxRows), offset = extent("offset", table.offset, 0, kMaxRows);
-    const int64_t reach = index == Index::kIds         ? program_.vocab_size
-                          : index == Index::kPositions ? program_.max_length + offset
-                                                       : program_.type_vocab_size;
-    check(index == Index::kPositions || offset == 0, "table '", table.weight, "' has offset ", offset,
-          "; only a table of positions has one");
-    check(reach >= 1 && reach <= rows, "table '", table.weight, "' has ", rows, " rows; its index reaches ", reach);
-    check(first || table.rotate == 0, "table '", table.weight, "' has rotate ", table.rotate,
-          "; only the first may rotate");
-    const std::string name = table.weight + ".weight";
-    const Tensor& weight = tensor(name);
-    Lookup lookup{
-        nullptr, nullptr, weight.shape.size() != 2, index, static_cast<int>(offset), rotation(table.rotate, width)};
-    if (weight.dtype == DType::kI8) lookup.scale = required<float>(table.weight + ".scale", {padded(rows)});
-    std::vector<int64_t> shape;
-    if (lookup.panels) {
-      shape = weight.dtype == DType::kI8 ? int8_panels(rows, width) : fp32_panels(rows, width);
-    } else {  // by rows, padded to a multiple of 64 bytes
-      check(weight.shape[0] >= rows, "tensor '", name, "' has ", weight.shape[0], " rows; the table has ", rows);
-      shape = {weight.shape[0], width};
-    }
-    if (weight.dtype == DType::kI8) {
-      lookup.table = data<int8_t>(name, weight, shape);
-    } else {
-      lookup.table = data<float>(name, weight, shape);
-    }
-    return lookup;
-  }
-
-  static std::vector<int64_t> int8_panels(int64_t n, int64_t k) { return {panels(n), (k + 3) / 4, kLanes, 4}; }
-  static std::vector<int64_t> fp32_panels(int64_t n, int64_t k) { return {panels(n), k, kLanes}; }
-
-  void lower(const NormSpec& op) {
-    const int in = value(op.in, "in");
-    const int64_t width = extent("width", op.width, 1, kMaxWidth);
-    check_width(in, width);
-    check(op.eps >= 0, "eps is ", op.eps, "; it must not be negative");
-    enter(buffer(in).domain);
-    NormStep step{};
-    step.kind = choose("kind", op.kind, kNorms);
-    step.eps = finite("eps", op.eps);
-    step.weight = required<float>(op.weight + ".weight", {padded(width)});
-    step.bias = optional<float>(op.weight + ".bias", {padded(width)});
-    step.out = write(op.out, buffer(in).domain, width, in);
-    step.in = read(in);
-    emit(step);
-  }
-
-  void check_width(int in, int64_t width) {
-    check(buffer(in).width == width, "in has ", buffer(in).width, " columns; the operator takes ", width);
-  }
-
-  void lower(const LinearSpec& op) {
-    const int in = value(op.in, "in");
-    const Domain domain = buffer(in).domain;
-    const int residual = op.residual.empty() ? kNone : value(op.residual, "residual", domain);
-    const int64_t n = extent("n", op.n, 1, kMaxWidth), k = extent("k", op.k, 1, kMaxWidth);
-    check_width(in, k);
-    check(residual == kNone || buffer(residual).width == n, "residual '", op.residual, "' must have ", n, " columns");
-    const Activation activation = choose("activation", op.activation, kActivations);
-    const int rotate = rotation(op.rotate, k);
-    const float* bias = optional<float>(op.weight + ".bias", {padded(n)});
-    const std::string name = op.weight + ".weight";
-    const Tensor& weight = tensor(name);
-    enter(domain);
-    if (weight.dtype == DType::kI8) {
-      check(k <= kMaxInt8K, "k is ", k, "; int8 products are exact only up to ", kMaxInt8K);
-      LinearI8Step step{};
-      step.weight = data<int8_t>(name, weight, int8_panels(n, k));
-      step.scale = required<float>(op.weight + ".scale", {padded(n)});
-      step.colsum = required<int32_t>(op.weight + ".colsum", {padded(n)});
-      const QuantizeStep quantized = quantize(in, rotate);
-      step.q = read(quantized.q);
-      step.q_scale = read(quantized.scale);
-      finish(step, op, bias, activation, domain, residual, residual);
-    } else {
-      check(rotate == 0, "rotate is ", rotate, "; an fp32 product takes unrotated rows");
-      LinearF32Step step{};
-      step.weight = data<float>(name, weight, fp32_panels(n, k));
-      step.in = read(in);
-      finish(step, op, bias, activation, domain, residual, residual == in ? kNone : residual);
-    }
-  }
-
-  template <typename Linear>
-  void finish(Linear& step, const LinearSpec& op, const float* bias, Activation activation, Domain domain, int residual,
-              int overwrites) {
-    step.bias = bias;
-    step.activation = activation;
-    step.k = static_cast<int>(op.k);
-    step.panels = static_cast<int>(panels(op.n));
-    // With an activation the product is stored before the residual is read.
-    step.out = write(op.out, domain, op.n, activation == Activation::kNone ? overwrites : kNone);
-    step.residual = read(residual);
-    emit(step);
-  }
-
-  // Once for all linears of a stage that share the input and its rotation.
-  QuantizeStep quantize(int in, int rotate) {
-    for (const QuantizeStep& known : quantized_) {
-      if (known.in == in && known.rotate == rotate) return known;
-    }
-    const Domain domain = buffer(in).domain;
-    const int k = buffer(in).width, ld = static_cast<int>(round_up(static_cast<size_t>(k), kAlignment));
-    QuantizeStep step{};
-    step.q = define(domain, k, ld, 1);
-    step.scale = define(domain, 1, 1, sizeof(float));
-    step.in = read(in);
-    step.rotate = rotate;
-    emit(step);
-    quantized_.push_back(step);
-    return step;
-  }
-
-  void lower(const AttentionSpec& op) {
-    const int in = value(op.in, "in", Domain::kTokens);
-    AttentionShape shape{};
-    shape.heads = extent("heads", op.heads, 1, kMaxWidth);
-    shape.kv_heads = extent("kv_heads", op.kv_heads, 1, shape.heads);
-    shape.head_dim = extent("head_dim", op.head_dim, 1, kMaxHeadDim);
-    shape.head_stride = static_cast<int>(padded(shape.head_dim));
-    shape.int8 = choose("dtype", op.dtype, kAttentionTypes);
-    check(shape.heads % shape.kv_heads == 0, "heads is ", shape.heads, "; it must be a multiple of kv_heads (",
-          shape.kv_heads, ")");
-    check_width(in, (op.heads + 2 * op.kv_heads) * op.head_dim);
-    extent("left", op.left, -1, kMaxRows);
-    extent("right", op.right, -1, kMaxRows);
-    AttendStep attend{};
-    attend.scale = finite("scale", op.scale);
-    check(attend.scale > 0, "scale is ", op.scale, "; it must be above 0");
-    attend.range.left = op.left < 0 ? kUnlimited : static_cast<int>(op.left);
-    attend.range.right = op.causal ? 0 : op.right < 0 ? kUnlimited : static_cast<int>(op.right);
-    if (!op.bias.empty()) {
-      const int64_t length = padded(2 * static_cast<int64_t>(program_.max_length) - 1);
-      attend.bias = required<float>(op.bias, {op.heads, length});
-      attend.ld_bias = static_cast<size_t>(length);
-      attend.bias_center = program_.max_length - 1;
-    }
-    enter(Domain::kTokens);
-    attend.shape = shape;
-    emit(StoreStep{read(in), shape});
-    begin_stage(Domain::kTokens);
-    attend.out = write(op.out, Domain::kTokens, op.heads * op.head_dim);
-    emit(attend);
-  }
-
-  void lower(const PoolSpec& op) {
-    const int in = value(op.in, "in", Domain::kTokens);
-    enter(Domain::kSequences);
-    PoolStep step{};
-    step.kind = choose("kind", op.kind, kPools);
-    step.out = write(op.out, Domain::kSequences, buffer(in).width);
-    step.in = read(in);
-    emit(step);
-  }
-
-  void lower(const SelectSpec& op) {
-    const int in = value(op.in, "in", Domain::kTokens);
-    enter(Domain::kRows);
-    program_.selects = true;
-    const int out = write(op.out, Domain::kRows, buffer(in).width);
-    emit(SelectStep{read(in), out});
-  }
-
-  void lower(const NormalizeSpec& op) {
-    const int in = value(op.in, "in");
-    const Domain domain = buffer(in).domain;
-    enter(domain);
-    const int out = write(op.out, domain, buffer(in).width, in);
-    emit(NormalizeStep{read(in), out});
-  }
-
-  Program& program_;
-  const Graph& graph_;
-  std::unordered_map<std::string, int> values_;
-  std::vector<Lifetime> lifetimes_;
-  std::vector<int> in_place_;
-  std::vector<QuantizeStep> quantized_;  // in the current stage
-  int steps_ = 0;
-};
+template <class T>
+int index_of(const std::vector<T>& all, const std::string& name) {
+  const auto found = std::find_if(all.begin(), all.end(), [&](const T& entry) { return entry.name == name; });
+  return found == all.end() ? kNone : static_cast<int>(found - all.begin());
+}
 
 }  // namespace
 
-Program::Program(const Graph& graph, const Tensors& tensors, const KernelTable& table) : kernels(&table) {
-  Lowering(*this, graph, tensors).run();
+void Lowering::run(const Item& graph) {
+  const Record* record = graph.as<Record>();
+  require(record != nullptr, "graph is ", brief(graph), "; it must be an object");
+  for (const auto& [key, value] : *record) {
+    const bool known =
+        key == "domains" || key == "inputs" || key == "weights" || key == "states" || key == "ops" || key == "output";
+    require(known, "graph: field ", brief({key}), " is unknown");
+  }
+  take_domains(find(*record, "domains"));
+  take_inputs(find(*record, "inputs"));
+  take_weights(find(*record, "weights"));
+  take_states(find(*record, "states"));
+  take_operators(find(*record, "ops"));
+  finish(find(*record, "output"));
+  tensors_.refuse_unused();
+  place_states(program_);
+  place_buffers(program_, lifetimes_);
+  weigh_stages(program_);
+}
+
+// --- the parts of a graph --------------------------------------------------------------------------------------------
+
+void Lowering::take_domains(const Item* items) {
+  for (const Item& item : list_of(items, "domains", 1, kMaxDomains)) {
+    place_ = Place(concat("domain ", program_.domains.size()));
+    const auto spec = parse<DomainSpec>(item, place_);
+    check(index_of(program_.domains, spec.name) == kNone, "name", "is '", spec.name, "' a second time");
+    const bool ragged = spec.kind == DomainKind::kRagged, grid = spec.kind == DomainKind::kGrid;
+    Domain domain{spec.name, spec.kind, kNone, 1, spec.prepended, spec.height, spec.width};
+    check(spec.prepended == 0 || (ragged && !spec.of.empty()), "prepended", "is ", spec.prepended,
+          "; only a ragged domain made from another has such rows");
+    check(grid ? spec.height >= 1 && spec.width >= 1 : spec.height == 0 && spec.width == 0, "height", "is ",
+          spec.height, " and 'width' ", spec.width, "; both are at least 1 for a grid, and only for a grid");
+    if (spec.of.empty()) {
+      check(ragged || grid, "of", "is null; only ragged domains and grids are filled by the caller");
+      check(grid == (spec.max_rows == 0), "max_rows", "is ", spec.max_rows,
+            "; it is at least 1 for a ragged domain that the caller fills, and only for such");
+      domain.max_rows = grid ? spec.height * spec.width : spec.max_rows;
+    } else {
+      domain.of = index_of(program_.domains, spec.of);
+      check(domain.of != kNone, "of", "names '", spec.of, "', which is no earlier domain");
+      check(spec.max_rows == 0, "max_rows", "is ", spec.max_rows, "; it follows from '", spec.of, "'");
+      const Domain& of = program_.domains[static_cast<size_t>(domain.of)];
+      check(of.has_offsets(), "of", "names '", spec.of, "', which has no sequences");
+      if (ragged) domain.max_rows = of.max_rows + spec.prepended;
+      if (grid) domain.max_rows = spec.height * spec.width;
+      if (spec.kind == DomainKind::kSelected) domain.max_rows = of.max_rows;
+    }
+    program_.domains.push_back(std::move(domain));
+  }
+}
+
+void Lowering::take_inputs(const Item* items) {
+  for (const Item& item : list_of(items, "inputs", 1, kMaxInputs)) {
+    place_ = Place(concat("input ", program_.inputs.size()));
+    const auto spec = parse<InputSpec>(item, place_);
+    check(index_of(program_.inputs, spec.name) == kNone && index_of(program_.domains, spec.name) == kNone, "name",
+          "is '", spec.name, "' a second time");
+    const int of = domain("domain", spec.domain);
+    check(program_.domains[static_cast<size_t>(of)].of == kNone, "domain", "is '", spec.domain,
+          "', which the caller does not fill");
+    const bool rows = spec.dtype == InputType::kRows;
+    check(rows == (spec.limit == 0), "limit", "is ", spec.limit, "; it is at least 1 for i32, and only for i32");
+    check(rows == (spec.width != 0), "width", "is ", spec.width, "; it is at least 1 for f32, and only for f32");
+    check(!rows || !spec.optional, "optional", "is true; only an index may be left out");
+    const int width = static_cast<int>(spec.width), index = static_cast<int>(program_.inputs.size());
+    Input input{spec.name, of, spec.dtype, spec.limit, width, spec.optional, kNone};
+    if (rows) {
+      input.buffer = static_cast<int>(program_.buffers.size());
+      program_.buffers.push_back({.domain = of,
+                                  .width = width,
+                                  .ld = width,
+                                  .row_bytes = static_cast<size_t>(width) * sizeof(float),
+                                  .stage = kNone,
+                                  .input = index});
+      lifetimes_.push_back({kNone, kNone, kNone, kNone, kNone});
+      define(spec.name, {{input.buffer, 0, width}, of, {}});
+    }
+    program_.inputs.push_back(std::move(input));
+  }
+}
+
+void Lowering::take_weights(const Item* items) {
+  const Record* record = items == nullptr ? nullptr : items->as<Record>();
+  require(record != nullptr && record->size() <= kMaxWeights, "graph: field 'weights' must be an object of at most ",
+          kMaxWeights);
+  for (const auto& [name, item] : *record) {
+    place_ = Place(concat("weight ", brief({name})));
+    require(!name.empty() && weights_.count(name) == 0, place_.text(), " must be a new, non-empty name");
+    load(name, parse<WeightSpec>(item, place_));
+  }
+}
+
+void Lowering::load(const std::string& name, const WeightSpec& spec) {
+  const int64_t n = padded(spec.n), panels = n / kLanes, k = spec.k, group = spec.group;
+  const bool by_rows = spec.layout == Layout::kRows, int4 = spec.format == Format::kI4;
+  Weight weight{{}, spec.layout};
+  weight.view.format = spec.format;
+  weight.view.n = static_cast<int>(spec.n);
+  weight.view.k = static_cast<int>(k);
+  weight.view.rotate = rotation(place_, spec.rotate, k);
+  check(group == 0 || (int4 && (group == 16 || group == 32 || group == 64 || group == 128) && k % group == 0), "group",
+        "is ", group, "; it must be 0, or for i4 one of 16, 32, 64 and 128 that divides ", k);
+  weight.view.group = static_cast<int>(group);
+  check(spec.rotate == 0 || spec.format != Format::kF32, "rotate", "is ", spec.rotate, "; f32 weights are not rotated");
+  check(!by_rows || !int4, "layout", "is 'rows'; i4 weights lie in panels");
+  const std::string stored = name + ".weight";
+  if (by_rows) {
+    // Padded so that the bytes are a multiple of 64.
+    const int64_t size = spec.format == Format::kI8 ? 1 : sizeof(float);
+    int64_t rows = spec.n;
+    while (rows * k * size % static_cast<int64_t>(kAlignment) != 0) ++rows;
+    const std::vector<int64_t> shape{rows, k};
+    if (size == 1) {
+      weight.view.panels = tensors_.take<int8_t>(place_, stored, shape);
+    } else {
+      weight.view.panels = tensors_.take<float>(place_, stored, shape);
+    }
+  } else if (spec.format == Format::kF32) {
+    weight.view.panels = tensors_.take<float>(place_, stored, {panels, k, kLanes});
+  } else if (spec.format == Format::kI8) {
+    check(k <= kMaxInt8K, "k", "is ", k, "; int8 products overflow int32 beyond ", kMaxInt8K, ", use f32 weights");
+    weight.view.panels = tensors_.take<int8_t>(place_, stored, {panels, (k + 3) / 4, kLanes, 4});
+    weight.view.colsum = tensors_.take<int32_t>(place_, name + ".colsum", {n});
+    for (int64_t i = 0; weight.view.colsum != nullptr && i < n; ++i) {
+      const int64_t sum = weight.view.colsum[i];
+      require(sum >= -128 * k && sum <= 128 * k, place_.text(), ": tensor '", name, ".colsum' holds ", sum,
+              ", more than ", k, " int8 weights can sum to");
+    }
+  } else {
+    check(k <= kMaxInt8K, "k", "is ", k, "; 4-bit products overflow int32 beyond ", kMaxInt8K, ", use f32 weights");
+    weight.view.panels = tensors_.take<uint8_t>(place_, stored, {panels, (k + 7) / 8, kLanes, 4});
+    weight.view.codebook = tensors_.take<int8_t>(place_, name + ".codebook", {64});
+    for (int i = 0; weight.view.codebook != nullptr && i < 16; ++i) {
+      require(weight.view.codebook[i] != -128, place_.text(), ": tensor '", name,
+              ".codebook' holds -128; its entries are within ±127");
+    }
+  }
+  if (spec.format != Format::kF32) {
+    const std::vector<int64_t> shape =
+        group == 0 ? std::vector<int64_t>{n} : std::vector<int64_t>{panels, k / group, kLanes};
+    weight.view.scale = tensors_.take_floats(place_, name + ".scale", shape, 0.0f);
+    if (int4 && tensors_.has(name + ".minimum")) {
+      weight.view.minimum = tensors_.take_floats(place_, name + ".minimum", shape);
+    }
+  }
+  weights_[name] = weight;
+}
+
+void Lowering::take_states(const Item* items) {
+  if (items == nullptr) return;
+  for (const Item& item : list_of(items, "states", 0, kMaxOps)) {
+    place_ = Place(concat("state ", program_.states.size()));
+    const auto spec = parse<StateSpec>(item, place_);
+    check(index_of(program_.states, spec.name) == kNone, "name", "is '", spec.name, "' a second time");
+    const int of = domain("domain", spec.domain);
+    check(program_.domains[static_cast<size_t>(of)].has_offsets(), "domain", "is '", spec.domain,
+          "', which has no sequences");
+    check(spec.rotate == 0 || spec.int8, "rotate", "is ", spec.rotate, "; only int8 keys are rotated");
+    State state{};
+    state.name = spec.name;
+    state.domain = of;
+    state.int8 = spec.int8;
+    state.heads = static_cast<int>(spec.heads);
+    state.head_dim = static_cast<int>(spec.head_dim);
+    state.head_stride = static_cast<int>(padded(spec.head_dim));
+    state.rotate = rotation(place_, spec.rotate, spec.head_dim);
+    program_.states.push_back(std::move(state));
+  }
+}
+
+void Lowering::take_operators(const Item* items) {
+  const List& ops = list_of(items, "ops", 1, kMaxOps);
+  for (size_t i = 0; i < ops.size(); ++i) {
+    place_ = Place(concat("op ", i));
+    lower_operator(*this, ops[i], place_);
+  }
+  place_ = Place("graph");
+}
+
+void Lowering::finish(const Item* output) {
+  const std::string* name = output == nullptr ? nullptr : output->as<std::string>();
+  check(name != nullptr, "output", "is missing; it must be a name");
+  const Value result = floats("output", *name);
+  program_.output_domain = result.domain;
+  program_.output_width = result.rows.width;
+  write_output(*this, result);
+  for (const auto& [buffer, stage] : gathered_) {  // other threads may still read their rows' neighbours
+    const Stage& last = program_.stages[static_cast<size_t>(stage)];
+    Lifetime& life = lifetimes_[static_cast<size_t>(buffer)];
+    int end = 0;
+    for (int s = 0; s <= stage; ++s) end += static_cast<int>(program_.stages[static_cast<size_t>(s)].steps.size());
+    if (!last.steps.empty()) life.last_used = std::max(life.last_used, end - 1);
+  }
+  for (const State& state : program_.states) {
+    check(state.last_stage != kNone, "states", "has '", state.name, "', which no operator attends to");
+  }
+}
+
+// --- what operators name ---------------------------------------------------------------------------------------------
+
+const Value& Lowering::value(const char* field, const std::string& name) const {
+  const auto found = values_.find(name);
+  check(found != values_.end(), field, "names ", brief({name}), ", which no earlier operator writes");
+  return found->second;
+}
+
+const Value& Lowering::floats(const char* field, const std::string& name) const {
+  const Value& found = value(field, name);
+  check(!found.heads(), field, "names ", brief({name}), ", which holds int8 heads");
+  return found;
+}
+
+const Value& Lowering::dense(const char* field, const std::string& name) const {
+  const Value& found = floats(field, name);
+  const Buffer& buffer = program_.buffers[static_cast<size_t>(found.rows.buffer)];
+  const bool whole = found.rows.column == 0 && found.rows.width == buffer.width && buffer.ld % kLanes == 0;
+  check(whole || (buffer.ld % kLanes == 0 && found.rows.column % kLanes == 0 && found.rows.width % kLanes == 0), field,
+        "names ", brief({name}), ", columns that are no whole vectors of ", kLanes);
+  return found;
+}
+
+const Weight& Lowering::weight(const char* field, const std::string& name) {
+  const auto found = weights_.find(name);
+  check(found != weights_.end(), field, "names ", brief({name}), ", which is not among the weights");
+  return found->second;
+}
+
+const float* Lowering::vector(const std::string& name, int64_t channels) {
+  return tensors_.take_floats(place_, name, {padded(channels)});
+}
+
+const float* Lowering::optional_vector(const std::string& name, int64_t channels) {
+  return name.empty() ? nullptr : vector(name, channels);
+}
+
+const Input& Lowering::input(const char* field, const std::string& name) const {
+  const int found = index_of(program_.inputs, name);
+  check(found != kNone && program_.inputs[static_cast<size_t>(found)].dtype == InputType::kIndex, field, "names ",
+        brief({name}), ", which is no input of indices");
+  return program_.inputs[static_cast<size_t>(found)];
+}
+
+int Lowering::domain(const char* field, const std::string& name) const {
+  const int found = index_of(program_.domains, name);
+  check(found != kNone, field, "names ", brief({name}), ", which is no domain");
+  return found;
+}
+
+int Lowering::state(const char* field, const std::string& name) const {
+  const int found = index_of(program_.states, name);
+  check(found != kNone, field, "names ", brief({name}), ", which is no state");
+  return found;
+}
+
+int Lowering::made_domain(const char* field, const std::string& name, const Value& from, DomainKind kind) const {
+  const int found = domain(field, name);
+  const Domain& made = program_.domains[static_cast<size_t>(found)];
+  check(made.kind == kind && made.of == from.domain, field, "names ", brief({name}), ", which is not made from '",
+        domain_of(from).name, "' in this way");
+  return found;
+}
+
+// --- what they write -------------------------------------------------------------------------------------------------
+
+void Lowering::define(const std::string& name, Value value) {
+  check(!name.empty() && values_.count(name) == 0, "out", "is ", brief({name}), "; it must be a new name");
+  values_.emplace(name, value);
+}
+
+Operand Lowering::write(const std::string& name, int domain, int64_t width, Operand overwrites) {
+  check(width >= 1 && width <= kMaxWidth, "out", "has ", width, " columns; at most ", kMaxWidth, " are possible");
+  const Operand rows = scratch(domain, static_cast<int>(width), static_cast<int>(padded(width)), sizeof(float));
+  lifetimes_.back().overwrites = overwrites.buffer;
+  define(name, {rows, domain, {}});
+  return rows;
+}
+
+Operand Lowering::scratch(int domain, int width, int ld, size_t element_bytes) {
+  const int stage = static_cast<int>(program_.stages.size()) - 1, index = static_cast<int>(program_.buffers.size());
+  program_.buffers.push_back({.domain = domain,
+                              .width = width,
+                              .ld = ld,
+                              .row_bytes = static_cast<size_t>(ld) * element_bytes,
+                              .stage = stage});
+  lifetimes_.push_back({steps_, steps_, stage, stage, kNone});
+  writes_.push_back(index);
+  return {index, 0, width};
+}
+
+// --- steps and stages ------------------------------------------------------------------------------------------------
+
+void Lowering::enter(int domain) {
+  if (program_.stages.empty() || program_.stages.back().domain != domain) begin_stage(domain);
+}
+
+void Lowering::begin_stage(int domain) {
+  // Gathering steps that follow one another share the stage.
+  if (!program_.stages.empty() && program_.stages.back().domain == domain && program_.stages.back().steps.empty())
+    return;
+  program_.stages.push_back({});
+  program_.stages.back().domain = domain;
+  quantized_.clear();
+}
+
+Operand Lowering::read(const Operand& operand) {
+  if (!operand) return operand;
+  Lifetime& life = lifetimes_[static_cast<size_t>(operand.buffer)];
+  life.last_used = steps_;
+  life.last_stage = static_cast<int>(program_.stages.size()) - 1;
+  reads_.push_back(operand.buffer);
+  return operand;
+}
+
+Operand Lowering::gather(const Operand& operand) {
+  gathers_ = true;
+  gathered_.emplace_back(operand.buffer, static_cast<int>(program_.stages.size()) - 1);
+  return read(operand);
+}
+
+void Lowering::store(int state) {
+  State& stored = program_.states[static_cast<size_t>(state)];
+  check(stored.first_stage == kNone, "state", "is '", stored.name, "', which is stored a second time");
+  stored.first_stage = static_cast<int>(program_.stages.size()) - 1;
+}
+
+void Lowering::attend(int state) {
+  State& attended = program_.states[static_cast<size_t>(state)];
+  const int stage = static_cast<int>(program_.stages.size()) - 1;
+  check(attended.first_stage != kNone && attended.first_stage < stage, "state", "is '", attended.name,
+        "', which no earlier operator stores");
+  attended.last_stage = stage;
+  gathers_ = true;
+}
+
+bool Lowering::write_to_caller(const Value& result) {
+  Buffer& written = buffer(result.rows.buffer);
+  Lifetime& life = lifetimes_[static_cast<size_t>(result.rows.buffer)];
+  const bool last = life.defined == steps_ - 1 && life.last_used == life.defined;
+  const bool whole = result.rows.column == 0 && result.rows.width == written.width;
+  if (!last || !whole || !written.split || written.input != kNone) return false;
+  if (program_.stages.back().steps.back()->split != Split::kPanels) return false;
+  life.overwrites = kNone;
+  written.output = true;
+  written.ld = written.width;
+  written.row_bytes = static_cast<size_t>(written.width) * sizeof(float);
+  return true;
+}
+
+void Lowering::add(std::unique_ptr<Step> step) {
+  std::vector<const char*>& kinds = program_.kinds;
+  const auto same = [&](const char* kind) { return std::string(kind) == step->kind; };
+  const auto known = std::find_if(kinds.begin(), kinds.end(), same);
+  step->kind_index = static_cast<int>(known - kinds.begin());
+  if (known == kinds.end()) kinds.push_back(step->kind);
+  step->reads.swap(reads_);
+  step->writes.swap(writes_);
+  step->gathers = std::exchange(gathers_, false);
+  for (const int index : step->writes) buffer(index).split = step->split != Split::kRepeat;
+  program_.stages.back().steps.push_back(std::move(step));
+  ++steps_;
+}
+
+int Program::domain(const std::string& name) const { return index_of(domains, name); }
+
+Program::Program(const Item& graph, Tensors tensors, const KernelTable& table) : kernels(&table) {
+  Lowering(*this, tensors).run(graph);
 }
 
 }  // namespace pocketformer

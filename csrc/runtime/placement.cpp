@@ -1,11 +1,12 @@
-// Where each buffer lives. Lifetimes are known before anything runs, so memory does not grow with depth.
+// Where each buffer and state lives, and where threads meet in columns. Lifetimes are known before anything runs, so
+// memory does not grow with depth.
 #include <algorithm>
 #include <map>
 #include <utility>
 #include <vector>
 
 #include "core/cpus.h"
-#include "runtime/program.h"
+#include "runtime/lowering.h"
 
 namespace pocketformer {
 namespace {
@@ -33,108 +34,146 @@ class Ranges {
   size_t high_ = 0;
 };
 
-// Slots for one domain, reused only at equal row size: then the rows of two buffers in one slot coincide, and since a
-// row is the business of one thread at a time, a slot can be taken over in the middle of a stage.
-class Slots {
- public:
-  size_t take(size_t row_bytes) {
-    std::vector<size_t>& free = free_[row_bytes];
-    if (free.empty()) {
-      high_ += row_bytes;
-      return high_ - row_bytes;
-    }
-    const size_t slot = free.back();
-    free.pop_back();
-    return slot;
-  }
-
-  void give_back(size_t slot, size_t row_bytes) { free_[row_bytes].push_back(slot); }
-  size_t high() const { return high_; }
-
- private:
-  std::map<size_t, std::vector<size_t>> free_;
-  size_t high_ = 0;
+// A buffer or state between its first and its last moment.
+struct Tenant {
+  int begin, end;
+  size_t bytes;
+  size_t* offset;
+  int overwrites = kNone, index = kNone;  // may move into the place of that tenant where it ends as this one begins
 };
+
+// Places tenants that are sorted by `begin`; returns the bytes that they need together.
+size_t place(std::vector<Tenant>& tenants) {
+  Ranges ranges;
+  std::vector<Tenant*> live;
+  for (Tenant& tenant : tenants) {
+    const auto ended = std::partition(live.begin(), live.end(), [&](Tenant* t) { return t->end >= tenant.begin; });
+    std::for_each(ended, live.end(), [&](Tenant* t) { ranges.give_back(*t->offset); });
+    live.erase(ended, live.end());
+    const auto overwritten = std::find_if(live.begin(), live.end(), [&](Tenant* t) {
+      return tenant.overwrites != kNone && t->index == tenant.overwrites && t->end == tenant.begin &&
+             t->bytes == tenant.bytes;
+    });
+    if (overwritten != live.end()) {
+      *tenant.offset = *(*overwritten)->offset;
+      *overwritten = &tenant;
+    } else {
+      *tenant.offset = ranges.take(tenant.bytes);
+      live.push_back(&tenant);
+    }
+  }
+  return ranges.high();
+}
+
+// In columns a thread may not read what another makes, nor have overwritten what another reads, before they meet. An
+// epoch is the time between two meetings; a common buffer keeps its place to the end of the epoch of its last reading.
+std::vector<int> meet(const Program& program, Stage& stage, int stage_index) {
+  std::vector<int> epochs;
+  std::vector<int> made;  // by other threads, since the last meeting
+  int epoch = 0;
+  for (const std::unique_ptr<Step>& step : stage.steps) {
+    step->meets = std::any_of(step->reads.begin(), step->reads.end(), [&](int buffer) {
+      return program.buffers[static_cast<size_t>(buffer)].stage == stage_index &&
+             std::find(made.begin(), made.end(), buffer) != made.end();
+    });
+    if (step->meets) {
+      ++epoch;
+      made.clear();
+    }
+    if (step->split != Split::kRepeat) made.insert(made.end(), step->writes.begin(), step->writes.end());
+    epochs.push_back(epoch);
+  }
+  return epochs;
+}
 
 }  // namespace
 
-void place_buffers(Program& program, const std::vector<Lifetime>& lifetimes, const std::vector<int>& in_place) {
-  Ranges scratch;
-  Slots shared[kDomains];
-  std::vector<std::pair<int, int>> live;  // (last use, buffer), buffers that hold a place
-  const auto release = [&](const Buffer& buffer) {
-    if (buffer.shared) {
-      shared[static_cast<int>(buffer.domain)].give_back(buffer.offset, buffer.row_bytes);
-    } else {
-      scratch.give_back(buffer.offset);
-    }
+void place_buffers(Program& program, const std::vector<Lifetime>& lifetimes) {
+  std::vector<int> first_step, epochs;  // of each stage; of each step
+  for (size_t s = 0; s < program.stages.size(); ++s) {
+    first_step.push_back(static_cast<int>(epochs.size()));
+    const std::vector<int> own = meet(program, program.stages[s], static_cast<int>(s));
+    epochs.insert(epochs.end(), own.begin(), own.end());
+  }
+  // Slots of shared buffers are reused only at equal row size: then the rows of two buffers in one slot coincide, and
+  // since a row is the business of one thread at a time, a slot can be taken over in the middle of a stage.
+  struct Slot {
+    size_t offset;
+    int free_after;  // step
+    int stage;
   };
-  for (size_t b = 0; b < program.buffers.size(); ++b) {  // in the order in which they are defined
+  std::map<std::pair<int, size_t>, std::vector<Slot>> slots;  // by domain and row size
+  for (size_t b = 0; b < program.buffers.size(); ++b) {
     Buffer& buffer = program.buffers[b];
     const Lifetime& life = lifetimes[b];
-    buffer.shared = life.first_stage != life.last_stage;
-    const auto dead = std::partition(live.begin(), live.end(), [&](auto& held) { return held.first >= life.defined; });
-    std::for_each(dead, live.end(), [&](auto& held) { release(program.buffers[held.second]); });
-    live.erase(dead, live.end());
-
-    const auto overwritten = std::find_if(live.begin(), live.end(), [&](auto& held) {
-      const Buffer& other = program.buffers[held.second];
-      return held.second == in_place[b] && held.first == life.defined && other.domain == buffer.domain &&
-             other.shared == buffer.shared && other.row_bytes == buffer.row_bytes;
+    buffer.shared = life.first_stage != life.last_stage && buffer.input == kNone;
+    if (!buffer.shared) continue;
+    std::vector<Slot>& free = slots[{buffer.domain, buffer.row_bytes}];
+    const auto usable = std::find_if(free.begin(), free.end(), [&](const Slot& slot) {
+      if (slot.free_after >= life.defined) return false;
+      return slot.stage < life.first_stage ||
+             epochs[static_cast<size_t>(slot.free_after)] < epochs[static_cast<size_t>(life.defined)];
     });
-    if (overwritten != live.end()) {
-      buffer.offset = program.buffers[overwritten->second].offset;
-      *overwritten = {life.last_used, static_cast<int>(b)};
-      continue;
+    if (usable != free.end()) {
+      buffer.offset = usable->offset;
+      *usable = {buffer.offset, life.last_used, life.last_stage};
+    } else {
+      buffer.offset = program.shared_row_bytes[buffer.domain];
+      program.shared_row_bytes[buffer.domain] += buffer.row_bytes;
+      free.push_back({buffer.offset, life.last_used, life.last_stage});
     }
-    buffer.offset =
-        buffer.shared ? shared[static_cast<int>(buffer.domain)].take(buffer.row_bytes) : scratch.take(buffer.row_bytes);
-    live.push_back({life.last_used, static_cast<int>(b)});
   }
-  program.scratch_row_bytes = scratch.high();
-  for (int d = 0; d < kDomains; ++d) program.shared_row_bytes[d] = shared[d].high();
+  for (size_t s = 0; s < program.stages.size(); ++s) {
+    Stage& stage = program.stages[s];
+    std::vector<Tenant> row, own, common;
+    for (size_t b = 0; b < program.buffers.size(); ++b) {
+      Buffer& buffer = program.buffers[b];
+      const Lifetime& life = lifetimes[b];
+      if (buffer.stage != static_cast<int>(s) || buffer.output) continue;
+      const int index = static_cast<int>(b);
+      const int end_of_stage = first_step[s] + static_cast<int>(stage.steps.size()) - 1;
+      const int last = std::min(life.last_used, end_of_stage);
+      if (!buffer.shared) {
+        row.push_back({life.defined, last, buffer.row_bytes, &buffer.offset, life.overwrites, index});
+      }
+      if (!buffer.split) {
+        own.push_back({life.defined, last, buffer.row_bytes, &buffer.column_offset, life.overwrites, index});
+      } else if (!buffer.shared) {
+        const int from = epochs[static_cast<size_t>(life.defined)], to = epochs[static_cast<size_t>(last)];
+        common.push_back({from, to, buffer.row_bytes, &buffer.column_offset});
+      }
+    }
+    stage.row_bytes = place(row);
+    stage.own_row_bytes = place(own);
+    stage.common_row_bytes = place(common);
+  }
 }
 
-// Keys and values alternate between two buffers: a fast thread stores the next layer's while a slow one still reads
-// this layer's. Queries are row-local, so one buffer does unless layers differ in shape and rows would not coincide.
-void place_attention(Program& program) {
-  std::vector<AttentionShape*> shapes;
-  for (Stage& stage : program.stages) {
-    for (Step& step : stage.steps) {
-      if (StoreStep* store = std::get_if<StoreStep>(&step)) shapes.push_back(&store->shape);
-      if (AttendStep* attend = std::get_if<AttendStep>(&step)) shapes.push_back(&attend->shape);
+// Keys are written in one stage and read in later ones, where a fast thread already stores the next layer's.
+void place_states(Program& program) {
+  for (size_t d = 0; d < program.domains.size(); ++d) {
+    std::vector<Tenant> tenants;
+    for (State& state : program.states) {
+      if (state.domain != static_cast<int>(d)) continue;
+      const size_t channels = 2 * static_cast<size_t>(state.heads) * static_cast<size_t>(state.head_stride);
+      const size_t scales = 2 * static_cast<size_t>(state.heads) * sizeof(float);
+      state.slot_bytes = state.int8 ? channels + scales : channels * sizeof(float);
+      tenants.push_back({state.first_stage, state.last_stage, state.slot_bytes, &state.offset});
     }
-  }
-  const auto query_bytes = [](const AttentionShape& s) {
-    const size_t row = static_cast<size_t>(s.heads) * static_cast<size_t>(s.head_stride);
-    return s.int8 ? row + static_cast<size_t>(s.heads) * sizeof(float) : row * sizeof(float);
-  };
-  const bool uniform = std::all_of(shapes.begin(), shapes.end(), [&](const AttentionShape* s) {
-    return s->heads == shapes[0]->heads && s->head_stride == shapes[0]->head_stride && s->int8 == shapes[0]->int8;
-  });
-  for (size_t i = 0; i < shapes.size(); ++i) {  // store, attend, store, attend, …
-    AttentionShape& s = *shapes[i];
-    s.cache_buffer = static_cast<int>(i / 2 % 2);
-    s.query_buffer = uniform ? 0 : s.cache_buffer;
-    const size_t row = 2 * static_cast<size_t>(s.kv_heads) * static_cast<size_t>(s.head_stride);
-    const size_t slot = s.int8 ? row + static_cast<size_t>(s.kv_heads) * 2 * sizeof(float) : row * sizeof(float);
-    program.cache_slot_bytes[s.cache_buffer] = std::max(program.cache_slot_bytes[s.cache_buffer], slot);
-    program.query_row_bytes[s.query_buffer] = std::max(program.query_row_bytes[s.query_buffer], query_bytes(s));
+    std::stable_sort(tenants.begin(), tenants.end(),
+                     [](const Tenant& a, const Tenant& b) { return a.begin < b.begin; });
+    program.slot_bytes[d] = place(tenants);
   }
 }
 
 // A thread carries block after block of rows through a stage, and each passes all of its weights.
 void weigh_stages(Program& program) {
-  for (const Stage& stage : program.stages) {
-    size_t bytes = 0;
-    for (const Step& step : stage.steps) {
-      if (const auto* linear = std::get_if<LinearI8Step>(&step)) {
-        bytes += static_cast<size_t>(linear->panels) * kLanes * static_cast<size_t>(linear->k);
-      } else if (const auto* wide = std::get_if<LinearF32Step>(&step)) {
-        bytes += static_cast<size_t>(wide->panels) * kLanes * static_cast<size_t>(wide->k) * sizeof(float);
-      }
+  for (Stage& stage : program.stages) {
+    for (const std::unique_ptr<Step>& step : stage.steps) {
+      stage.weight_bytes += step->work().weight_bytes;
+      stage.divisible = stage.divisible || step->split == Split::kPanels || step->split == Split::kHeads;
     }
-    program.stage_weight_bytes = std::max(program.stage_weight_bytes, bytes);
+    program.stage_weight_bytes = std::max(program.stage_weight_bytes, stage.weight_bytes);
   }
   static const size_t cache = largest_cache();
   program.weights_cached = 2 * program.stage_weight_bytes <= cache;

@@ -17,17 +17,22 @@ constexpr size_t kRowCost = 10, kLeastRows = 3, kCachedWeights = 3, kFetchedWeig
                  kMaxBlockRows = 32;
 constexpr size_t kKeyGroup = 4;
 // In row mode every thread passes all the weights. With fewer rows than this it spends longer on fetching them than on
-// multiplying, and splitting them is worth a barrier after every step.
+// multiplying, and splitting them is worth the meetings.
 constexpr size_t kMinCachedRows = 8, kMinFetchedRows = 17;
+
+size_t product(size_t count, size_t bytes) {
+  size_t size = 0;
+  require(!__builtin_mul_overflow(count, bytes, &size) && size < SIZE_MAX / 4,
+          "the input needs more memory than can be addressed; run it in smaller batches");
+  return size;
+}
 
 class Arena {
  public:
   size_t take(size_t count, size_t bytes) {
-    size_t size = 0;
     const size_t start = bytes_;
-    require(!__builtin_mul_overflow(count, bytes, &size) && size < SIZE_MAX / 4 && bytes_ < SIZE_MAX / 4,
-            "the input needs more memory than can be addressed; run it in smaller batches");
-    bytes_ += round_up(size, kAlignment);
+    bytes_ += round_up(product(count, bytes), kAlignment);
+    product(bytes_, 1);
     return start;
   }
 
@@ -47,7 +52,7 @@ size_t block_cost(size_t rows, bool weights_cached) {
 
 }  // namespace
 
-size_t cache_slots(size_t length) { return round_up(length, kLanes); }
+size_t state_slots(size_t length) { return round_up(length, kLanes); }
 
 size_t block_rows(size_t rows, size_t threads, bool weights_cached) {
   size_t best = kMaxBlockRows, least = SIZE_MAX;
@@ -61,44 +66,52 @@ size_t block_rows(size_t rows, size_t threads, bool weights_cached) {
   return best;
 }
 
-Plan make_plan(const Program& program, const Load& load, int threads, const Tuning& tuning) {
-  Plan plan{};
-  const size_t tokens = load.rows[static_cast<int>(Domain::kTokens)];
-  const size_t least = program.weights_cached ? kMinCachedRows : kMinFetchedRows;
-  const bool few = threads > 1 && tokens < least * static_cast<size_t>(threads);
-  plan.columns = tuning.mode == Mode::kColumns || (tuning.mode == Mode::kAuto && few);
-  size_t most_blocks = 1, tallest = 1;
-  for (int d = 0; d < kDomains; ++d) {
-    const size_t rows = std::max<size_t>(load.rows[d], 1);
+void make_plan(const Program& program, const Load& load, int threads, const Tuning& tuning, Plan& plan) {
+  const size_t least = (program.weights_cached ? kMinCachedRows : kMinFetchedRows) * static_cast<size_t>(threads);
+  plan.threads = 1;
+  plan.stages.resize(program.stages.size());
+  size_t scratch = 0;
+  for (size_t s = 0; s < program.stages.size(); ++s) {
+    const Stage& stage = program.stages[s];
+    StagePlan& planned = plan.stages[s];
+    const size_t rows = std::max<size_t>(load.rows[stage.domain], 1);
+    planned.columns =
+        tuning.mode == Mode::kColumns || (tuning.mode == Mode::kAuto && threads > 1 && stage.divisible && rows < least);
     const size_t chosen = tuning.block_rows > 0
                               ? static_cast<size_t>(tuning.block_rows)
                               : block_rows(rows, static_cast<size_t>(threads), program.weights_cached);
-    const size_t block = plan.columns ? rows : std::min(rows, chosen);
-    plan.block[d] = static_cast<int>(block);
-    plan.height[d] = round_up(load.rows[d], kLanes);
-    if (d != static_cast<int>(Domain::kRows) || program.selects) {
-      most_blocks = std::max(most_blocks, blocks(rows, block));
-      tallest = std::max(tallest, block);
-    }
+    const size_t block = planned.columns ? rows : std::min(rows, chosen);
+    planned.block = static_cast<int>(block);
+    planned.height = round_up(block, kLanes);
+    const size_t useful = planned.columns ? static_cast<size_t>(threads) : blocks(rows, block);
+    plan.threads = std::max(plan.threads, static_cast<int>(std::min(static_cast<size_t>(threads), useful)));
   }
-  plan.threads = plan.columns ? threads : static_cast<int>(std::min<size_t>(static_cast<size_t>(threads), most_blocks));
-  plan.scratch_rows = round_up(tallest, kLanes);
+  for (size_t s = 0; s < program.stages.size(); ++s) {
+    const Stage& stage = program.stages[s];
+    StagePlan& planned = plan.stages[s];
+    const size_t common = planned.columns ? product(planned.height, stage.common_row_bytes) : 0;
+    planned.stride = product(planned.height, planned.columns ? stage.own_row_bytes : stage.row_bytes);
+    planned.common = product(planned.stride, static_cast<size_t>(plan.threads));
+    scratch = std::max(scratch, planned.common + common);
+  }
 
   Arena arena;
-  plan.ids = arena.take(tokens, sizeof(int32_t));
-  plan.types = arena.take(tokens, sizeof(int32_t));
-  plan.selected = arena.take(load.rows[static_cast<int>(Domain::kRows)], sizeof(int64_t));
-  plan.offsets = arena.take(load.rows[static_cast<int>(Domain::kSequences)] + 1, sizeof(int64_t));
-  plan.slots = arena.take(load.rows[static_cast<int>(Domain::kSequences)] + 1, sizeof(int64_t));
-  for (int d = 0; d < kDomains; ++d) plan.shared[d] = arena.take(plan.height[d], program.shared_row_bytes[d]);
-  for (int i = 0; i < 2; ++i) {
-    plan.query[i] = arena.take(plan.height[static_cast<int>(Domain::kTokens)], program.query_row_bytes[i]);
-    plan.cache[i] = arena.take(load.slots, program.cache_slot_bytes[i]);
+  for (size_t i = 0; i < program.inputs.size(); ++i) {
+    const Input& input = program.inputs[i];
+    if (input.dtype == InputType::kIndex) plan.indices[i] = arena.take(load.rows[input.domain], sizeof(int32_t));
   }
-  plan.scratch_stride = plan.scratch_rows * program.scratch_row_bytes;
-  plan.scratch = arena.take(plan.columns ? 1 : static_cast<size_t>(plan.threads), plan.scratch_stride);
+  for (size_t d = 0; d < program.domains.size(); ++d) {
+    plan.height[d] = round_up(load.rows[d], kLanes);
+    if (program.domains[d].has_offsets()) plan.offsets[d] = arena.take(load.sequences + 1, sizeof(int64_t));
+    if (program.domains[d].kind == DomainKind::kSelected) plan.selected[d] = arena.take(load.rows[d], sizeof(int64_t));
+    if (program.slot_bytes[d] != 0) {
+      plan.slots[d] = arena.take(load.sequences + 1, sizeof(int64_t));
+      plan.states[d] = arena.take(load.slots[d], program.slot_bytes[d]);
+    }
+    plan.shared[d] = arena.take(plan.height[d], program.shared_row_bytes[d]);
+  }
+  plan.scratch = arena.take(1, scratch);
   plan.bytes = arena.bytes();
-  return plan;
 }
 
 }  // namespace pocketformer

@@ -2,13 +2,14 @@
 #pragma once
 
 #include <cstddef>
+#include <vector>
 
 #include "runtime/program.h"
 
 namespace pocketformer {
 
-// Rows: threads take row blocks through whole stages and meet once a stage. Columns: every step is split between the
-// threads, which meet after each; for inputs too short to give every thread rows enough. Both give the same bits.
+// Rows: threads take row blocks through a whole stage. Columns: steps are split between the threads, for stages with
+// too few rows to give every thread enough. Both give the same bits.
 enum class Mode { kAuto, kRows, kColumns };
 
 struct Tuning {
@@ -17,31 +18,37 @@ struct Tuning {
 };
 
 struct Load {
-  size_t rows[kDomains];  // tokens, sequences, selected rows
-  size_t slots;           // keys of all sequences, each sequence rounded up to 16
+  size_t sequences = 0;
+  size_t rows[kMaxDomains] = {};
+  size_t slots[kMaxDomains] = {};  // keys of all sequences, each sequence rounded up to 16
 };
 
-// Rows of one domain that a thread takes at a time, so that the last thread ends soonest. Depends on whether a stage's
-// weights stay in a cache from one block to the next.
+// Rows that a thread takes at a time, so that the last thread ends soonest. Depends on whether a stage's weights stay
+// in a cache from one block to the next.
 size_t block_rows(size_t rows, size_t threads, bool weights_cached);
 
-// Slots a sequence takes in the key/value buffers.
-size_t cache_slots(size_t length);
+// Slots a sequence takes in a state.
+size_t state_slots(size_t length);
+
+struct StagePlan {
+  bool columns;
+  int block;              // rows a thread takes at a time
+  size_t height;          // of a scratch buffer, a multiple of 16: keeps every buffer aligned
+  size_t stride, common;  // bytes of one thread's scratch, and where that of all begins
+};
 
 // Byte offsets into the arena.
 struct Plan {
-  bool columns;
-  int threads;              // that find work
-  int block[kDomains];      // rows a thread takes at a time
-  size_t scratch_rows;      // height of a scratch buffer, a multiple of 16: keeps every buffer aligned
-  size_t height[kDomains];  // of a shared buffer, likewise
-  size_t ids, types, selected, offsets, slots;
-  size_t shared[kDomains], query[2], cache[2];
-  size_t scratch, scratch_stride;  // one per thread
-  size_t bytes;
+  int threads = 1;                  // that find work
+  size_t height[kMaxDomains] = {};  // of a shared buffer
+  size_t shared[kMaxDomains] = {}, states[kMaxDomains] = {};
+  size_t offsets[kMaxDomains] = {}, slots[kMaxDomains] = {}, selected[kMaxDomains] = {};
+  size_t indices[kMaxInputs] = {};
+  size_t scratch = 0, bytes = 0;
+  std::vector<StagePlan> stages;
 };
 
-// Throws std::invalid_argument when the arena would exceed the address space.
-Plan make_plan(const Program& program, const Load& load, int threads, const Tuning& tuning);
+// Fills `plan`, whose memory it uses again. Throws std::invalid_argument when the arena would exceed the address space.
+void make_plan(const Program& program, const Load& load, int threads, const Tuning& tuning, Plan& plan);
 
 }  // namespace pocketformer

@@ -1,163 +1,142 @@
 // A graph made ready to run: steps in stages, every value's place in memory, every weight a pointer into the mapped
 // file.
 //
-// A stage is a chain of row-local steps: a thread carries a block of rows through the whole of it. Stages are cut where
-// tokens meet, and only there do threads wait for each other. Attention is therefore two steps: `store` ends a stage by
-// writing queries, keys and values, `attend` begins the next one.
+// A step is row-local or it gathers rows of others. A stage is a chain of row-local steps that at most begins with
+// gathering ones: a thread carries a block of rows through the whole of it, and threads wait for each other only where
+// the next begins. With few rows, a stage runs in columns instead: products split their panels and attention its heads,
+// what is cheap is done by every thread for itself, and threads meet only where one needs what another has made.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
-#include <variant>
+#include <utility>
 #include <vector>
 
 #include "kernels/table.h"
-#include "runtime/graph.h"
+#include "runtime/description.h"
+#include "runtime/tensors.h"
 
 namespace pocketformer {
 
-inline constexpr int kDomains = 3;
-enum class Domain { kTokens, kSequences, kRows };
+class Worker;
 
 inline constexpr int kNone = -1;
+inline constexpr int kMaxDomains = 16, kMaxInputs = 16, kMaxStepKinds = 32;
 
-// Rows of one width. A buffer that lives within one stage is scratch: each thread has its own, as high as a row block.
-// One that crosses stages is shared and as high as its domain. A buffer starts at `offset` bytes per row of that
-// height.
+struct Domain {
+  std::string name;
+  DomainKind kind;
+  int of;                       // or kNone where the caller fills it
+  int64_t max_rows, prepended;  // of a sequence
+  int64_t height, width;        // of a grid
+  bool has_offsets() const { return kind == DomainKind::kRagged || kind == DomainKind::kGrid; }
+};
+
+struct Input {
+  std::string name;
+  int domain;
+  InputType dtype;
+  int64_t limit;
+  int width;
+  bool optional;
+  int buffer;  // of f32 rows, or kNone
+};
+
+// Rows of one width. One that lives within a stage is scratch; one that crosses stages is shared and as high as its
+// domain. A buffer starts at `offset` bytes for each row of that height.
 struct Buffer {
-  Domain domain;
-  int width;         // columns in use
+  int domain, width;
   int ld;            // elements from row to row
   size_t row_bytes;  // ld · size of an element
+  int stage;         // that writes it
   bool shared = false;
-  size_t offset = 0;
+  bool split = false;   // in columns, threads write parts of it for all
+  bool output = false;  // the caller's array
+  int input = kNone;    // lies in the caller's array of that input
+  size_t offset = 0;    // shared, or scratch in row mode
+  size_t column_offset = 0;
 };
 
-enum class Index { kIds, kPositions, kTypes };
-
-struct Lookup {
-  const void* table;
-  const float* scale;
-  bool panels;
-  Index index;
-  int offset, rotate;
+// A buffer from some column on.
+struct Operand {
+  int buffer = kNone, column = 0, width = 0;
+  explicit operator bool() const { return buffer != kNone; }
 };
 
-// Numbers named after operands (`in`, `out`, `q`, …) are indices into Program::buffers.
-struct EmbedStep {
-  std::vector<Lookup> lookups;
-  int index, out;
-};
-
-struct NormStep {
-  int in, out;
-  const float* weight;
-  const float* bias;
-  float eps;
-  NormKind kind;
-};
-
-struct QuantizeStep {
-  int in, q, scale, rotate;
-};
-
-struct LinearI8Step {
-  int q, q_scale, residual, out;
-  const int8_t* weight;
-  const float* scale;
-  const int32_t* colsum;
-  const float* bias;
-  int k, panels;
-  Activation activation;
-};
-
-struct LinearF32Step {
-  int in, residual, out;
-  const float* weight;
-  const float* bias;
-  int k, panels;
-  Activation activation;
-};
-
-// What store and attend share.
-struct AttentionShape {
-  int heads, kv_heads, head_dim, head_stride;
+// Keys and values of one attention layer; bytes are those of one key, all heads.
+struct State {
+  std::string name;
+  int domain;
   bool int8;
-  int query_buffer, cache_buffer;  // which of the (at most) two
+  int heads, head_dim, head_stride, rotate;
+  int first_stage = kNone, last_stage = kNone;
+  size_t offset = 0, slot_bytes = 0;
 };
 
-struct StoreStep {
-  int in;
-  AttentionShape shape;
+// How threads divide a step in column mode: every thread does it for itself, or each takes rows, panels or heads.
+enum class Split { kRepeat, kRows, kPanels, kHeads };
+
+// What a step asks of a machine, for each row of its domain but where it says otherwise.
+struct Work {
+  double multiply_adds = 0;
+  bool int8 = false;
+  size_t weight_bytes = 0;
+  double elements = 0;
+  double rotated = 0;              // of the elements, rotated before they are rounded
+  double activated = 0;            // of the elements, through an activation function
+  double scores = 0;               // for each query and key that it sees
+  double score_multiply_adds = 0;  // for each of those
+  int64_t left = 0, right = 0;     // keys a query sees before and after its own, where there are scores
 };
 
-struct AttendStep {
-  int out;
-  AttentionShape shape;
-  float scale;
-  KeyRange range;
-  const float* bias;
-  size_t ld_bias;
-  int bias_center;
-};
+struct Step {
+  explicit Step(const char* kind, Split split) : kind(kind), split(split) {}
+  virtual ~Step() = default;
+  Step(const Step&) = delete;
+  Step& operator=(const Step&) = delete;
+  virtual void run(const Worker& worker) const = 0;
+  virtual Work work() const { return {}; }
 
-struct PoolStep {
-  int in, out;
-  PoolKind kind;
+  const char* kind;
+  Split split;
+  int kind_index = 0;
+  std::vector<int> reads, writes;  // buffers
+  bool gathers = false;
+  bool meets = false;  // in columns, threads meet before it
 };
-
-struct SelectStep {
-  int in, out;
-};
-
-struct NormalizeStep {
-  int in, out;
-};
-
-// Copies the graph's output to the caller's array.
-struct OutputStep {
-  int in;
-};
-
-using Step = std::variant<EmbedStep, NormStep, QuantizeStep, LinearI8Step, LinearF32Step, StoreStep, AttendStep,
-                          PoolStep, SelectStep, NormalizeStep, OutputStep>;
-inline constexpr const char* kStepNames[] = {"embed",  "norm", "quantize", "linear",    "linear", "store",
-                                             "attend", "pool", "select",   "normalize", "output"};
-static_assert(std::size(kStepNames) == std::variant_size_v<Step>, "one name per kind of step");
 
 struct Stage {
-  Domain domain;
-  std::vector<Step> steps;
+  int domain;
+  std::vector<std::unique_ptr<Step>> steps;
+  bool divisible = false;  // some step has panels or heads to split
+  size_t weight_bytes = 0;
+  size_t row_bytes = 0;                            // scratch of a row in row mode, a thread
+  size_t own_row_bytes = 0, common_row_bytes = 0;  // in columns: of each thread, and of all together
 };
 
 // Immutable once made and shared by any number of threads. The tensors' memory must outlive it.
 struct Program {
   // Checks everything: whatever the arguments hold, a program that comes out cannot read or write out of bounds.
   // Throws std::invalid_argument.
-  Program(const Graph& graph, const Tensors& tensors, const KernelTable& kernels);
+  Program(const Item& graph, Tensors tensors, const KernelTable& kernels);
+
+  int domain(const std::string& name) const;  // or kNone
 
   const KernelTable* kernels;
+  std::vector<Domain> domains;
+  std::vector<Input> inputs;
+  std::vector<State> states;
   std::vector<Stage> stages;
   std::vector<Buffer> buffers;
-  int max_length, vocab_size, type_vocab_size;
-  bool selects = false;  // some stage works on rows the caller asked for
-  int output = kNone;
+  std::vector<const char*> kinds;  // of steps
+  int output = kNone;              // the buffer of the result
+  int output_domain = kNone, output_width = 0;
   size_t stage_weight_bytes = 0;  // of the stage with most
   bool weights_cached = false;    // twice that fits this machine's largest cache
-  size_t scratch_row_bytes = 0;   // of one row of a block
-  size_t shared_row_bytes[kDomains] = {};
-  size_t query_row_bytes[2] = {};   // of one token: quantized queries and their scales, or fp32 queries
-  size_t cache_slot_bytes[2] = {};  // of one key slot: keys and values of all heads
+  size_t shared_row_bytes[kMaxDomains] = {};
+  size_t slot_bytes[kMaxDomains] = {};  // of one key of all states that live at once
 };
-
-// Gives every buffer its place. `in_place[b]` is the buffer that `b` may overwrite if nothing reads it later, or kNone.
-struct Lifetime {
-  int defined, last_used;  // steps, counted through all stages
-  int first_stage, last_stage;
-};
-void place_buffers(Program& program, const std::vector<Lifetime>& lifetimes, const std::vector<int>& in_place);
-void place_attention(Program& program);
-void weigh_stages(Program& program);
 
 }  // namespace pocketformer

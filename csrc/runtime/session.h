@@ -15,17 +15,21 @@
 
 namespace pocketformer {
 
-struct Input {
-  const int32_t* ids;      // [tokens]
-  const int32_t* types;    // [tokens] or null: all 0
-  const int64_t* offsets;  // [sequences + 1], from 0 to tokens
-  const int64_t* rows;     // [rows] token rows, or null
-  size_t tokens, sequences, rows_count;
+// A caller's array: `size` rows of an input, offsets of a ragged domain, or rows of a selected one.
+struct Feed {
+  const void* data = nullptr;
+  size_t size = 0;
 };
 
-// What `lengths` tokens a sequence come to. Throws std::invalid_argument when one is empty or longer than the model
+struct Feeds {
+  Feed inputs[kMaxInputs];    // int32 [rows] or float32 [rows][width]; without data only where optional
+  Feed domains[kMaxDomains];  // int64 offsets [sequences + 1] from 0 on; int64 rows
+};
+
+// What sequences of these lengths come to, for the domains that the caller fills and all that are made from them;
+// `selected` rows of each selected domain. Throws std::invalid_argument when one is empty or longer than the model
 // allows.
-Load measure(const Program& program, const int64_t* lengths, size_t sequences, size_t rows);
+Load plan_load(const Program& program, const int64_t* lengths, size_t sequences, size_t selected);
 
 // Checks that a number of threads is one the pool can give.
 int checked_threads(int64_t threads);
@@ -34,16 +38,15 @@ class Session {
  public:
   Session(std::shared_ptr<const Program> program, Tuning tuning) : program_(std::move(program)), tuning_(tuning) {}
 
-  // Rows of the output for this input.
-  size_t output_rows(const Input& input) const;
+  // Rows of the output for these arrays. Throws std::invalid_argument for bad ones.
+  size_t output_rows(const Feeds& feeds) const;
 
   // out is [output_rows][output width]. Nothing is allocated once the arena has grown to the largest input. Throws
   // std::invalid_argument for bad input and std::runtime_error when another thread is in this session. False when
   // interrupted.
-  bool run(const Input& input, int threads, float* out, Interrupt interrupt = {});
+  bool run(const Feeds& feeds, int threads, float* out, Interrupt interrupt = {});
 
   size_t arena_bytes() const { return arena_.size(); }
-  const std::byte* arena() const { return arena_.data(); }
   void trim();
 
   bool profile() const { return profile_; }
@@ -52,12 +55,12 @@ class Session {
 
  private:
   class Lock;
-  Load inspect(const Input& input) const;
-  void prepare(const Input& input, const Load& load, const Plan& plan);
+  void prepare(const Feeds& feeds, const Load& load);
 
   std::shared_ptr<const Program> program_;
   Tuning tuning_;
   AlignedBuffer arena_;
+  Plan plan_;
   std::atomic<uint32_t> owner_{0};  // the pool's generation when the run began; one from before a fork does not count
   bool profile_ = false;
   std::vector<StepTimes> times_;

@@ -13,27 +13,50 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import kernels
     from .compression import compress
     from .errors import CheckpointError, PocketFileError, TaskError, UnsupportedModelError
     from .model import Model, load
+    from .tasks.answer import Reader
+    from .tasks.classify import Classifier
+    from .tasks.embed import Embedder
+    from .tasks.features import Features
+    from .tasks.fill_mask import MaskFiller
+    from .tasks.rank import Ranker
+    from .tasks.tag import Tagger
 
 __version__ = "0.1.0"
 __all__ = [
     "CheckpointError",
+    "Classifier",
+    "Embedder",
+    "Features",
+    "MaskFiller",
     "Model",
     "PocketFileError",
+    "Ranker",
+    "Reader",
+    "Tagger",
     "TaskError",
     "UnsupportedModelError",
     "__version__",
     "compress",
+    "kernels",
     "load",
 ]
 
 # Imported on first use (PEP 562): importing the package costs nothing, and running never imports compression.
 _HOMES = {
     "CheckpointError": "errors",
+    "Classifier": "tasks.classify",
+    "Embedder": "tasks.embed",
+    "Features": "tasks.features",
+    "MaskFiller": "tasks.fill_mask",
     "Model": "model",
     "PocketFileError": "errors",
+    "Ranker": "tasks.rank",
+    "Reader": "tasks.answer",
+    "Tagger": "tasks.tag",
     "TaskError": "errors",
     "UnsupportedModelError": "errors",
     "compress": "compression",
@@ -42,14 +65,16 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
+    if name == "kernels":
+        return import_module(".kernels", __name__)
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *__all__})

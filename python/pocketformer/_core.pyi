@@ -33,10 +33,19 @@ def block_rows(rows: int, threads: int, weights_cached: bool) -> int:
 def cgroup_cpus(root: str = "") -> int:
     """The tightest control-group quota in CPUs, rounded up; 0 without one. ``root`` goes before /proc and /sys."""
 
+def operators() -> list[dict[str, Any]]:
+    """Every operator: ``op``, ``doc`` and ``fields``, each with ``name``, ``type``, ``doc``, ``required``.
+
+    A field that may be left out has a ``default``, a choice its ``choices``, a list the ``fields`` of its records.
+    """
+
+def check_graph(graph: dict[str, Any], shapes: dict[str, tuple[str, list[int]]]) -> None:
+    """What ``Program`` refuses of a graph whose tensors have these dtypes and shapes; their values are not seen."""
+
 class Program:
     """An immutable model, shared by any number of sessions and threads.
 
-    ``graph`` holds ``ops``, ``output``, ``vocab_size``, ``type_vocab_size`` and ``max_length``; ``tensors`` the packed
+    ``graph`` holds ``domains``, ``inputs``, ``weights``, ``states``, ``ops`` and ``output``; ``tensors`` the packed
     parameters (docs/format.md), each 64-byte aligned. They are used where they lie and kept alive; nothing is copied.
     An empty ``isa`` takes POCKETFORMER_ISA or the best one supported. Raises ValueError for anything that does not fit.
     """
@@ -48,16 +57,33 @@ class Program:
     def output_width(self) -> int: ...
     @property
     def output_domain(self) -> str:
-        """``tokens``, ``sequences`` or ``rows``: what a row of the output stands for."""
+        """The domain of the output's rows."""
     @property
-    def max_length(self) -> int: ...
+    def output_kind(self) -> str:
+        """That domain's kind: ``ragged``, ``grid``, ``one`` or ``selected``."""
+    @property
+    def stages(self) -> int:
+        """Stages, at whose ends threads meet."""
+    @property
+    def meetings(self) -> int:
+        """Meetings of threads in a run whose stages are all split by columns."""
     @property
     def stage_weight_bytes(self) -> int:
         """Weights of the stage with most: what every block of rows passes before the next block begins."""
+    def work(self, lengths: list[int], selected: int = 0) -> list[dict[str, Any]]:
+        """What every step of such a run asks of a machine.
+
+        ``kind``, ``stage`` and ``rows``; ``multiply_adds``, of products ``int8`` or not, and ``weight_bytes``;
+        ``elements`` that are written, those of them that are ``rotated`` or ``activated``; ``scores`` of query heads
+        and keys that they see, and ``score_lanes``, the same where sixteen queries look at what one of them sees.
+        """
     def arena_bytes(
-        self, lengths: list[int], threads: int, rows: int = 0, mode: str = "auto", block_rows: int = 0
+        self, lengths: list[int], threads: int, selected: int = 0, mode: str = "auto", block_rows: int = 0
     ) -> int:
-        """Bytes that a new session with this ``mode`` and ``block_rows`` allocates to run such a batch."""
+        """Bytes that a new session with this ``mode`` and ``block_rows`` allocates to run such a batch.
+
+        ``lengths`` are those of the sequences in the domain that the caller fills, ``selected`` the rows it names.
+        """
 
 class Session:
     """The working memory of one caller at a time; any number of them share a program.
@@ -68,19 +94,14 @@ class Session:
 
     def __init__(self, program: Program, mode: str = "auto", block_rows: int = 0) -> None: ...
     def run(
-        self,
-        ids: NDArray[np.int32],
-        offsets: NDArray[np.int64],
-        types: NDArray[np.int32] | None = None,
-        rows: NDArray[np.int64] | None = None,
-        threads: int = 1,
-        out: NDArray[np.float32] | None = None,
+        self, inputs: dict[str, Any], threads: int = 1, out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
-        """Runs a batch and returns float32 [tokens | sequences | rows, output_width], ``out`` if it is given.
+        """Runs a batch and returns float32 [rows of the output's domain, output_width], ``out`` if it is given.
 
-        ``ids`` [tokens] holds all sequences end to end, ``offsets`` [sequences + 1] where each begins; ``types``
-        [tokens] defaults to zeros; ``rows`` are the tokens that a ``select`` takes. The GIL is released. Raises
-        ValueError when an argument does not fit the model, RuntimeError when another thread is in this session.
+        ``inputs`` holds, by name: int32 [rows] or float32 [rows, width] for each input of the graph; int64 offsets
+        [sequences + 1] for each ragged domain that is not made from another; int64 row numbers for each selected one.
+        None stands for an optional input that is left out. The GIL is released. Raises ValueError when an array does
+        not fit the model, RuntimeError when another thread is in this session.
         """
     @property
     def arena_bytes(self) -> int:
@@ -109,40 +130,51 @@ class Kernels:
     @property
     def activation_offset(self) -> int:
         """What is added to quantized activations: 0 or 128."""
-    @property
-    def gemm_rows(self) -> int:
-        """Rows of the product's register tile."""
-    def quantize_rows(self, x: _F32, q: NDArray[np.uint8], scale: _F32, k: int, rotate: int = 0) -> None:
-        """float32 [rows, ≥ k by 16s] → uint8 [rows, ≥ k by 64s], float32 [rows]."""
-    def gemm_i8(
+    def quantize_rows(
         self,
-        a: NDArray[np.uint8],
-        a_scale: _F32,
-        weight: NDArray[np.int8],
-        w_scale: _F32,
-        colsum: NDArray[np.int32],
+        x: _F32,
+        q: NDArray[np.uint8],
+        scale: _F32,
+        k: int,
+        rotate: int = 0,
+        is_signed: bool = False,
+        group: int = 0,
+        sum: NDArray[np.int32] | None = None,
+    ) -> None:
+        """float32 [rows, ≥ k by 16s] → uint8 [rows, ≥ k by 64s], float32 [rows].
+
+        ``is_signed`` leaves out ``activation_offset``; ``sum`` int32 [rows, ≥ k/group] then takes the groups' sums.
+        """
+    def gemm(
+        self,
+        x: _F32 | NDArray[np.uint8],
+        weight: _F32 | NDArray[np.int8] | NDArray[np.uint8],
         out: _F32,
         k: int,
+        *,
+        x_scale: _F32 | None = None,
+        x_sum: NDArray[np.int32] | None = None,
+        scale: _F32 | None = None,
+        minimum: _F32 | None = None,
+        colsum: NDArray[np.int32] | None = None,
+        codebook: NDArray[np.int8] | None = None,
+        n: int = -1,
+        group: int = 0,
         panel_begin: int = 0,
         panel_end: int = -1,
         bias: _F32 | None = None,
+        multiply: _F32 | None = None,
         residual: _F32 | None = None,
         activation: str = "none",
+        precise: bool | None = None,
     ) -> None:
-        """``weight`` is int8 [panels, ⌈k/4⌉, 16, 4]; ``out`` and ``residual`` float32 [rows, ≥ 16·panels]."""
-    def gemm_f32(
-        self,
-        a: _F32,
-        weight: _F32,
-        out: _F32,
-        k: int,
-        panel_begin: int = 0,
-        panel_end: int = -1,
-        bias: _F32 | None = None,
-        residual: _F32 | None = None,
-        activation: str = "none",
-    ) -> None:
-        """``weight`` is float32 [panels, k, 16]; ``out`` and ``residual`` float32 [rows, ≥ 16·panels]."""
+        """``out`` [rows, ≥ n] of ``weight``: float32 [panels, k, 16], int8 [panels, ⌈k/4⌉, 16, 4] or two indices into
+        ``codebook`` a byte, uint8 [panels, ⌈k/8⌉, 16, 4].
+
+        ``n`` is 16·panels where it is not given. ``x`` is float32 or from ``quantize_rows``, for uint8 weights with
+        ``is_signed`` and ``x_sum``. ``scale`` and ``minimum`` are [16·panels], with a ``group`` [panels, k/group, 16].
+        ``precise`` is true by default where the product is float32 or ``multiply`` is given.
+        """
     def embed(
         self,
         weight: NDArray[np.int8] | _F32,
@@ -159,18 +191,33 @@ class Kernels:
     def pool(self, x: _F32, out: _F32, width: int, kind: str) -> None:
         """``kind`` is ``mean``, ``cls`` or ``max``."""
     def l2_normalize(self, x: _F32, out: _F32, width: int) -> None: ...
+    def quantize_heads(
+        self, x: _F32, q: NDArray[np.int8], scale: _F32, head_dim: int, column: int = 0, rotate: int = 0
+    ) -> None:
+        """``q`` is int8 [rows, heads, stride]; its heads stand side by side in ``x`` from ``column`` on."""
     def store_i8(
         self,
-        qkv: _F32,
-        q: NDArray[np.int8],
-        q_scale: _F32,
+        k: _F32,
+        v: _F32,
         cache: tuple[NDArray[Any], ...],
         head_dim: int,
         slot: int = 0,
+        k_column: int = 0,
+        v_column: int = 0,
+        rotate: int = 0,
     ) -> None:
-        """``q`` is int8 [rows, heads, stride], ``cache`` the arrays of KeyValuesI8 in its order."""
-    def store_f32(self, qkv: _F32, q: _F32, cache: tuple[_F32, _F32], head_dim: int, slot: int = 0) -> None:
-        """``q`` is float32 [rows, heads, stride], ``cache`` keys and values [kv_heads, capacity, stride]."""
+        """``cache`` is the arrays of KeyValuesI8 in its order; ``k`` and ``v`` may be one array."""
+    def store_f32(
+        self,
+        k: _F32,
+        v: _F32,
+        cache: tuple[_F32, _F32],
+        head_dim: int,
+        slot: int = 0,
+        k_column: int = 0,
+        v_column: int = 0,
+    ) -> None:
+        """``cache`` is keys and values [kv_heads, capacity, stride]."""
     def attention_i8(
         self,
         q: NDArray[np.int8],
@@ -195,6 +242,7 @@ class Kernels:
         q: _F32,
         cache: tuple[_F32, _F32],
         out: _F32,
+        heads: int,
         head_dim: int,
         keys: int,
         scale: float,
@@ -206,8 +254,9 @@ class Kernels:
         bias_center: int = 0,
         head_begin: int = 0,
         head_end: int = -1,
+        column: int = 0,
     ) -> None:
-        """``left`` and ``right`` bound the keys a query sees, both ends included; −1 is unlimited."""
+        """As ``attention_i8``; the heads of ``q`` stand side by side from ``column`` on."""
 
 def probe_int8(isa: str = "", milliseconds: int = 50, threads: int = 1) -> float:
     """Peak of ``threads`` threads together in 10⁹ int8 multiply-adds a second: the product's inner operation alone.
@@ -223,3 +272,85 @@ def probe_bandwidth(milliseconds: int = 500, bytes: int = 1 << 28, threads: int 
 
     The default is beyond every cache; as many bytes as a model's weights give the speed at which those can be read.
     """
+
+# What pocketformer/kernels.py documents; None stands for an argument that is not given.
+
+def choose_isa(name: str | None) -> str | None:
+    """Kernels of this thread's calls of what follows; None is the default. Returns what was chosen before."""
+
+class Weight:
+    def __init__(
+        self, weight: _F32, dtype: str, group: int, rotate: int, codebook: NDArray[np.int8] | None
+    ) -> None: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def rotate(self) -> int: ...
+    @property
+    def group(self) -> int | None: ...
+    @property
+    def scale(self) -> _F32 | None: ...
+    def dequantize(self) -> _F32: ...
+
+def matmul(
+    x: _F32,
+    w: Weight,
+    bias: _F32 | None = None,
+    activation: str | None = None,
+    multiply: _F32 | None = None,
+    residual: _F32 | None = None,
+    threads: int | None = None,
+    out: _F32 | None = None,
+) -> _F32: ...
+def quantize(x: _F32, like: Weight, threads: int | None = None) -> tuple[NDArray[np.int8], _F32]: ...
+def matmul_int8(
+    q: NDArray[np.int8], w: Weight, threads: int | None = None, out: NDArray[np.int32] | None = None
+) -> NDArray[np.int32]: ...
+def attention(
+    q: _F32,
+    k: _F32,
+    v: _F32,
+    left: int,
+    right: int,
+    bias: _F32 | None,
+    offsets: NDArray[np.int64] | None,
+    dtype: str,
+    scale: float | None,
+    threads: int | None,
+    out: _F32 | None,
+) -> _F32: ...
+
+class KeyValueCache:
+    def __init__(self, kv_heads: int, head_dim: int, capacity: int, window: int | None) -> None: ...
+    def append(self, k: _F32, v: _F32) -> None: ...
+    def attend(
+        self,
+        q: _F32,
+        left: int,
+        right: int,
+        bias: _F32 | None,
+        scale: float | None,
+        threads: int | None,
+        out: _F32 | None,
+    ) -> _F32: ...
+    def truncate(self, length: int) -> None: ...
+    def fork(self) -> KeyValueCache: ...
+    @property
+    def length(self) -> int: ...
+    @property
+    def capacity(self) -> int: ...
+    @property
+    def window(self) -> int | None: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def isa(self) -> str: ...
+
+def layer_norm(x: _F32, weight: _F32, bias: _F32 | None, eps: float) -> _F32: ...
+def rms_norm(x: _F32, weight: _F32, eps: float) -> _F32: ...
+def activate(x: _F32, activation: str) -> _F32: ...
+def softmax(x: _F32) -> _F32: ...

@@ -51,7 +51,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code: 0, or 2 after one line that says what was wrong."""
+    """Runs one command and returns its exit code: 0, or 1 after one line that says what was wrong.
+
+    Arguments that do not parse end in SystemExit with 2.
+    """
     args = _parse(argv)
     try:
         with warnings.catch_warnings():
@@ -70,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except EXPECTED_ERRORS as error:
         print(f"pocketformer: error: {_explain(error)}", file=sys.stderr)
-        return 2
+        return 1
     return 0
 
 

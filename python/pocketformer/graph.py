@@ -12,31 +12,69 @@ from numpy.typing import NDArray
 Op = dict[str, Any]
 Array = NDArray[Any]
 
+TOKENS, SEQUENCES, SELECTED = "tokens", "sequences", "selected"
+"""The domains of a text model: its tokens, one row a text, and the tokens that the caller names."""
+
 
 @dataclass
 class Graph:
-    """Operators in execution order and their parameters.
+    """Operators in execution order, what they work on, and their parameters.
 
-    Before packing, ``params`` holds plain arrays: ``W.weight`` [N, K] and ``W.bias`` [N] of a linear, ``T.weight``
-    [rows, width] of a table, ``G.weight`` / ``G.bias`` [width] of a norm, attention biases [heads, 2·max_length−1].
-    After packing it holds the tensors of the pocket file.
+    Before packing, ``params`` holds plain arrays: ``W.weight`` [n, k] of a weight, with ``W.scale`` [n] or [n, k/group]
+    where it is rounded and ``W.codebook`` [16] and ``W.minimum`` where it has 4 bits; vectors under the names that
+    operators give. After packing it holds the tensors of the pocket file.
     """
 
+    domains: list[dict[str, Any]]
+    inputs: list[dict[str, Any]]
+    weights: dict[str, dict[str, Any]]
+    states: list[dict[str, Any]]
     ops: list[Op]
-    params: dict[str, Array]
     output: str
-    vocab_size: int
-    type_vocab_size: int
-    max_length: int
+    params: dict[str, Array]
 
     def description(self) -> dict[str, Any]:
-        """All but the parameters, as ``_core.Program`` and the pocket file take it."""
+        """All but the parameters, as ``_core.Program`` takes it."""
         return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "params"}
+
+    def find_input(self, name: str) -> dict[str, Any] | None:
+        return next((entry for entry in self.inputs if entry["name"] == name), None)
+
+    @property
+    def vocab_size(self) -> int:
+        """Limit of the input ``ids``; 0 in a graph without one."""
+        return int((self.find_input("ids") or {"limit": 0})["limit"])
+
+    @property
+    def type_vocab_size(self) -> int:
+        """Limit of the input ``types``; 0 in a graph without one."""
+        return int((self.find_input("types") or {"limit": 0})["limit"])
+
+    @property
+    def max_length(self) -> int:
+        """Rows of the longest sequence that the caller may give."""
+        return next(int(domain.get("max_rows", 1)) for domain in self.domains if "of" not in domain)
+
+    def widths(self) -> dict[str, int]:
+        """Columns of every value."""
+        result = {entry["name"]: int(entry["width"]) for entry in self.inputs if entry["dtype"] == "f32"}
+        for op in self.ops:
+            if op["op"] == "embed":
+                result[op["out"]] = self.weights[op["tables"][0]["weight"]]["k"]
+            elif op["op"] == "linear":
+                result[op["out"]] = self.weights[op["weight"]]["n"]
+            elif op["op"] == "columns":
+                result[op["out"]] = op["width"]
+            elif op["op"] == "unfold":
+                result[op["out"]] = result[op["in"]] * op["height"] * op["width"]
+            elif "out" in op:
+                result[op["out"]] = result[op["q"] if op["op"] == "attention" else op["in"]]
+        return result
 
 
 @dataclass
 class Table:
-    """One embedding table: ``weight`` [rows, width], looked up by ``index`` (``ids``, ``positions`` or ``types``)."""
+    """One embedding table: ``weight`` [rows, width], looked up by ``index``: an input's name or ``positions``."""
 
     name: str
     weight: Array
@@ -52,28 +90,47 @@ class GraphBuilder:
     decoders).
     """
 
-    vocab_size: int
-    type_vocab_size: int
-    max_length: int
+    domains: list[dict[str, Any]] = field(default_factory=list)
+    inputs: list[dict[str, Any]] = field(default_factory=list)
+    weights: dict[str, dict[str, Any]] = field(default_factory=dict)
+    states: list[dict[str, Any]] = field(default_factory=list)
     ops: list[Op] = field(default_factory=list)
     params: dict[str, Array] = field(default_factory=dict)
 
-    def embed(self, tables: Sequence[Table]) -> str:
+    @classmethod
+    def text(cls, vocab_size: int, type_vocab_size: int, max_length: int) -> GraphBuilder:
+        """A graph over tokens with the inputs ``ids`` and, where there are token types, ``types``."""
+        build = cls([{"name": TOKENS, "kind": "ragged", "max_rows": max_length}])
+        build.inputs.append({"name": "ids", "domain": TOKENS, "dtype": "i32", "limit": vocab_size})
+        if type_vocab_size:
+            build.inputs.append(
+                {"name": "types", "domain": TOKENS, "dtype": "i32", "limit": type_vocab_size, "optional": True}
+            )
+        return build
+
+    def domain(self, name: str, kind: str, of: str | None = None, **sizes: int) -> str:
+        """Declares a domain, once."""
+        entry = {"name": name, "kind": kind, **({} if of is None else {"of": of}), **sizes}
+        known = next((domain for domain in self.domains if domain["name"] == name), None)
+        if known is None:
+            self.domains.append(entry)
+        elif known != entry:
+            raise ValueError(f"domain {name!r} was declared as {known}; use another name")
+        return name
+
+    def embed(self, tables: Sequence[Table], add_to: str | None = None) -> str:
+        entries = []
         for table in tables:
-            self._param(f"{table.name}.weight", table.weight)
-        entries = [
-            {"weight": t.name, "rows": t.weight.shape[0], "index": t.index, "offset": t.offset, "rotate": 0}
-            for t in tables
-        ]
-        return self._append("embed", width=tables[0].weight.shape[1], tables=entries)
+            self._weight(table.name, table.weight)
+            offset = {"offset": table.offset} if table.offset else {}
+            entries.append({"weight": table.name, "index": table.index, **offset})
+        return self._append("embed", add_to, tables=entries)
 
     def norm(
         self, x: str, weight: Array, bias: Array | None = None, *, name: str, eps: float, kind: str = "layer"
     ) -> str:
-        self._param(f"{name}.weight", weight)
-        if bias is not None:
-            self._param(f"{name}.bias", bias)
-        return self._append("norm", x, weight=name, width=weight.shape[0], kind=kind, eps=float(eps))
+        shift = {} if bias is None else {"bias": self._param(f"{name}.bias", bias)}
+        return self._append("norm", x, weight=self._param(f"{name}.weight", weight), **shift, kind=kind, eps=float(eps))
 
     def linear(
         self,
@@ -83,14 +140,46 @@ class GraphBuilder:
         *,
         name: str,
         activation: str = "none",
+        multiply: str | None = None,
         residual: str | None = None,
     ) -> str:
-        """``weight`` is [N, K] as PyTorch stores it."""
-        self._param(f"{name}.weight", weight)
+        """``weight`` is [n, k] as PyTorch stores it."""
+        self._weight(name, weight)
+        options: dict[str, Any] = {} if bias is None else {"bias": self._param(f"{name}.bias", bias)}
+        if activation != "none":
+            options["activation"] = activation
+        if multiply is not None:
+            options["multiply"] = multiply
+        if residual is not None:
+            options["residual"] = residual
+        return self._append("linear", x, weight=name, **options)
+
+    def columns(self, x: str, begin: int, width: int) -> str:
+        return self._append("columns", x, begin=begin, width=width)
+
+    def store(self, k: str, v: str, *, heads: int, head_dim: int, domain: str = TOKENS) -> str:
+        """Keys and values, ``heads`` × ``head_dim`` columns each; returns the name of a state."""
+        state = f"state{len(self.states)}"
+        self.states.append({"name": state, "domain": domain, "dtype": "fp32", "heads": heads, "head_dim": head_dim})
+        self.ops.append({"op": "store", "k": k, "v": v, "state": state})
+        return state
+
+    def attend(
+        self,
+        q: str,
+        state: str,
+        *,
+        scale: float,
+        causal: bool = False,
+        left: int = -1,
+        right: int = -1,
+        bias: tuple[str, Array] | None = None,
+    ) -> str:
+        options: dict[str, Any] = {"causal": True} if causal else {}
+        options |= {name: keys for name, keys in (("left", left), ("right", right)) if keys >= 0}
         if bias is not None:
-            self._param(f"{name}.bias", bias)
-        n, k = weight.shape
-        return self._append("linear", x, weight=name, n=n, k=k, activation=activation, residual=residual, rotate=0)
+            options["bias"] = self._param(*bias)
+        return self._append("attention", q=q, state=state, scale=float(scale), **options)
 
     def attention(
         self,
@@ -100,43 +189,39 @@ class GraphBuilder:
         head_dim: int,
         kv_heads: int | None = None,
         scale: float | None = None,
-        causal: bool = False,
-        left: int = -1,
-        right: int = -1,
-        bias: tuple[str, Array] | None = None,
+        domain: str = TOKENS,
+        **options: Any,
     ) -> str:
-        if bias is not None:
-            self._param(*bias)
-        return self._append(
-            "attention",
-            qkv,
-            heads=heads,
-            kv_heads=heads if kv_heads is None else kv_heads,
-            head_dim=head_dim,
-            scale=float(head_dim**-0.5 if scale is None else scale),
-            causal=causal,
-            left=left,
-            right=right,
-            dtype="fp32",
-            bias=None if bias is None else bias[0],
-        )
+        """Attention of a sequence to itself; ``qkv`` holds ``heads`` queries, then ``kv_heads`` keys and values."""
+        kv_heads = heads if kv_heads is None else kv_heads
+        q_width, k_width = heads * head_dim, kv_heads * head_dim
+        q = self.columns(qkv, 0, q_width)
+        k, v = self.columns(qkv, q_width, k_width), self.columns(qkv, q_width + k_width, k_width)
+        state = self.store(k, v, heads=kv_heads, head_dim=head_dim, domain=domain)
+        return self.attend(q, state, scale=head_dim**-0.5 if scale is None else scale, **options)
 
-    def pool(self, x: str, kind: str) -> str:
-        return self._append("pool", x, kind=kind)
+    def pool(self, x: str, kind: str, of: str = TOKENS) -> str:
+        return self._append("pool", x, domain=self.domain(SEQUENCES, "one", of), kind=kind)
 
-    def select(self, x: str) -> str:
-        return self._append("select", x)
+    def select(self, x: str, of: str = TOKENS) -> str:
+        return self._append("select", x, domain=self.domain(SELECTED, "selected", of))
 
     def normalize(self, x: str) -> str:
         return self._append("normalize", x)
 
     def build(self, output: str) -> Graph:
-        return Graph(self.ops, self.params, output, self.vocab_size, self.type_vocab_size, self.max_length)
+        return Graph(self.domains, self.inputs, self.weights, self.states, self.ops, output, self.params)
 
-    def _param(self, name: str, array: Array) -> None:
+    def _weight(self, name: str, weight: Array) -> None:
+        self._param(f"{name}.weight", weight)
+        n, k = weight.shape
+        self.weights[name] = {"format": "f32", "n": n, "k": k}
+
+    def _param(self, name: str, array: Array) -> str:
         known = self.params.setdefault(name, array)
         if known is not array and not np.array_equal(known, array):
             raise ValueError(f"parameter {name!r} was given twice with different values; use another name")
+        return name
 
     def _append(self, op: str, x: str | None = None, **fields: Any) -> str:
         out = f"{op}{len(self.ops)}"

@@ -1,4 +1,4 @@
-"""Shapes of packed tensors (docs/format.md, "Tensors of a layer"); the kernels' counterpart is csrc/kernels/table.h."""
+"""Shapes of packed tensors (docs/format.md, "Tensors of a weight"); their counterpart is csrc/kernels/table.h."""
 
 from __future__ import annotations
 
@@ -24,6 +24,10 @@ def round_up(value: int, multiple: int) -> int:
 
 def int8_panels(n: int, k: int) -> tuple[int, int, int, int]:
     return (round_up(n, LANES) // LANES, round_up(k, GROUP) // GROUP, LANES, GROUP)
+
+
+def int4_panels(n: int, k: int) -> tuple[int, int, int, int]:
+    return (round_up(n, LANES) // LANES, round_up(k, 2 * GROUP) // (2 * GROUP), LANES, GROUP)
 
 
 def fp32_panels(n: int, k: int) -> tuple[int, int, int]:

@@ -1,40 +1,32 @@
-"""The public face of a pocket file: ``load`` it, give it texts or token ids."""
+"""The public face of a pocket file: ``load`` gives the typed model of its task."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .engine import BATCH_TOKENS, Engine, Ids, Outputs, Progress, describe
+from .engine import Engine, Outputs, describe
 from .errors import TaskError
 from .ids import ragged
-from .tasks.text import TextReader, as_list
+from .tasks import MODELS, model_class
+from .tasks.text import TextReader
 
-if TYPE_CHECKING:
-    from .tasks.answer import Answer
-    from .tasks.classify import Label
-    from .tasks.fill_mask import Candidate
-    from .tasks.tag import Entity
-
-_METHODS = {
-    "embed": "encode",
-    "classify": "classify",
-    "tag": "tag",
-    "answer": "answer",
-    "fill_mask": "fill_mask",
-    "features": "__call__ on token ids",
-}
+_M = TypeVar("_M", bound="Model")
 
 
-def load(path: str | os.PathLike[str], threads: int | None = None) -> Model:
-    """Opens the pocket file ``path``: maps it, checks it, copies nothing.
+def load(path: str | os.PathLike[str], threads: int | None = None, copy: bool = False) -> Model:
+    """Opens the pocket file ``path`` as the model of its task: an :class:`Embedder`, a :class:`Classifier` …
 
-    ``threads`` is the most that one call uses; None takes the CPUs that this process may use (affinity and cgroup
-    quota). The result never depends on it.
+    ``threads`` is the most that one call uses; None takes one for each strong core that this process may use (affinity
+    and cgroup quota). The result never depends on it.
+
+    The file is mapped: nothing is read before it is needed, and processes share one copy. Whoever overwrites it in
+    place (``cp``, ``rsync --inplace``) changes or kills the processes that run it; replacing it by another (``mv``, or
+    ``compress``, which does so) is safe. ``copy=True`` reads it into memory of this process instead.
 
     Example:
         >>> model = pocketformer.load("minilm.pocket")  # doctest: +SKIP
@@ -46,30 +38,40 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Model:
         PocketFileError: the file breaks the format.
         ValueError: ``threads`` is not a positive integer, or POCKETFORMER_ISA names what this CPU lacks.
     """
-    return Model(path, threads)
+    return Model.load(path, threads, copy)
 
 
 class Model:
     """An open pocket file. Any number of threads may call it at once; it survives fork and pickles as its path.
 
-    The method that fits the file's task works on texts; the others raise TaskError, a TypeError. Calling the model
-    works on token ids whatever the task.
+    :func:`load` returns the subclass of the file's task, whose method works on texts; the methods of other tasks raise
+    TaskError, a TypeError. Calling the model works on texts, as its method does, or on token ids, as :meth:`run` does.
     """
 
-    def __init__(self, path: str | os.PathLike[str], threads: int | None = None) -> None:
-        self._path = os.path.abspath(path)
-        self._threads = threads
-        self._engine = Engine(self._path, threads)
-        self._reader = TextReader(self._engine.file, self._engine.threads)
+    _method: ClassVar[str] = ""  # what calling the model on texts does
+
+    def __init__(self, engine: Engine, source: tuple[str, int | None, bool]) -> None:
+        self._engine = engine
+        self._source = source  # the arguments of load
+        self._reader = TextReader(engine.file, engine.threads)
+
+    @classmethod
+    def load(cls: type[_M], path: str | os.PathLike[str], threads: int | None = None, copy: bool = False) -> _M:
+        """Like :func:`load`, typed: ``Embedder.load(path)`` raises TaskError for a file of another task."""
+        source = (os.path.abspath(path), threads, copy)
+        engine = Engine(*source)
+        found: type[Any] = model_class(engine)
+        if not issubclass(found, cls):
+            raise TaskError(f"{source[0]} is a model for the task {engine.file.model['task']!r}; use {found.__name__}")
+        model: _M = found(engine, source)
+        return model
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return load, (self._path, self._threads)
+        return load, self._source
 
     def __repr__(self) -> str:
-        model = self._engine.file.model
-        return (
-            f"<pocketformer.Model {model['name']!r}: {model['task']}, {model['weights']}, {self._engine.program.isa}>"
-        )
+        model, isa = self._engine.file.model, self._engine.program.isa
+        return f"<pocketformer.{type(self).__name__} {model['name']!r}: {self.task}, {model['weights']}, {isa}>"
 
     @property
     def task(self) -> str:
@@ -108,7 +110,18 @@ class Model:
         """
         return self._engine.program.arena_bytes([int(n) for n in lengths], self._engine.threads, rows)
 
-    def __call__(
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        """Texts, with the arguments and results of the task's method; or token ids, with those of :meth:`run`."""
+        if inputs and isinstance(inputs[0], Iterator):
+            inputs = (list(inputs[0]), *inputs[1:])
+        first = inputs[0] if inputs else next(iter(options.values()), None)
+        if not _holds_text(first):
+            return self.run(*inputs, **options)
+        if not self._method:
+            raise TaskError(f"{self._source[0]} is a model for the task {self.task!r}, which takes token ids")
+        return getattr(self, self._method)(*inputs, **options)
+
+    def run(
         self,
         input_ids: ArrayLike | Sequence[ArrayLike],
         attention_mask: ArrayLike | None = None,
@@ -131,123 +144,22 @@ class Model:
         chosen = None if rows is None else np.ascontiguousarray(rows, np.int64)
         return self._engine.run(sequences, types, chosen)
 
-    def encode(
-        self,
-        texts: str | Iterable[str],
-        *,
-        batch_tokens: int = BATCH_TOKENS,
-        progress: Progress | None = None,
-    ) -> Outputs:
-        """Embeddings: float32 [texts, width] in the order of ``texts``, or [width] for a single string.
+    def __getattr__(self, name: str) -> Any:
+        """A method of another task, which raises TaskError when it is called."""
+        wanted = next((task for task, (_, _, methods) in MODELS.items() if name in methods), None)
+        if wanted is None or name.startswith("_"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
-        Texts of like length run together, at most ``batch_tokens`` tokens at once: more takes more memory, and the
-        result is the same to the last bit. ``progress(done, total)`` is called after each batch.
+        def refuse(*_: Any, **__: Any) -> Any:
+            use = self._method or "run on token ids"
+            task = wanted if wanted != self.task else name  # rank is there for classifiers with one label only
+            raise TaskError(f"{self._source[0]} is a model for the task {self.task!r}, not {task!r}; use Model.{use}")
 
-        Raises TaskError when the file does not embed.
-        """
-        self._require("embed")
-        if batch_tokens < 1:
-            raise ValueError(f"batch_tokens is {batch_tokens}; it must be at least 1")
-        listed, single = as_list(texts)
-        sequences: list[Ids] = self._reader.sequences(listed)
-        result = np.empty((len(listed), self.width), np.float32)
-        for batch, rows in self._engine.run_batches(sequences, batch_tokens=batch_tokens, progress=progress):
-            result[batch] = rows
-        return result[0] if single else result
-
-    @overload
-    def classify(self, texts: str) -> list[Label]: ...  # type: ignore[overload-overlap]  # str is iterable
-    @overload
-    def classify(self, texts: Iterable[str]) -> list[list[Label]]: ...
-    def classify(self, texts: str | Iterable[str]) -> list[Label] | list[list[Label]]:
-        """All labels with their probabilities, best first, for each text (a plain list for a single string).
-
-        Probabilities are a softmax over the labels, independent for multi-label models, and plain values for
-        regressions.
-        """
-        self._require("classify")
-        from .tasks.classify import classify
-
-        listed, single = as_list(texts)
-        results = classify(self._engine, self._reader, listed)
-        return results[0] if single else results
-
-    @overload
-    def tag(self, texts: str) -> list[Entity]: ...  # type: ignore[overload-overlap]  # str is iterable
-    @overload
-    def tag(self, texts: Iterable[str]) -> list[list[Entity]]: ...
-    def tag(self, texts: str | Iterable[str]) -> list[Entity] | list[list[Entity]]:
-        """The entities in each text, with offsets in characters (a plain list for a single string)."""
-        self._require("tag")
-        from .tasks.tag import tag
-
-        listed, single = as_list(texts)
-        results = tag(self._engine, self._reader, listed)
-        return results[0] if single else results
-
-    @overload
-    def answer(  # type: ignore[overload-overlap]  # str is iterable
-        self, question: str, context: str, *, top_k: int = 1, max_answer_tokens: int = 15
-    ) -> list[Answer]: ...
-    @overload
-    def answer(
-        self, question: Iterable[str], context: Iterable[str], *, top_k: int = 1, max_answer_tokens: int = 15
-    ) -> list[list[Answer]]: ...
-    def answer(
-        self,
-        question: str | Iterable[str],
-        context: str | Iterable[str],
-        *,
-        top_k: int = 1,
-        max_answer_tokens: int = 15,
-    ) -> list[Answer] | list[list[Answer]]:
-        """The ``top_k`` best spans of the context, best first; lists of questions and contexts go pair by pair.
-
-        A context of any length works: it is read in overlapping windows. An empty context has no answers.
-        """
-        self._require("answer")
-        _check_count("top_k", top_k)
-        _check_count("max_answer_tokens", max_answer_tokens)
-        from .tasks.answer import answer
-
-        (questions, single), (contexts, _) = as_list(question), as_list(context)
-        if len(questions) != len(contexts):
-            raise ValueError(f"{len(questions)} questions and {len(contexts)} contexts; give one context a question")
-        results = answer(self._engine, self._reader, questions, contexts, top_k, max_answer_tokens)
-        return results[0] if single else results
-
-    @overload
-    def fill_mask(self, texts: str, *, top_k: int = 5) -> list[list[Candidate]]: ...  # type: ignore[overload-overlap]  # str is iterable
-    @overload
-    def fill_mask(self, texts: Iterable[str], *, top_k: int = 5) -> list[list[list[Candidate]]]: ...
-    def fill_mask(
-        self, texts: str | Iterable[str], *, top_k: int = 5
-    ) -> list[list[Candidate]] | list[list[list[Candidate]]]:
-        """The ``top_k`` likeliest tokens for each mask in each text (one level less for a single string).
-
-        The mask is the model's own token, such as ``[MASK]``; :attr:`mask_token` names it.
-        """
-        self._require("fill_mask")
-        _check_count("top_k", top_k)
-        from .tasks.fill_mask import fill_mask
-
-        listed, single = as_list(texts)
-        results = fill_mask(self._engine, self._reader, listed, top_k)
-        return results[0] if single else results
-
-    @property
-    def mask_token(self) -> str | None:
-        """The text of the mask token, or None if the model has none."""
-        mask_id = self._engine.file.text.get("mask_token_id")
-        return None if mask_id is None else self._reader.tokenizer.id_to_token(mask_id)
-
-    def _require(self, task: str) -> None:
-        if self.task != task:
-            raise TaskError(
-                f"{self._path} is a model for the task {self.task!r}, not {task!r}; use Model.{_METHODS[self.task]}"
-            )
+        return refuse
 
 
-def _check_count(name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"{name} is {value}; it must be at least 1")
+def _holds_text(value: Any) -> bool:
+    """A text, a list of texts, or of pairs."""
+    while isinstance(value, list | tuple) and len(value):
+        value = value[0]
+    return isinstance(value, str)

@@ -1,16 +1,25 @@
-"""Packs plain parameters into the tensors of the pocket file, and back (docs/format.md, "Tensors of a layer").
-
-A plain int8 weight is ``W.weight`` int8 [N, K] with ``W.scale`` float32 [N]; its sums appear when it is packed.
-"""
+"""Packs plain parameters into the tensors of the pocket file, and back (docs/format.md, "Tensors of a weight")."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from .graph import Array, Graph
-from .layout import GROUP, LANES, attention_bias_width, fp32_panels, int8_panels, round_up, table_rows
+from .layout import (
+    ALIGNMENT,
+    GROUP,
+    LANES,
+    attention_bias_width,
+    fp32_panels,
+    int4_panels,
+    int8_panels,
+    round_up,
+    table_rows,
+)
 
 
 def pad(array: Array, *shape: int) -> Array:
@@ -34,81 +43,115 @@ def pack_panels(weight: Array) -> Array:
     return np.ascontiguousarray(padded.reshape(panels, LANES, k).transpose(0, 2, 1))
 
 
+def pack_nibbles(codes: Array) -> Array:
+    """[N, K] uint8 codes 0…15 → [Np/16, Kp/8, 16, 4]: of two groups of four inputs the first in the low nibbles."""
+    n, k = codes.shape
+    panels, pairs, _, _ = int4_panels(n, k)
+    padded = pad(codes, panels * LANES, pairs * 2 * GROUP).reshape(panels, LANES, pairs, 2, GROUP)
+    return np.ascontiguousarray((padded[..., 0, :] | padded[..., 1, :] << 4).transpose(0, 2, 1, 3))
+
+
 def unpack_panels(panels: Array, n: int, k: int) -> Array:
-    """The inverse of ``pack_panels``: [N, K]."""
+    """The inverse of ``pack_panels`` and, for uint8, of ``pack_nibbles``: [N, K]."""
+    if panels.dtype == np.uint8:
+        panels = np.stack([panels & 15, panels >> 4], axis=2).reshape(len(panels), -1, LANES, GROUP)
     order = (0, 2, 1, 3) if panels.ndim == 4 else (0, 2, 1)
     channels: Array = panels.transpose(order).reshape(panels.shape[0] * LANES, -1)
     return channels[:n, :k]
 
 
-def pack_graph(graph: Graph) -> Graph:
-    """The same graph with packed parameters, in the order in which the operators read them.
+def pack_scales(scale: Array) -> Array:
+    """[N] → [Np]; [N, groups] → [Np/16, groups, 16]."""
+    padded = pad(scale.astype(np.float32, copy=False), round_up(len(scale), LANES), *scale.shape[1:])
+    return padded if scale.ndim == 1 else np.ascontiguousarray(padded.reshape(-1, LANES, scale.shape[1]).swapaxes(1, 2))
 
-    Parameters that no operator names are left out. Raises KeyError when one is missing.
-    """
-    packed: dict[str, Array] = {}
-    plain = graph.params
-    linears = {op["weight"] for op in graph.ops if op["op"] == "linear"}
 
-    def vector(name: str, length: int) -> None:
-        if name in plain and name not in packed:
-            packed[name] = pad(plain[name].astype(np.float32, copy=False), round_up(length, LANES))
+def unpack_scales(scale: Array, n: int) -> Array:
+    """The inverse of ``pack_scales``."""
+    return scale[:n] if scale.ndim == 1 else scale.swapaxes(1, 2).reshape(-1, scale.shape[1])[:n]
 
-    def matrix(name: str, *, panels: bool) -> None:
-        weight = plain[f"{name}.weight"]
-        if f"{name}.weight" in packed:
-            return
-        rows, width = weight.shape
-        if panels:
-            packed[f"{name}.weight"] = pack_panels(weight)
-        else:
-            stored = weight if weight.dtype == np.int8 else weight.astype(np.float32, copy=False)
-            packed[f"{name}.weight"] = pad(stored, table_rows(rows, width, stored.itemsize), width)
-        if weight.dtype == np.int8:
-            vector(f"{name}.scale", rows)
-            if panels:
-                packed[f"{name}.colsum"] = pad(weight.sum(axis=1, dtype=np.int32), round_up(rows, LANES))
 
+def vectors(graph: Graph) -> Iterator[tuple[str, tuple[int, ...], tuple[int, ...]]]:
+    """Name, plain and packed shape of every tensor that an operator names itself."""
+    widths = graph.widths()
+    heads = {state["name"]: state["head_dim"] for state in graph.states}
     for op in graph.ops:
-        if op["op"] == "embed":
-            for table in op["tables"]:
-                matrix(table["weight"], panels=table["weight"] in linears)
-        elif op["op"] == "linear":
-            matrix(op["weight"], panels=True)
-            vector(f"{op['weight']}.bias", op["n"])
-        elif op["op"] == "norm":
-            vector(f"{op['weight']}.weight", op["width"])
-            vector(f"{op['weight']}.bias", op["width"])
-        elif op["op"] == "attention" and op["bias"] is not None:
-            bias = plain[op["bias"]].astype(np.float32, copy=False)
-            packed[op["bias"]] = pad(bias, op["heads"], attention_bias_width(graph.max_length))
-    return replace(graph, params=packed)
+        if op["op"] == "attention":
+            if "bias" in op:
+                shape = (widths[op["q"]] // heads[op["state"]], 2 * graph.max_length - 1)
+                yield op["bias"], shape, (shape[0], attention_bias_width(graph.max_length))
+        elif op["op"] in ("norm", "linear"):
+            for name in [op["weight"]] * (op["op"] == "norm") + [op[key] for key in ("bias",) if key in op]:
+                yield name, (widths[op["out"]],), (round_up(widths[op["out"]], LANES),)
+
+
+def looked_up(graph: Graph) -> set[str]:
+    """Weights that no product reads: tables, which lie by rows."""
+    tables = {table["weight"] for op in graph.ops if op["op"] == "embed" for table in op["tables"]}
+    return tables - {op["weight"] for op in graph.ops if op["op"] == "linear"}
+
+
+def stored_weights(graph: Graph) -> dict[str, dict[str, Any]]:
+    """The facts of the weights that operators read, as a packed graph holds them."""
+    by_rows = looked_up(graph)
+    read = {op["weight"] for op in graph.ops if op["op"] == "linear"} | by_rows
+    return {
+        name: {**facts, **({"layout": "rows"} if name in by_rows else {})}
+        for name, facts in graph.weights.items()
+        if name in read
+    }
+
+
+def pack_weight(name: str, facts: dict[str, Any], plain: dict[str, Array], by_rows: bool) -> dict[str, Array]:
+    """The tensors of the weight ``name``."""
+    weight = plain[f"{name}.weight"]
+    rows, width = weight.shape
+    if facts["format"] == "f32":
+        weight = weight.astype(np.float32, copy=False)
+    if by_rows:
+        packed = {f"{name}.weight": pad(weight, table_rows(rows, width, weight.itemsize), width)}
+    else:
+        packed = {f"{name}.weight": (pack_nibbles if facts["format"] == "i4" else pack_panels)(weight)}
+    if facts["format"] == "f32":
+        return packed
+    packed[f"{name}.scale"] = pack_scales(plain[f"{name}.scale"])
+    if facts["format"] == "i8" and not by_rows:
+        packed[f"{name}.colsum"] = pad(weight.sum(axis=1, dtype=np.int32), round_up(rows, LANES))
+    if facts["format"] == "i4":
+        packed[f"{name}.codebook"] = pad(plain[f"{name}.codebook"], ALIGNMENT)
+        if f"{name}.minimum" in plain:
+            packed[f"{name}.minimum"] = pack_scales(plain[f"{name}.minimum"])
+    return packed
+
+
+def pack_graph(graph: Graph) -> Graph:
+    """The same graph with packed parameters.
+
+    Parameters and weights that no operator names are left out. Raises KeyError when one is missing.
+    """
+    weights = stored_weights(graph)
+    packed: dict[str, Array] = {}
+    for name, facts in weights.items():
+        packed |= pack_weight(name, facts, graph.params, facts.get("layout") == "rows")
+    for name, _, shape in vectors(graph):
+        if name not in packed:
+            packed[name] = pad(graph.params[name].astype(np.float32, copy=False), *shape)
+    return replace(graph, params=packed, weights=weights)
 
 
 def unpack_graph(graph: Graph) -> Graph:
     """The same graph with plain parameters; a plain graph stays as it is."""
     params = dict(graph.params)
-
-    def crop(name: str, *shape: int) -> None:
-        if name in params:
-            params[name] = params[name][tuple(slice(0, size) for size in shape)]
-
-    def matrix(name: str, n: int, k: int) -> None:
+    for name, facts in graph.weights.items():
+        n, k = facts["n"], facts["k"]
         weight = params[f"{name}.weight"]
         params[f"{name}.weight"] = unpack_panels(weight, n, k) if weight.ndim > 2 else weight[:n]
-        crop(f"{name}.scale", n)
         params.pop(f"{name}.colsum", None)
-
-    for op in graph.ops:
-        if op["op"] == "embed":
-            for table in op["tables"]:
-                matrix(table["weight"], table["rows"], op["width"])
-        elif op["op"] == "linear":
-            matrix(op["weight"], op["n"], op["k"])
-            crop(f"{op['weight']}.bias", op["n"])
-        elif op["op"] == "norm":
-            crop(f"{op['weight']}.weight", op["width"])
-            crop(f"{op['weight']}.bias", op["width"])
-        elif op["op"] == "attention" and op["bias"] is not None:
-            crop(op["bias"], op["heads"], 2 * graph.max_length - 1)
+        for part in (f"{name}.scale", f"{name}.minimum"):
+            if part in params and params[part].ndim != 2:
+                params[part] = unpack_scales(params[part], n)
+        if f"{name}.codebook" in params:
+            params[f"{name}.codebook"] = params[f"{name}.codebook"][:16]
+    for name, shape, _ in vectors(graph):
+        params[name] = params[name][tuple(slice(0, size) for size in shape)]
     return replace(graph, params=params)

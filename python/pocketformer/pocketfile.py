@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import mmap
 import os
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NoReturn, TypeVar
 
 import numpy as np
 
+from . import _core
 from .errors import PocketFileError
 from .graph import Array, Graph
 from .layout import ALIGNMENT, round_up
-from .validate import GRAPH, NAME, Field, brief, check_fields, integer, one_of, validate_graph
 
-FORMAT, VERSION = "pocketformer", "1"
+FORMAT, VERSION = "pocketformer", "2"
 TASKS = ("embed", "classify", "tag", "answer", "fill_mask", "features")
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 MAX_TENSORS = 65_536
@@ -32,18 +33,37 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
-_LABELS = Field(
-    lambda value: value is None or (isinstance(value, list) and all(isinstance(label, str) for label in value)),
-    "a list of strings or null",
-)
+
+@dataclass(frozen=True)
+class Field:
+    """What a JSON value must be."""
+
+    accepts: Callable[[Any], bool]
+    expected: str
+
+
+def integer(low: int, high: int = 2**31 - 1) -> Field:
+    return Field(lambda value: type(value) is int and low <= value <= high, f"an integer in {low}…{high}")
+
+
+def one_of(*choices: str) -> Field:
+    return Field(lambda value: isinstance(value, str) and value in choices, f"one of {', '.join(choices)}")
+
+
+_TEXT = Field(lambda value: isinstance(value, str), "a string")
 _MODEL = {
-    "name": Field(lambda value: isinstance(value, str), "a string"),
-    "family": NAME,
+    "name": _TEXT,
+    "family": Field(lambda value: isinstance(value, str) and value != "", "a name"),
     "task": one_of(*TASKS),
-    "labels": _LABELS,
+    "labels": Field(
+        lambda value: value is None or (isinstance(value, list) and all(isinstance(label, str) for label in value)),
+        "a list of strings or null",
+    ),
     "params": integer(0, 2**63 - 1),
     "weights": one_of("int8", "fp32"),
 }
+OUTPUTS = {"embed": "one", "classify": "one", "tag": "ragged", "answer": "ragged", "fill_mask": "selected"}
+"""The kind of domain that a task's result has."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +72,7 @@ class PocketFile:
 
     path: str
     graph: Graph
+    program: _core.Program
     model: dict[str, Any]
     text: dict[str, Any]
     _tokenizer: Array | None
@@ -65,27 +86,39 @@ class PocketFile:
         return None if self._tokenizer is None else self._tokenizer.tobytes()
 
 
-def read_pocket(path: str | os.PathLike[str]) -> PocketFile:
-    """Maps the file and checks everything but the values of the large weights.
+def read_pocket(path: str | os.PathLike[str], isa: str = "", copy: bool = False) -> PocketFile:
+    """Maps the file, or with ``copy`` reads it into memory of its own, and checks all but the large weights' values.
 
-    Raises PocketFileError when the file breaks the format, OSError when it cannot be opened.
+    ``isa`` is the instruction set of the program; empty takes POCKETFORMER_ISA or the best one. Raises PocketFileError
+    when the file breaks the format, OSError when it cannot be opened, ValueError when this CPU lacks the ``isa``.
     """
+    isa = _core.Kernels(isa).isa
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             header, data_start = _read_header(file, size)
             metadata = _metadata(header)
             entries = _entries(header, size - data_start)
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            content = _copied(file, size) if copy else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         params = {
-            name: np.frombuffer(mapped, dtype, count, data_start + begin).reshape(shape)
+            name: np.frombuffer(content, dtype, count, data_start + begin).reshape(shape)
             for name, dtype, shape, count, begin in entries
         }
-        return _assemble(os.fspath(path), metadata, params)
+        return _assemble(os.fspath(path), metadata, params, isa)
     except PocketFileError as error:
         raise PocketFileError(
             f"{os.fspath(path)}: {error} (damaged, or not a pocket file: compress the model again)"
         ) from None
+
+
+def _copied(file: io.BufferedReader, size: int) -> memoryview:
+    """The whole file in pages of this process: aligned as the mapped file is, and nobody else can change them."""
+    pages = memoryview(mmap.mmap(-1, size))
+    file.seek(0)
+    filled = file.readinto(pages)
+    if filled != size:
+        raise PocketFileError(f"the file shrank from {size} to {filled} bytes while it was read")
+    return pages.toreadonly()
 
 
 def write_pocket(
@@ -99,7 +132,7 @@ def write_pocket(
 
     Raises PocketFileError, before anything is written, when the graph or the metadata break the format.
     """
-    validate_graph(graph)
+    _judged(lambda: _core.check_graph(graph.description(), {name: _facts(a) for name, a in graph.params.items()}))
     _check_texts(model, text)
     tensors = dict(graph.params)
     if tokenizer_json is not None:
@@ -114,9 +147,10 @@ def write_pocket(
 
 
 def _header(graph: Graph, model: dict[str, Any], text: dict[str, Any], tensors: dict[str, Array]) -> bytes:
-    plan = graph.description()
-    metadata = {"format": FORMAT, "version": VERSION}
-    metadata.update({key: _dump(value) for key, value in (("graph", plan), ("model", model), ("text", text))})
+    parts = graph.description()
+    shared = {key: parts.pop(key) for key in ("weights", "states")}
+    sections = {"graphs": {"main": parts}, **shared, "model": model, "text": text}
+    metadata = {"format": FORMAT, "version": VERSION, **{key: _dump(value) for key, value in sections.items()}}
     entries: dict[str, Any] = {"__metadata__": metadata}
     end = 0
     for name, array in tensors.items():
@@ -232,7 +266,7 @@ def _metadata(header: dict[str, Any]) -> dict[str, str]:
         raise PocketFileError(
             f"__metadata__ 'version' is {brief(metadata.get('version'))}; this release reads version {VERSION!r}"
         )
-    missing = next((key for key in ("graph", "model", "text") if key not in metadata), None)
+    missing = next((key for key in ("graphs", "weights", "states", "model", "text") if key not in metadata), None)
     if missing:
         raise PocketFileError(f"__metadata__ has no {missing!r}")
     return metadata
@@ -278,18 +312,74 @@ def _entries(header: dict[str, Any], data_bytes: int) -> list[_Entry]:
     return result
 
 
-def _assemble(path: str, metadata: dict[str, str], params: dict[str, Array]) -> PocketFile:
-    plan, model, text = (_object(key, _parse(key, metadata[key])) for key in ("graph", "model", "text"))
-    check_fields("graph", plan, GRAPH)
+def _assemble(path: str, metadata: dict[str, str], params: dict[str, Array], isa: str) -> PocketFile:
+    graphs, weights, model, text = (
+        _object(key, _parse(key, metadata[key])) for key in ("graphs", "weights", "model", "text")
+    )
+    main = _object("graphs main", graphs.get("main"))
+    parts = ("domains", "inputs", "ops", "output")
+    if set(graphs) != {"main"} or set(main) != set(parts):
+        raise PocketFileError(f"graphs holds {brief(graphs)}; it must hold 'main' alone, with {', '.join(parts)}")
     _check_texts(model, text)
     tokenizer = params.pop(TOKENIZER, None)
     if tokenizer is not None and (tokenizer.dtype != np.uint8 or tokenizer.ndim != 1):
         raise PocketFileError(
             f"tensor {TOKENIZER!r} is {tokenizer.dtype} {list(tokenizer.shape)}; it must be 1-D uint8"
         )
-    graph = Graph(params=params, **plan)
-    validate_graph(graph)
-    return PocketFile(path, graph, model, text, tokenizer)
+    graph = Graph(params=params, weights=weights, states=_parse("states", metadata["states"]), **main)
+    program = _judged(lambda: _core.Program(graph.description(), params, isa))
+    _check_task(model, program)
+    return PocketFile(path, graph, program, model, text, tokenizer)
+
+
+T = TypeVar("T")
+
+
+def _judged(judge: Callable[[], T]) -> T:
+    """What the runtime says of a graph; it refuses with ValueError."""
+    try:
+        return judge()
+    except ValueError as error:
+        raise PocketFileError(str(error)) from None
+
+
+def _facts(array: Any) -> tuple[str, list[int]]:
+    return array.dtype.name, list(array.shape)
+
+
+def _check_task(model: dict[str, Any], program: _core.Program) -> None:
+    """The result is what the task works on, and there is a label for each column where there are labels."""
+    task, labels, columns = model["task"], model["labels"], program.output_width
+    if task in OUTPUTS and program.output_kind != OUTPUTS[task]:
+        raise PocketFileError(
+            f"task is {task!r}, but the graph's output has the domain {program.output_domain!r}; it needs one of kind "
+            f"{OUTPUTS[task]!r}"
+        )
+    if task in ("classify", "tag") and labels and len(labels) != columns:
+        raise PocketFileError(f"labels has {len(labels)} entries, but the graph's output {columns} columns")
+    if task == "answer" and columns != 2:
+        raise PocketFileError(f"task is 'answer', but the graph's output has {columns} columns; it needs 2")
+
+
+def check_fields(where: str, record: dict[str, Any], fields: dict[str, Field]) -> None:
+    """``record`` has exactly ``fields``, each of its kind."""
+    for name, field in fields.items():
+        if name not in record:
+            raise PocketFileError(f"{where}: field {name!r} is missing; it must be {field.expected}")
+        if not field.accepts(record[name]):
+            raise PocketFileError(f"{where}: field {name!r} is {brief(record[name])}; it must be {field.expected}")
+    unknown = [name for name in record if name not in fields]
+    if unknown:
+        raise PocketFileError(f"{where}: field {unknown[0]!r} is unknown; known are {', '.join(fields)}")
+
+
+def brief(value: Any) -> str:
+    """A JSON value for a message, in few characters however large or deep it is."""
+    if isinstance(value, list | dict):
+        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
+    if isinstance(value, str):
+        return repr(value if len(value) <= 60 else f"{value[:59]}…")
+    return "an integer of many digits" if type(value) is int and abs(value) >= 10**30 else repr(value)
 
 
 def _check_texts(model: dict[str, Any], text: dict[str, Any]) -> None:

@@ -7,8 +7,9 @@ so it is at least as precise as the kernels. Written to be read, not to be fast.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,78 +22,109 @@ KEY_TILE, KEY_SPLIT = 128, 1024
 LOG2E = math.log2(math.e)
 
 Hook = Callable[[Op, list[Array], Array], None]
-"""Called after each operator with the operator, its inputs (``in`` and ``residual``) and its output."""
+"""Called after each operator that writes a value with the operator, the values that it reads and its result."""
 
 
-@dataclass(frozen=True)
+class Heads(NamedTuple):
+    """int8 heads [heads, rows, head_dim] as whole numbers in float64, and their scales [heads, rows]."""
+
+    q: Array
+    scale: Array
+
+
+@dataclass
 class Batch:
-    """Tokens of all sequences end to end."""
+    """What the caller gives: indices and rows by input, and the rows of every sequence by domain."""
 
-    ids: Array
-    types: Array
-    rows: Array
-    lengths: list[int]
+    inputs: dict[str, Array]
+    sequences: dict[str, list[slice]]
+    selected: dict[str, Array]
+    states: dict[str, tuple[Array, Array]]
 
-    @property
-    def positions(self) -> Array:
-        return np.concatenate([np.arange(length) for length in self.lengths])
+    def rows(self, domain: str) -> int:
+        return self.sequences[domain][-1].stop if self.sequences[domain] else 0
 
-    def sequences(self) -> Iterator[slice]:
-        begin = 0
-        for length in self.lengths:
-            yield slice(begin, begin + length)
-            begin += length
+    def positions(self, domain: str) -> Array:
+        return np.concatenate([np.arange(rows.stop - rows.start) for rows in self.sequences[domain]])
 
 
-def run(
-    graph: Graph,
-    ids: ArrayLike,
-    lengths: ArrayLike,
-    types: ArrayLike | None = None,
-    rows: ArrayLike | None = None,
-    hooks: Hook | None = None,
-) -> Array:
-    """The graph's output, float32 [tokens | sequences | rows, width].
+def run(graph: Graph, inputs: Mapping[str, ArrayLike | None], hooks: Hook | None = None) -> Array:
+    """The graph's output, float32 [rows of its domain, width].
 
-    ``ids`` [tokens] holds all sequences end to end and ``lengths`` [sequences] how long each is; ``types`` [tokens]
-    defaults to zeros; ``rows`` are the tokens that a ``select`` takes. Raises ValueError when they do not fit each
-    other or the graph.
+    ``inputs`` holds what ``_core.Session.run`` takes: an array for each input, offsets [sequences + 1] for a ragged
+    domain, rows for a selected one (none where it is absent). Raises ValueError when they do not fit each other or the
+    graph.
     """
     plain = unpack_graph(graph)
-    batch = _batch(graph, ids, lengths, types, rows)
+    batch = _batch(graph, inputs)
     last_use = {name: index for index, op in enumerate(plain.ops) for name in _inputs(op)}
     last_use[plain.output] = len(plain.ops)
-    values: dict[str, Array] = {}
+    values: dict[str, Any] = {e["name"]: batch.inputs[e["name"]] for e in graph.inputs if e["dtype"] == "f32"}
+    domains = {entry["name"]: entry["domain"] for entry in graph.inputs}
     for index, op in enumerate(plain.ops):
-        inputs = [values[name] for name in _inputs(op)]
-        output = OPERATORS[op["op"]](op, plain, batch, inputs).astype(np.float32, copy=False)
-        values[op["out"]] = output
-        if hooks:
-            hooks(op, inputs, output)
-        for name in (op["out"], *_inputs(op)):
+        read = [values[name] for name in _inputs(op)]
+        of = next((domains[name] for name in _inputs(op)), "")
+        if op["op"] == "embed" and not of:
+            of = next(domains[table["index"]] for table in op["tables"] if table["index"] != "positions")
+        result = OPERATORS[op["op"]](op, plain, batch, of, read)
+        if "out" in op:
+            values[op["out"]] = result.astype(np.float32, copy=False) if isinstance(result, np.ndarray) else result
+            domains[op["out"]] = op.get("domain", of)
+            if hooks and isinstance(result, np.ndarray):
+                hooks(op, read, values[op["out"]])
+        for name in (*([op["out"]] if "out" in op else []), *_inputs(op)):
             if last_use.get(name, index) <= index:
                 values.pop(name, None)
-    return values[plain.output]
+    output: Array = values[plain.output]
+    return output
 
 
 def _inputs(op: Op) -> list[str]:
-    return [op[field] for field in ("in", "residual") if op.get(field) is not None]
+    return [op[field] for field in ("in", "q", "k", "v", "multiply", "residual") if op.get(field) is not None]
 
 
-def _batch(graph: Graph, ids: ArrayLike, lengths: ArrayLike, types: ArrayLike | None, rows: ArrayLike | None) -> Batch:
-    def index(name: str, value: ArrayLike, limit: int, low: int = 0) -> Array:
-        array = np.asarray(value, np.int64).reshape(-1)
-        if array.size and not (low <= array.min() and array.max() < limit):
-            raise ValueError(f"{name} holds {array.min()}…{array.max()}; it must lie in {low}…{limit - 1}")
+def _batch(graph: Graph, given: Mapping[str, ArrayLike | None]) -> Batch:
+    def index(name: str, limit: int) -> Array:
+        array = np.asarray(given.get(name, ()), np.int64).reshape(-1)
+        if array.size and not (array.min() >= 0 and array.max() < limit):
+            raise ValueError(f"{name} holds {array.min()}…{array.max()}; it must lie in 0…{limit - 1}")
         return array
 
-    tokens = index("ids", ids, graph.vocab_size)
-    sizes = index("lengths", lengths, graph.max_length + 1, low=1)
-    kinds = index("types", np.zeros_like(tokens) if types is None else types, max(graph.type_vocab_size, 1))
-    if sizes.sum() != tokens.size or kinds.size != tokens.size:
-        raise ValueError(f"lengths sum to {sizes.sum()} and types has {kinds.size}; both must equal {tokens.size} ids")
-    chosen = index("rows", [] if rows is None else rows, tokens.size)
-    return Batch(tokens, kinds, chosen, [int(size) for size in sizes])
+    batch = Batch({}, {}, {}, {})
+    count = 0
+    for domain in graph.domains:
+        name, of = domain["name"], domain.get("of", "")
+        if domain["kind"] == "ragged" and not of:
+            lengths = np.diff(np.asarray(given[name], np.int64))
+            if lengths.size and not (lengths.min() >= 1 and lengths.max() <= domain["max_rows"]):
+                raise ValueError(
+                    f"{name} has lengths {lengths.min()}…{lengths.max()}; they must lie in 1…{domain['max_rows']}"
+                )
+        elif domain["kind"] == "ragged":
+            lengths = np.array([rows.stop - rows.start for rows in batch.sequences[of]]) + domain.get("prepended", 0)
+        elif domain["kind"] == "grid":
+            size = domain["height"] * domain["width"]
+            filled = [len(np.asarray(given[entry["name"]])) for entry in graph.inputs if entry["domain"] == name]
+            lengths = np.full(filled[0] // size if filled else count, size)
+        elif domain["kind"] == "one":
+            lengths = np.ones(count, np.int64)
+        else:
+            batch.selected[name] = index(name, batch.rows(of))
+            continue
+        count = len(lengths)
+        ends = np.cumsum(lengths)
+        batch.sequences[name] = [slice(int(e - n), int(e)) for e, n in zip(ends, lengths, strict=True)]
+    for entry in graph.inputs:
+        name, rows = entry["name"], batch.rows(entry["domain"])
+        if entry["dtype"] == "f32":
+            batch.inputs[name] = np.asarray(given[name], np.float32)
+        elif given.get(name) is None and entry.get("optional"):
+            batch.inputs[name] = np.zeros(rows, np.int64)
+        else:
+            batch.inputs[name] = index(name, entry["limit"])
+        if len(batch.inputs[name]) != rows:
+            raise ValueError(f"{name} has {len(batch.inputs[name])} entries; the sequences have {rows}")
+    return batch
 
 
 def erf(x: Array) -> Array:
@@ -128,72 +160,132 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 def quantize(x: Array) -> tuple[Array, Array]:
     """Rows of the last axis as whole numbers −127…127, in float64 for exact products, and one float32 scale each."""
     amax = np.abs(x).max(axis=-1, keepdims=True)
-    inverse = np.divide(np.float32(127), amax, out=np.zeros_like(amax), where=amax > 0)
-    return np.rint(x * inverse).astype(np.float64), amax[..., 0] / np.float32(127)
+    inverse = np.divide(np.float32(127), amax, out=np.zeros_like(amax), where=amax > np.float32(1e-36))
+    return np.rint(x * inverse).astype(np.float64), amax[..., 0] * np.float32(1 / 127)
 
 
-def embed(op: Op, graph: Graph, batch: Batch, inputs: list[Array]) -> Array:
-    result = np.zeros((batch.ids.size, op["width"]), np.float32)
-    indices = {"ids": batch.ids, "positions": batch.positions, "types": batch.types}
+def embed(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
+    total = inputs[0] if inputs else np.zeros((), np.float32)
     for table in op["tables"]:
-        index = indices[table["index"]] + table["offset"]
-        found = graph.params[f"{table['weight']}.weight"][index].astype(np.float32)
-        if f"{table['weight']}.scale" in graph.params:
-            found = found * graph.params[f"{table['weight']}.scale"][index, None]
-        result += hadamard(found, table["rotate"])
-    return result
+        name = table["weight"]
+        if table["index"] == "positions":
+            index = batch.positions(of) + table.get("offset", 0)
+        else:
+            index = batch.inputs[table["index"]]
+        found = graph.params[f"{name}.weight"][index].astype(np.float32)
+        if f"{name}.scale" in graph.params:
+            found = found * graph.params[f"{name}.scale"][index, None]
+        total = total + hadamard(found, graph.weights[name].get("rotate", 0))
+    return total
 
 
-def norm(op: Op, graph: Graph, batch: Batch, inputs: list[Array]) -> Array:
+def norm(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
     x = inputs[0].astype(np.float64)
     if op["kind"] == "layer":
         x = x - x.mean(axis=1, keepdims=True)
     x = x / np.sqrt(np.square(x).mean(axis=1, keepdims=True) + op["eps"])
-    scaled: Array = x * graph.params[f"{op['weight']}.weight"] + graph.params.get(f"{op['weight']}.bias", 0)
+    scaled: Array = x * graph.params[op["weight"]] + (graph.params[op["bias"]] if "bias" in op else 0)
     return scaled
 
 
-def linear(op: Op, graph: Graph, batch: Batch, inputs: list[Array]) -> Array:
-    weight = graph.params[f"{op['weight']}.weight"]
-    bias = graph.params.get(f"{op['weight']}.bias", np.float32(0)).astype(np.float64)
-    if weight.dtype == np.int8:
-        x, x_scale = quantize(hadamard(inputs[0], op["rotate"]))
-        product = (x @ weight.T.astype(np.float64)).astype(np.float32) * graph.params[f"{op['weight']}.scale"]
-        y = product * x_scale[:, None].astype(np.float64) + bias
-    else:
-        y = inputs[0].astype(np.float64) @ weight.T.astype(np.float64) + bias
-    y = ACTIVATIONS[op["activation"]](y.astype(np.float32).astype(np.float64)).astype(np.float32)
-    return y + inputs[1] if op["residual"] is not None else y
+def linear(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
+    x, *rest = inputs
+    y = PRODUCTS[graph.weights[op["weight"]]["format"]](x, op["weight"], graph)
+    if "bias" in op:
+        y = y + graph.params[op["bias"]].astype(np.float64)
+    y = ACTIVATIONS[op.get("activation", "none")](y.astype(np.float32).astype(np.float64)).astype(np.float32)
+    if "multiply" in op:
+        y = y * rest.pop(0)
+    return y + rest.pop(0) if "residual" in op else y
+
+
+def _product_f32(x: Array, name: str, graph: Graph) -> Array:
+    product: Array = x.astype(np.float64) @ graph.params[f"{name}.weight"].T.astype(np.float64)
+    return product
+
+
+def _product_i8(x: Array, name: str, graph: Graph) -> Array:
+    q, scale = quantize(hadamard(x, graph.weights[name].get("rotate", 0)))
+    sums = (q @ graph.params[f"{name}.weight"].T.astype(np.float64)).astype(np.float32)
+    product: Array = sums * graph.params[f"{name}.scale"] * scale[:, None].astype(np.float64)
+    return product
+
+
+def _product_i4(x: Array, name: str, graph: Graph) -> Array:
+    """Exact within each group, whose sums are scaled and added; a minimum counts for each unit of its inputs."""
+    facts, codes, scales = graph.weights[name], graph.params[f"{name}.weight"], graph.params[f"{name}.scale"]
+    n, k = codes.shape
+    groups = k // facts["group"] if facts.get("group") else 1
+    q, scale = quantize(hadamard(x, facts.get("rotate", 0)))
+    parts = q.reshape(len(q), groups, -1)
+    weight = graph.params[f"{name}.codebook"][codes].astype(np.float64).reshape(n, groups, -1)
+    y = (np.einsum("mgk,ngk->mng", parts, weight) * scales.reshape(n, groups)).sum(axis=2)
+    if f"{name}.minimum" in graph.params:
+        y += parts.sum(axis=2) @ graph.params[f"{name}.minimum"].reshape(n, groups).T
+    product: Array = y * scale[:, None].astype(np.float64)
+    return product
+
+
+PRODUCTS: dict[str, Callable[[Array, str, Graph], Array]] = {
+    "f32": _product_f32,
+    "i8": _product_i8,
+    "i4": _product_i4,
+}
+
+
+def columns(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
+    part: Array = inputs[0][:, op["begin"] : op["begin"] + op["width"]]
+    return part
+
+
+def _heads(x: Array, head_dim: int) -> Array:
+    """[rows, heads · head_dim] → [heads, rows, head_dim]."""
+    heads: Array = x.reshape(len(x), -1, head_dim).swapaxes(0, 1)
+    return heads
+
+
+def quantize_heads(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Heads:
+    return Heads(*quantize(hadamard(_heads(inputs[0], op["head_dim"]), op.get("rotate", 0))))
+
+
+def store(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> None:
+    batch.states[op["state"]] = (inputs[0], inputs[1])
 
 
 def visible(op: Op, length: int) -> Array:
     """Boolean [queries, keys]: which keys of its sequence each query sees."""
     distance = np.arange(length)[:, None] - np.arange(length)
     seen = np.ones((length, length), bool)
-    if op["left"] >= 0:
+    if op.get("left", -1) >= 0:
         seen &= distance <= op["left"]
-    if op["right"] >= 0:
+    if op.get("right", -1) >= 0:
         seen &= -distance <= op["right"]
-    if op["causal"]:
+    if op.get("causal"):
         seen &= distance >= 0
     return seen
 
 
-def attention(op: Op, graph: Graph, batch: Batch, inputs: list[Array]) -> Array:
-    heads, kv_heads, head_dim = op["heads"], op["kv_heads"], op["head_dim"]
-    attend = _attend_int8 if op["dtype"] == "int8" else _attend_fp32
-    result = np.empty((batch.ids.size, heads * head_dim), np.float32)
-    for tokens in batch.sequences():
-        rows = inputs[0][tokens]
-        length = len(rows)
-        split = rows.reshape(length, heads + 2 * kv_heads, head_dim).swapaxes(0, 1)
-        q, k, v = split[:heads], split[heads : heads + kv_heads], split[heads + kv_heads :]
-        k, v = (np.repeat(x, heads // kv_heads, axis=0) for x in (k, v))
+def attention(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Any]) -> Array:
+    state = next(state for state in graph.states if state["name"] == op["state"])
+    k_rows, v_rows = batch.states[op["state"]]
+    head_dim, rotate = state["head_dim"], state.get("rotate", 0)
+    queries = inputs[0] if isinstance(inputs[0], Heads) else _heads(inputs[0], head_dim)
+    heads = len(queries.q if isinstance(queries, Heads) else queries)
+    result = np.empty((len(k_rows), heads * head_dim), np.float32)
+    for tokens in batch.sequences[of]:
+        length = tokens.stop - tokens.start
+        repeat = heads // state["heads"]
+        k, v = (np.repeat(_heads(rows[tokens], head_dim), repeat, axis=0) for rows in (k_rows, v_rows))
         bias = np.zeros((1, 1, 1), np.float32)
-        if op["bias"] is not None:
+        if "bias" in op:
             distance = np.arange(length)[:, None] - np.arange(length)
             bias = graph.params[op["bias"]][:, distance + graph.max_length - 1]
-        mixed = attend(q, k, v, op["scale"], np.broadcast_to(bias, (heads, length, length)), visible(op, length))
+        bias, seen = np.broadcast_to(bias, (heads, length, length)), visible(op, length)
+        if isinstance(queries, Heads):
+            part = Heads(queries.q[:, tokens], queries.scale[:, tokens])
+            mixed = _attend_int8(part, hadamard(k, rotate), v, op["scale"] / max(rotate, 1), bias, seen)
+        else:
+            mixed = _attend_fp32(queries[:, tokens], k, v, op["scale"], bias, seen)
         result[tokens] = mixed.swapaxes(0, 1).reshape(length, -1)
     return result
 
@@ -207,9 +299,9 @@ def _attend_fp32(q: Array, k: Array, v: Array, scale: float, bias: Array, seen: 
     return mixed
 
 
-def _attend_int8(q: Array, k: Array, v: Array, scale: float, bias: Array, seen: Array) -> Array:
+def _attend_int8(queries: Heads, k: Array, v: Array, scale: float, bias: Array, seen: Array) -> Array:
     """As ``_attend_fp32``, over key tiles of 128 that are merged in order within splits of 1,024, and so are these."""
-    (q, q_scale), (k, k_scale), (v, v_scale) = quantize(q), quantize(k), quantize(v)
+    (q, q_scale), (k, k_scale), (v, v_scale) = queries, quantize(k), quantize(v)
     q_scale = q_scale * np.float32(scale * LOG2E)
     whole = _Softmax.empty(q.shape)
     for begin in range(0, q.shape[1], KEY_TILE):
@@ -256,30 +348,33 @@ class _Softmax:
         self.highest[:, i] = new
 
 
-def pool(op: Op, graph: Graph, batch: Batch, inputs: list[Array]) -> Array:
+def pool(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
     reduce: dict[str, Callable[[Array], Array]] = {
         "mean": lambda x: x.astype(np.float64).mean(axis=0),
         "cls": lambda x: x[0],
         "max": lambda x: x.max(axis=0),
     }
-    return np.stack([reduce[op["kind"]](inputs[0][tokens]) for tokens in batch.sequences()])
+    return np.stack([reduce[op["kind"]](inputs[0][rows]) for rows in batch.sequences[of]])
 
 
-def select(op: Op, graph: Graph, batch: Batch, inputs: list[Array]) -> Array:
-    chosen: Array = inputs[0][batch.rows]
+def select(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
+    chosen: Array = inputs[0][batch.selected[op["domain"]]]
     return chosen
 
 
-def normalize(op: Op, graph: Graph, batch: Batch, inputs: list[Array]) -> Array:
+def normalize(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
     x = inputs[0].astype(np.float64)
     unit: Array = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
     return unit
 
 
-OPERATORS: dict[str, Callable[[Op, Graph, Batch, list[Array]], Array]] = {
+OPERATORS: dict[str, Callable[[Op, Graph, Batch, str, list[Any]], Any]] = {
     "embed": embed,
     "norm": norm,
     "linear": linear,
+    "columns": columns,
+    "quantize_heads": quantize_heads,
+    "store": store,
     "attention": attention,
     "pool": pool,
     "select": select,

@@ -67,6 +67,7 @@ def build(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return Build(machine, objects, check_binary.vector_units(objects, machine))
 
 
+@pytest.mark.slow
 def test_products_do_not_spill(build: Build) -> None:
     for isa in VECTOR_ISAS[build.machine]:
         products = [loop for loop in build.loops[f"kernels_{isa}"] if loop.product]
@@ -75,6 +76,7 @@ def test_products_do_not_spill(build: Build) -> None:
             assert max(loop.dots for loop in products if loop.function.startswith(kind)) >= TILES[isa], isa
 
 
+@pytest.mark.slow
 def test_attention_does_not_spill(build: Build) -> None:
     for isa in VECTOR_ISAS[build.machine]:
         attention = [loop for loop in build.loops[f"kernels_{isa}"] if not loop.product]
@@ -82,12 +84,14 @@ def test_attention_does_not_spill(build: Build) -> None:
         assert [loop for loop in attention if loop.spills] == [], isa
 
 
+@pytest.mark.slow
 def test_isa_units_show_their_table_only(build: Build) -> None:
     """Or the linker could take a function that was built for AVX-512 for every CPU."""
     for isa in ("scalar", *VECTOR_ISAS[build.machine]):
         assert check_binary.wrong_symbols(build.objects[f"kernels_{isa}"], isa) == []
 
 
+@pytest.mark.slow
 def test_instructions_above_the_baseline_are_in_isa_units_only(build: Build) -> None:
     for stem, target in build.objects.items():
         above = stem.removeprefix("kernels_") in set(VECTOR_ISAS[build.machine]) - {"neon"}

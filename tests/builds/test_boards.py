@@ -15,6 +15,7 @@ def results() -> list[Row]:
     return simulate_boards.rows()
 
 
+@pytest.mark.slow
 def test_every_loop_reaches_its_share_of_the_issue_limit(results: list[Row]) -> None:
     assert simulate_boards.too_slow(results) == []
     assert len(results) == 2 * sum(len(loop.cores) for loop in LOOPS)
@@ -28,6 +29,7 @@ def test_integer_products_must_reach_95_percent_and_85_in_order() -> None:
                 assert share >= (0.85 if core in ("cortex-a53", "cortex-a55") else 0.95)
 
 
+@pytest.mark.slow
 def test_the_page_says_what_the_simulation_says(results: list[Row]) -> None:
     """Within a point, so that another version of the simulator's models is not a failure."""
     page = simulate_boards.PAGE.read_text()

@@ -17,6 +17,7 @@ SECONDS = 90
 TARGETS = ("program", "pocket", "safetensors", "tokenizer", "bindings")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="runs on x86-64, for which Atheris has wheels")
 @pytest.mark.skipif(not (3, 11) <= sys.version_info < (3, 14), reason="runs with Python 3.11 to 3.13, as Atheris does")
 def test_fuzzers_and_sanitizers() -> None:

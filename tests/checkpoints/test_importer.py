@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from helpers.torch_models import build, write_modules
+from helpers.torch_models import build
 from pocketformer.errors import CheckpointError, UnsupportedModelError
 from pocketformer.families import FAMILIES, TASKS
 from pocketformer.sources.huggingface import load_checkpoint
@@ -179,44 +179,6 @@ def test_reserved_positions_shorten_the_limit(tmp_path: Path) -> None:
     assert checkpoint.graph.max_length == checkpoint.text["max_length"] == 512
     edit_json(tmp_path / "config.json", max_position_embeddings=2)
     refused(tmp_path, CheckpointError, "2 rows", "max_position_embeddings")
-
-
-def test_mask_token(folder: Path) -> None:
-    assert load_checkpoint(folder).text["mask_token_id"] is None
-    edit_json(folder / "tokenizer_config.json", mask_token={"content": "<mask>", "lstrip": True})
-    (folder / "tokenizer.json").write_text('{"added_tokens": [{"id": 3, "content": "<mask>"}]}')
-    checkpoint = load_checkpoint(folder)
-    assert checkpoint.text["mask_token_id"] == 3
-    assert checkpoint.tokenizer_json == (folder / "tokenizer.json").read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("modes", "tail", "words"),
-    [
-        ({"pooling_mode_weightedmean_tokens": True}, [], ["pooling_mode_weightedmean_tokens", "mean_tokens"]),
-        ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}, [], [" + "]),
-        ({}, [], ["nothing"]),
-        ({"pooling_mode_mean_tokens": True}, ["LSTM"], ["'LSTM'", "Normalize"]),
-        ({"pooling_mode_mean_tokens": True}, ["Pooling"], ["Transformer → Pooling → Pooling"]),
-    ],
-)
-def test_unsupported_modules_are_named(folder: Path, modes: dict[str, bool], tail: list[str], words: list[str]) -> None:
-    write_modules(folder, modes, *tail)
-    refused(folder, UnsupportedModelError, *words)
-
-
-def test_modules_stay_inside_the_folder(folder: Path) -> None:
-    (folder / "modules.json").write_text('[{"type": "a.Transformer", "path": "../x"}]')
-    refused(folder, CheckpointError, "../x", "outside")
-
-
-def test_modules_win_over_the_head(folder: Path) -> None:
-    write_modules(folder, {"pooling_mode_cls_token": True})
-    checkpoint = load_checkpoint(folder)
-    assert checkpoint.model["task"] == "embed"
-    assert checkpoint.graph.ops[-1] == {"op": "pool", "in": checkpoint.graph.ops[-2]["out"], "kind": "cls"} | {
-        "out": checkpoint.graph.output
-    }
 
 
 def test_damaged_safetensors(tmp_path: Path) -> None:

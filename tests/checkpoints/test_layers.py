@@ -127,7 +127,7 @@ def torch_layer(spec: LayerSpec, arrays: Arrays, x: torch.Tensor) -> torch.Tenso
 
 
 def graph_of(spec: LayerSpec, arrays: Arrays, table: np.ndarray, names: LayerNames = NAMES, prefix: str = "") -> Graph:
-    b = GraphBuilder(VOCAB, 0, 64)
+    b = GraphBuilder.text(VOCAB, 0, 64)
     x = b.embed([Table("words", table, "ids")])
     return b.build(Layer.read("layer", spec, arrays, prefix, names).append_to(b, x))
 
@@ -154,7 +154,7 @@ def test_fused_and_separate_projections_are_one_graph() -> None:
 
 
 def test_a_layer_run_twice_is_stored_once() -> None:
-    b = GraphBuilder(VOCAB, 0, 64)
+    b = GraphBuilder.text(VOCAB, 0, 64)
     layer = Layer.read("shared", BERT, random_layer(BERT, ""), "", NAMES)
     x = b.embed([Table("words", np.ones((VOCAB, HIDDEN), np.float32), "ids")])
     graph = b.build(layer.append_to(b, layer.append_to(b, x)))

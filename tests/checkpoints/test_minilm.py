@@ -46,8 +46,16 @@ def test_metadata(checkpoint: Checkpoint) -> None:
         "params": 22_713_216 - 384 * 385,
         "weights": "fp32",
         "license": "apache-2.0",
+        "similarity": "cosine",
+        "truncate_dim": None,
     }
-    assert checkpoint.text == {"max_length": 256, "mask_token_id": 103}
+    assert checkpoint.text == {
+        "max_length": 256,
+        "mask_token_id": 103,
+        "prompts": {"query": "", "document": ""},
+        "default_prompt_name": None,
+        "include_prompt": True,
+    }
     assert [op["op"] for op in checkpoint.graph.ops][-2:] == ["pool", "normalize"]
 
 

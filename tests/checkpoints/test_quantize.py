@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from helpers.graphs import MODEL, TEXT, TOKENIZER_JSON, tiny_graph
+from helpers.rounding import dequantize
 from pocketformer import reference
 from pocketformer.compression import QuantizeOptions, _progress_bar, compress_checkpoint, compress_graph
-from pocketformer.compression.gptq import round_with_feedback, visit_moments
-from pocketformer.compression.quantize import dequantize, quantize_graph, quantize_rows
-from pocketformer.graph import Array, GraphBuilder, Table
+from pocketformer.compression.quantize import quantize_graph, quantize_rows
+from pocketformer.graph import TOKENS, Array, GraphBuilder, Table
 from pocketformer.hadamard import hadamard
 from pocketformer.layout import MAX_INT8_K, hadamard_block, table_rows
 from pocketformer.packing import pack_graph, pack_panels, unpack_graph, unpack_panels
@@ -110,12 +110,12 @@ def test_rotated_weights_stand_for_the_same_matrix(width: int) -> None:
 
 def test_what_is_quantized_and_rotated() -> None:
     graph = quantize_graph(tiny_graph(hidden=64, ffn=96, head_dim=32))
-    rotate = {op["weight"]: op["rotate"] for op in graph.ops if op["op"] == "linear"}
+    rotate = {op["weight"]: graph.weights[op["weight"]].get("rotate", 0) for op in graph.ops if op["op"] == "linear"}
     assert rotate["layer0.qkv"] == 64
     assert rotate["layer0.up"] == 64
     assert rotate["layer0.down"] == 32
     assert rotate["layer0.out"] == 0
-    assert {op["dtype"] for op in graph.ops if op["op"] == "attention"} == {"int8"}
+    assert {state["dtype"] for state in graph.states} == {"int8"}
     assert graph.params["words.weight"].dtype == np.int8
     assert graph.params["types.weight"].dtype == np.float32
     assert all(graph.params[f"{name}.weight"].dtype == np.int8 for name in rotate)
@@ -124,16 +124,16 @@ def test_what_is_quantized_and_rotated() -> None:
 def test_options() -> None:
     plain = tiny_graph(hidden=64, ffn=96, head_dim=32)
     graph = quantize_graph(plain, QuantizeOptions(block=16, rotate_attention_output=True, fp32_rows=0))
-    assert {op["rotate"] for op in graph.ops if op["op"] == "linear"} == {16}
+    assert {graph.weights[op["weight"]]["rotate"] for op in graph.ops if op["op"] == "linear"} == {16}
     assert graph.params["types.weight"].dtype == np.int8
     with pytest.raises(ValueError, match="block is 24; it must be 0 or a power of two"):
         quantize_graph(plain, QuantizeOptions(block=24))
-    assert all("rotate" not in op or op["rotate"] == 0 for op in plain.ops), "the input must stay as it is"
+    assert all("rotate" not in facts for facts in plain.weights.values()), "the input must stay as it is"
 
 
 def head_graph(n: int, k: int = 32) -> Any:
     rng = np.random.default_rng(n)
-    build = GraphBuilder(70, 0, 8)
+    build = GraphBuilder.text(70, 0, 8)
     x = build.embed([Table("words", rng.standard_normal((70, k)).astype(np.float32), "ids")])
     return build.build(build.linear(x, rng.standard_normal((n, k)).astype(np.float32), name="head"))
 
@@ -146,14 +146,14 @@ def test_small_final_heads_stay_fp32(n: int, dtype: type) -> None:
 def test_products_too_long_for_int32_stay_fp32() -> None:
     graph = quantize_graph(head_graph(65, MAX_INT8_K + 1))
     assert graph.params["head.weight"].dtype == np.float32
-    assert graph.ops[-1]["rotate"] == 0
+    assert graph.weights["head"] == {"format": "f32", "n": 65, "k": MAX_INT8_K + 1}
 
 
 def test_a_tied_table_is_stored_once_as_panels() -> None:
     plain = tiny_graph(task="fill_mask")
     graph = pack_graph(quantize_graph(plain))
     assert graph.params["words.weight"].shape == (7, 9, 16, 4)
-    assert graph.ops[0]["tables"][0]["rotate"] == graph.ops[-1]["rotate"] == 4
+    assert graph.weights["words"]["rotate"] == 4
     words = unpack_graph(graph).params
     real = dequantize(words["words.weight"], words["words.scale"], 4)
     np.testing.assert_allclose(real, plain.params["words.weight"], atol=0.03)
@@ -180,9 +180,9 @@ def test_sums_are_the_sums_of_the_weights() -> None:
 def test_int8_is_close_to_fp32(options: dict[str, Any]) -> None:
     plain = tiny_graph(**options)
     ids = np.random.default_rng(3).integers(0, 101, 90)
-    lengths = [1, 2, 7, 40, 40]
-    exact = reference.run(plain, ids, lengths)
-    rounded = reference.run(quantize_graph(plain), ids, lengths)
+    inputs = {"ids": ids, TOKENS: np.cumsum([0, 1, 2, 7, 40, 40])}
+    exact = reference.run(plain, inputs)
+    rounded = reference.run(quantize_graph(plain), inputs)
     assert (exact * rounded).sum(axis=1).min() > 0.999
 
 
@@ -207,48 +207,6 @@ def test_report_and_file(tmp_path: Path) -> None:
 def test_unknown_weights_are_refused() -> None:
     with pytest.raises(ValueError, match="weights is 'int3'; it must be one of int8, fp32"):
         compress_graph(tiny_graph(), "int3")
-
-
-def test_feedback_keeps_products_better_than_rounding_to_nearest() -> None:
-    rng = np.random.default_rng(5)
-    weight = rng.standard_normal((48, 300))
-    x = rng.standard_normal((2000, 40)) @ rng.standard_normal((40, 300)) + 0.1 * rng.standard_normal((2000, 300))
-    nearest, scale = quantize_rows(weight)
-    fed_back = round_with_feedback(weight, scale, x.T @ x)
-
-    def error(values: Array) -> float:
-        return float(np.linalg.norm(x @ (dequantize(values, scale, 0) - weight).T))
-
-    assert fed_back.dtype == np.int8
-    assert error(fed_back) < 0.5 * error(nearest)
-
-
-def test_moments_are_those_of_the_rotated_inputs() -> None:
-    graph = tiny_graph(task="fill_mask")
-    rotations = {op["weight"]: hadamard_block(op["k"]) for op in graph.ops if op["op"] == "linear"}
-    moments: dict[str, Array] = {}
-    visit_moments(graph, rotations, 80, moments.__setitem__)
-    assert moments.keys() == rotations.keys()
-    assert moments["layer0.qkv"].shape == (36, 36)
-    assert not moments["words"].any(), "no row was selected"
-    seen: list[Array] = []
-    ids = np.random.default_rng(0).integers(0, 101, 80)
-    reference.run(
-        graph, ids, [40, 40], hooks=lambda op, x, y: seen.append(x[0]) if op.get("weight") == "layer0.down" else None
-    )
-    np.testing.assert_allclose(moments["layer0.down"], seen[0].astype(float).T @ seen[0].astype(float), rtol=1e-5)
-
-
-def test_shared_weights_are_rounded_once_from_all_their_inputs() -> None:
-    rng = np.random.default_rng(6)
-    weight = rng.standard_normal((32, 32)).astype(np.float32)
-    build = GraphBuilder(70, 0, 8)
-    x = build.embed([Table("words", rng.standard_normal((70, 32)).astype(np.float32), "ids")])
-    for _ in range(3):
-        x = build.linear(x, weight, name="shared", activation="tanh")
-    visits: list[str] = []
-    visit_moments(build.build(x), {"shared": 0}, 16, lambda name, moments: visits.append(name))
-    assert visits == ["shared"]
 
 
 @pytest.mark.parametrize("terminal", [False, True])

@@ -13,7 +13,7 @@ import pytest
 
 from helpers.graphs import MODEL, TEXT, TOKENIZER_JSON, tiny_graph
 from helpers.hostile_files import flip_data, flip_header, header_end, lie_in_entry, lie_in_metadata, rebuilt, truncate
-from pocketformer.compression.quantize import quantize_graph
+from helpers.programs import quantize_graph
 from pocketformer.errors import CheckpointError, PocketFileError
 from pocketformer.packing import pack_graph
 from pocketformer.pocketfile import read_pocket, write_pocket

@@ -15,19 +15,29 @@ Ids = NDArray[np.integer[Any]]
 Engine = Callable[..., NDArray[np.float32]]
 
 
+def feeds(ids: Ids, lengths: Sequence[int], types: Ids | None, rows: Ids | None) -> dict[str, Any]:
+    """What a text model's program takes: ``ids`` holds the sequences of ``lengths`` end to end, ``rows`` tokens."""
+    result = {"ids": ids.astype(np.int32), "tokens": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)}
+    if types is not None:
+        result["types"] = types.astype(np.int32)
+    if rows is not None:
+        result["selected"] = rows.astype(np.int64)
+    return result
+
+
 def reference(
     graph: Graph, ids: Ids, lengths: Sequence[int], types: Ids | None = None, rows: Ids | None = None
 ) -> NDArray[np.float32]:
-    """Runs ``graph`` in numpy; ``ids`` holds the sequences of ``lengths`` end to end, ``rows`` indexes tokens."""
+    """Runs ``graph`` in numpy; arguments as in :func:`feeds`."""
     from pocketformer.reference import run
 
-    return run(graph, ids, lengths, types=types, rows=rows)
+    return run(graph, feeds(ids, lengths, types, rows))
 
 
 def native(
     graph: Graph, ids: Ids, lengths: Sequence[int], types: Ids | None = None, rows: Ids | None = None
 ) -> NDArray[np.float32]:
-    """Packs ``graph`` and runs it in C++; arguments as in :func:`reference`."""
+    """Packs ``graph`` and runs it in C++; arguments as in :func:`feeds`."""
     from pocketformer.packing import pack_graph
 
     packed = pack_graph(graph)
@@ -47,15 +57,8 @@ def native_packed(
     """Runs a packed graph, as a pocket file holds it, in C++."""
     from pocketformer._core import Program, Session
 
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    result: NDArray[np.float32] = Session(Program(graph.description(), graph.params)).run(
-        ids.astype(np.int32),
-        offsets,
-        None if types is None else types.astype(np.int32),
-        None if rows is None else rows.astype(np.int64),
-        threads,
-    )
-    return result
+    session = Session(Program(graph.description(), graph.params))
+    return session.run(feeds(ids, lengths, types, rows), threads)
 
 
 ENGINES: dict[str, Engine] = {"reference": reference, "native": native}

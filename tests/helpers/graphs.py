@@ -41,7 +41,7 @@ def tiny_graph(
     def normal(*shape: int, std: float = 1.0) -> Array:
         return (rng.standard_normal(shape) * std).astype(np.float32)
 
-    build = GraphBuilder(vocab, 2, max_length)
+    build = GraphBuilder.text(vocab, 2, max_length)
     words = normal(vocab, hidden)
     x = build.embed(
         [

@@ -73,7 +73,7 @@ def lie_in_metadata(content: bytes, rng: random.Random) -> bytes:
     """One value of the graph, or of the model's or the text's description, is another."""
     header = json.loads(content[8 : header_end(content)])
     metadata = header["__metadata__"]
-    key = rng.choice(("graph", "graph", "graph", "model", "text"))
+    key = rng.choice(("graphs", "graphs", "graphs", "weights", "states", "model", "text"))
     described = json.loads(metadata[key])
     lie(described, rng)
     metadata[key] = json.dumps(described)

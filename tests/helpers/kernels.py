@@ -131,6 +131,7 @@ class Attention:
     slot: int = 0
     spare: int = 0
     parts: tuple[int, ...] = ()
+    rotate: int = 0
     q: Array = field(init=False)
     q_scale: Array = field(init=False)
     cache: tuple[Array, ...] = field(init=False)
@@ -138,7 +139,7 @@ class Attention:
     def __post_init__(self) -> None:
         h, stride = self.heads, round_up(self.heads.head_dim, LANES)
         capacity = self.slot + round_up(h.length, LANES) + self.spare
-        self.q = fresh((h.length, h.heads, stride), np.int8 if self.int8 else np.float32)
+        self.q = fresh((h.length, h.heads, stride), np.int8) if self.int8 else padded(h.qkv)
         self.q_scale = fresh((h.length, h.heads))
         keys, scales = (h.kv_heads, capacity, stride), (h.kv_heads, capacity)
         if self.int8:
@@ -153,25 +154,29 @@ class Attention:
                 self.store(int(begin), int(end))
 
     def store(self, begin: int, end: int) -> None:
-        rows, at = padded(self.heads.qkv[begin:end]), self.slot + begin
+        h, rows, table = self.heads, padded(self.heads.qkv[begin:end]), kernels(self.isa)
+        columns = {"k_column": h.heads * h.head_dim, "v_column": (h.heads + h.kv_heads) * h.head_dim}
+        where: dict[str, Any] = {"slot": self.slot + begin, **columns}
+        if not self.int8:
+            table.store_f32(rows, rows, self.cache, h.head_dim, **where)  # type: ignore[arg-type]
+            return
         q, scale = aligned(self.q[begin:end]), aligned(self.q_scale[begin:end])
-        if self.int8:
-            kernels(self.isa).store_i8(rows, q, scale, self.cache, self.heads.head_dim, at)
-        else:
-            kernels(self.isa).store_f32(rows, q, self.cache, self.heads.head_dim, at)  # type: ignore[arg-type]
+        table.quantize_heads(rows, q, scale, h.head_dim, rotate=self.rotate)
+        table.store_i8(rows, rows, self.cache, h.head_dim, rotate=self.rotate, **where)
         self.q[begin:end], self.q_scale[begin:end] = q, scale
 
     def attend(self, begin: int = 0, end: int | None = None, **options: Any) -> Array:
         """Rows [begin, end) of the result, float32 [rows, heads·head_dim]."""
         h, end = self.heads, self.heads.length if end is None else end
         out = fresh((end - begin, round_up(h.heads * h.head_dim, LANES)))
-        shared = {"keys": h.length, "scale": h.scale, "first_position": begin, "slot": self.slot} | options
+        scale = h.scale / max(1, self.rotate)
+        shared = {"keys": h.length, "scale": scale, "first_position": begin, "slot": self.slot} | options
         q = aligned(self.q[begin:end])
         if self.int8:
-            scale = aligned(self.q_scale[begin:end])
-            kernels(self.isa).attention_i8(q, scale, self.cache, out, h.head_dim, **shared)
+            q_scale = aligned(self.q_scale[begin:end])
+            kernels(self.isa).attention_i8(q, q_scale, self.cache, out, h.head_dim, **shared)
         else:
-            kernels(self.isa).attention_f32(q, self.cache, out, h.head_dim, **shared)  # type: ignore[arg-type]
+            kernels(self.isa).attention_f32(q, self.cache, out, h.heads, h.head_dim, **shared)  # type: ignore[arg-type]
         columns = h.heads * h.head_dim
         assert (out[:, columns:].view(np.uint8) == OLD).all(), "columns beyond the heads belong to the caller"
         return out[:, :columns]

@@ -1,24 +1,31 @@
-"""Tiny random models with a head and a tokenizer, as folders and as fp32 pocket files."""
+"""Tiny models with a head and a tokenizer, as folders and as fp32 pocket files: random, or with planted results."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+import transformers
+from tokenizers import Tokenizer
 
 import pocketformer
 from helpers import torch_models
+from helpers.tokenizers import byte_pairs, in_transformers, sentence_pieces, word_pieces
+from pocketformer.compression import compress_checkpoint
+from pocketformer.sources.huggingface import load_checkpoint
 
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-WORDS = (
-    *("ada", "lives", "in", "london", "and", "wrote", "the", "first", "program", "who", "where", "is", "a", "of"),
-    *("paris", "letter", "to", "mr", "babbage"),
-)
-LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,?!"
+TOKENIZERS = {
+    "bert": word_pieces,
+    "distilbert": word_pieces,
+    "albert": sentence_pieces,
+    "camembert": sentence_pieces,
+    "xlm-roberta": sentence_pieces,
+    "roberta": byte_pairs,
+}
 
 
 @dataclass
@@ -26,38 +33,81 @@ class TaskModel:
     torch: torch.nn.Module
     tokenizer: Tokenizer
     pocket: Path
+    max_length: int = 512
 
-    def load(self) -> pocketformer.Model:
+    def load(self) -> Any:
         return pocketformer.load(self.pocket)
+
+    def pipeline(self, task: str, **options: Any) -> transformers.Pipeline:
+        """What transformers makes of the same model."""
+        tokenizer = in_transformers(self.tokenizer, self.max_length)
+        typed = getattr(self.torch.config, "type_vocab_size", 0) > 1
+        tokenizer.model_input_names = ["input_ids", *(["token_type_ids"] if typed else []), "attention_mask"]
+        return transformers.pipeline(task, model=self.torch, tokenizer=tokenizer, device="cpu", **options)
 
     @torch.no_grad()
     def logits(self, *texts: str) -> Any:
         """The output of torch for one text, or for a pair."""
         encoding = self.tokenizer.encode(*texts)
-        return self.torch(input_ids=torch.tensor([encoding.ids]), token_type_ids=torch.tensor([encoding.type_ids]))
+        arguments = {"input_ids": torch.tensor([encoding.ids])}
+        if getattr(self.torch.config, "type_vocab_size", 0) > 1:
+            arguments["token_type_ids"] = torch.tensor([encoding.type_ids])
+        return self.torch(**arguments)
 
 
-def word_pieces() -> Tokenizer:
-    """A WordPiece tokenizer like BERT's: known words, and single letters for the others."""
-    pieces = [*SPECIAL, *WORDS, *(c for c in LETTERS if c not in WORDS), *(f"##{letter}" for letter in LETTERS)]
-    assert len(pieces) <= torch_models.VOCAB
-    vocabulary = {piece: i for i, piece in enumerate(pieces)}
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    tokenizer.add_special_tokens(list(SPECIAL))
-    return tokenizer
+def labelled(names: list[str]) -> dict[str, dict[str, object]]:
+    """What ``config.json`` says of the outputs of a head."""
+    return {"id2label": {str(i): name for i, name in enumerate(names)}, "label2id": {n: i for i, n in enumerate(names)}}
 
 
-def make(task: str, folder: Path, max_length: int = 512, **config: Any) -> TaskModel:
-    """A BERT with the head of ``task``; ``config`` changes its ``config.json``."""
-    model = torch_models.build("bert", task, folder)
-    tokenizer = word_pieces()
+def make(
+    task: str,
+    folder: Path,
+    max_length: int = 512,
+    family: str = "bert",
+    plant: Mapping[str, int] | None = None,
+    text: Mapping[str, Any] | None = None,
+    model: Mapping[str, Any] | None = None,
+    **config: Any,
+) -> TaskModel:
+    """A model of ``family`` with the head of ``task``; ``config`` changes its ``config.json``.
+
+    Its weights are random, or with ``plant`` each piece has the output that is given for it and all others output 0.
+    ``text`` and ``model`` are added to the metadata of the pocket file.
+    """
+    tokenizer = TOKENIZERS[family]()
+    names = config.get("id2label") or {}
+    sizes: dict[str, Any] = {"vocab_size": max(torch_models.VOCAB, tokenizer.get_vocab_size())}
+    built = torch_models.build(family, task, folder, **sizes, **({"num_labels": len(names)} if names else {}))
+    if names:
+        built.config.id2label = {int(i): name for i, name in names.items()}
+        built.config.label2id = {name: int(i) for i, name in names.items()}
+    if plant is not None:
+        _plant(built, tokenizer, plant)
+        built.save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"mask_token": "[MASK]", "model_max_length": max_length}))
+    mask = "[MASK]" if tokenizer.token_to_id("[MASK]") is not None else "<mask>"
+    (folder / "tokenizer_config.json").write_text(json.dumps({"mask_token": mask, "model_max_length": max_length}))
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **config}))
+    loaded = load_checkpoint(folder)
+    loaded = replace(loaded, text={**loaded.text, **(text or {})}, model={**loaded.model, **(model or {})})
     pocket = folder / f"{task}.pocket"
-    pocketformer.compress(folder, pocket, weights="fp32")
-    return TaskModel(model, tokenizer, pocket)
+    compress_checkpoint(loaded, pocket, "fp32")
+    return TaskModel(built, tokenizer, pocket, max_length)
+
+
+@torch.no_grad()
+def _plant(model: torch.nn.Module, tokenizer: Tokenizer, classes: Mapping[str, int]) -> None:
+    """Every layer passes on what it gets, and the word table says which output a token has."""
+    for name, parameter in model.named_parameters():
+        parameter.fill_(1.0) if "norm.weight" in name.lower() else parameter.zero_()
+    table = model.get_input_embeddings().weight
+    table[:, 0] = 5.0
+    for piece, output in classes.items():
+        token = tokenizer.token_to_id(piece)
+        assert token is not None, piece
+        table[token] = 0.0
+        table[token, output] = 5.0
+    head = next(module for name, module in model.named_modules() if name in ("classifier", "qa_outputs"))
+    head.weight[:, : head.out_features] = 3 * torch.eye(head.out_features)

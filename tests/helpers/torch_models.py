@@ -93,7 +93,8 @@ class Inputs:
 def build(family: str, task: str, folder: Path, seed: int = 0, **options: Any) -> torch.nn.Module:
     """A random model of ``family`` with the head of ``task``, saved to ``folder``."""
     prefix, sizes = FAMILIES[family]
-    config = getattr(transformers, f"{prefix}Config")(**{**sizes, **options}, num_labels=5 if task != "answer" else 2)
+    labels = options.pop("num_labels", 2 if task == "answer" else 5)
+    config = getattr(transformers, f"{prefix}Config")(**{**sizes, **options}, num_labels=labels)
     config._attn_implementation = "eager"
     model = getattr(transformers, prefix + HEADS[task])(config).eval()
     make_adversarial(model, seed)

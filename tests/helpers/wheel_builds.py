@@ -48,10 +48,10 @@ def build_wheel(target: str, include: Path | None = None) -> Path:
     return wheel
 
 
-def unstripped(wheel: Path) -> Path:
-    """The wheel's extension with its symbols."""
+def unstripped(wheel: Path, name: str = "_core") -> Path:
+    """The wheel's extension ``name`` with its symbols."""
     _, _, tag, _, target = wheel.stem.split("-")
-    (extension,) = (wheel.parent / "symbols" / f"{tag}-{target}").glob("_core.*.so")
+    (extension,) = (wheel.parent / "symbols" / f"{tag}-{target}").glob(f"{name}.*.so")
     return extension
 
 

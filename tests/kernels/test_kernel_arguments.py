@@ -18,7 +18,8 @@ def bad_calls() -> list[tuple[str, Callable[[_core.Kernels], None]]]:
     x, q, s = padded(np.ones((3, 26), np.float32)), fresh((3, 64), np.uint8), fresh((3,))
     w, out = panels(np.ones((20, 26), np.int8)), fresh((3, 32))
     ws, cs = fresh((32,), fill=0), fresh((32,), np.int32, 0)
-    heads, scale = fresh((3, 4, 16), fill=0), fresh((3, 4))
+    i8: dict[str, Any] = {"x_scale": s, "scale": ws, "colsum": cs}
+    heads, scale, qkv = fresh((3, 4, 16), np.int8), fresh((3, 4)), fresh((3, 128))
     cache = (fresh((2, 16, 16), fill=0), fresh((2, 16, 16), fill=0))
     misaligned = fresh((97,))[1:].reshape(3, 32)
     index = aligned(np.array([0, 99], np.int32))
@@ -32,26 +33,44 @@ def bad_calls() -> list[tuple[str, Callable[[_core.Kernels], None]]]:
         ("rotate is 256", lambda k: k.quantize_rows(x, q, s, 26, 256)),
         ("k is 0", lambda k: k.quantize_rows(x, q, s, 0)),
         ("multiple of 64 bytes", lambda k: k.quantize_rows(misaligned, q, s, 26)),
-        ("weight is", lambda k: k.gemm_i8(q, s, w, ws, cs, out, 30)),
-        ("panel_end is 3", lambda k: k.gemm_i8(q, s, w, ws, cs, out, 26, 0, 3)),
-        ("panel_begin is 2", lambda k: k.gemm_i8(q, s, w, ws, cs, out, 26, 2, 1)),
-        ("out is", lambda k: k.gemm_i8(q, s, w, ws, cs, fresh((3, 16)), 26)),
-        ("bias is", lambda k: k.gemm_i8(q, s, w, ws, cs, out, 26, bias=fresh((16,)))),
-        ("residual is", lambda k: k.gemm_i8(q, s, w, ws, cs, out, 26, residual=fresh((2, 32)))),
-        ("activation is 'swish'", lambda k: k.gemm_i8(q, s, w, ws, cs, out, 26, activation="swish")),
+        ("weight is", lambda k: k.gemm(q, w, out, 30, **i8)),
+        ("panel_end is 3", lambda k: k.gemm(q, w, out, 26, **i8, panel_end=3)),
+        ("panel_begin is 2", lambda k: k.gemm(q, w, out, 26, **i8, panel_begin=2, panel_end=1)),
+        ("out is", lambda k: k.gemm(q, w, fresh((3, 16)), 26, **i8)),
+        ("out is", lambda k: k.gemm(q, w, fresh((3, 19)), 26, **i8, n=20)),
+        ("n is 16", lambda k: k.gemm(q, w, out, 26, **i8, n=16)),
+        ("n is 33", lambda k: k.gemm(q, w, out, 26, **i8, n=33)),
+        ("group is 2", lambda k: k.gemm(q, w, out, 26, **i8, group=2)),
+        ("group is 16", lambda k: k.gemm(q, w, out, 26, **i8, group=16)),
+        ("group or minimum", lambda k: k.gemm(q, w, out, 26, **i8, minimum=ws)),
+        ("x_scale is a NoneType", lambda k: k.gemm(q, w, out, 26, scale=ws, colsum=cs)),
+        ("x is uint8", lambda k: k.gemm(q, fresh((2, 26, 16)), out, 26)),
+        ("bias is", lambda k: k.gemm(q, w, out, 26, **i8, bias=fresh((16,)))),
+        ("residual is", lambda k: k.gemm(q, w, out, 26, **i8, residual=fresh((2, 32)))),
+        ("multiply is", lambda k: k.gemm(q, w, out, 26, **i8, multiply=fresh((3, 20)))),
+        ("activation is 'swish'", lambda k: k.gemm(q, w, out, 26, **i8, activation="swish")),
+        ("only rows with is_signed", lambda k: k.quantize_rows(x, q, s, 26, sum=fresh((3, 1), np.int32))),
+        ("group is 16", lambda k: k.quantize_rows(x, q, s, 26, 0, True, 16, fresh((3, 1), np.int32))),
+        ("sum is", lambda k: k.quantize_rows(x, q, s, 32, 0, True, 16, fresh((3, 1), np.int32))),
         ("index is 99", lambda k: k.embed(fresh((37, 26)), None, index, fresh((2, 32)), 26)),
         ("rotate is 2", lambda k: k.embed(fresh((37, 26)), None, index, fresh((2, 32)), 26, 2)),
         ("kind is 'batch'", lambda k: k.norm(x, ws, None, x, 26, 1e-5, "batch")),
         ("rows of x", lambda k: k.pool(fresh((0, 32)), out, 26, "mean")),
-        ("head_dim is 257", lambda k: k.attention_f32(heads, cache, out, 257, 3, 1.0)),
-        ("keys is 17", lambda k: k.attention_f32(heads, cache, out, 16, 17, 1.0)),
-        ("first_position is 1", lambda k: k.attention_f32(heads, cache, fresh((3, 64)), 16, 3, 1.0, 1)),
-        ("slot is 8", lambda k: k.attention_f32(heads, (fresh((2, 32, 16)),) * 2, out, 16, 3, 1.0, slot=8)),
-        ("cache has 2", lambda k: k.attention_i8(q, scale, cache, out, 16, 3, 1.0)),
-        ("bias is", lambda k: k.attention_f32(heads, cache, out, 16, 3, 1.0, bias=fresh((4, 0)), bias_center=2)),
-        ("head_end is 5", lambda k: k.attention_f32(heads, cache, out, 16, 3, 1.0, head_end=5)),
-        ("slot is 14", lambda k: k.store_f32(fresh((3, 128)), heads, cache, 16, 14)),
-        ("qkv is", lambda k: k.store_f32(fresh((3, 96)), heads, cache, 16)),
+        ("rotate is 32", lambda k: k.quantize_heads(qkv, heads, scale, 16, rotate=32)),
+        ("x is", lambda k: k.quantize_heads(qkv, heads, scale, 16, column=65)),
+        ("head_dim is 257", lambda k: k.attention_f32(qkv, cache, out, 4, 257, 3, 1.0)),
+        ("keys is 17", lambda k: k.attention_f32(qkv, cache, out, 4, 16, 17, 1.0)),
+        ("heads is 3", lambda k: k.attention_f32(qkv, cache, out, 3, 16, 3, 1.0)),
+        ("column is -1", lambda k: k.attention_f32(qkv, cache, out, 4, 16, 3, 1.0, column=-1)),
+        ("first_position is 1", lambda k: k.attention_f32(qkv, cache, fresh((3, 64)), 4, 16, 3, 1.0, 1)),
+        ("slot is 8", lambda k: k.attention_f32(qkv, (fresh((2, 32, 16)),) * 2, out, 4, 16, 3, 1.0, slot=8)),
+        ("cache has 2", lambda k: k.attention_i8(heads, scale, cache, out, 16, 3, 1.0)),
+        ("bias is", lambda k: k.attention_f32(qkv, cache, out, 4, 16, 3, 1.0, bias=fresh((4, 0)), bias_center=2)),
+        ("head_end is 5", lambda k: k.attention_f32(qkv, cache, out, 4, 16, 3, 1.0, head_end=5)),
+        ("slot is 14", lambda k: k.store_f32(qkv, qkv, cache, 16, 14)),
+        ("v is", lambda k: k.store_f32(qkv, fresh((3, 16)), cache, 16)),
+        ("k is", lambda k: k.store_f32(qkv, qkv, cache, 16, k_column=97)),
+        ("rotate is 32", lambda k: k.store_i8(qkv, qkv, (*cache, *cache), 16, rotate=32)),
     ]
 
 

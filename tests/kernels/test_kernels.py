@@ -60,10 +60,8 @@ def stored_rows(isa: str, a: Array) -> Array:
 def product_i8(isa: str, a: Array, w: Array, rows: int, a_scale: Array, w_scale: Array, **options: Any) -> Array:
     out = fresh((rows, round_up(len(w), LANES)))
     colsum = padded(w.astype(np.int64).sum(1).astype(np.int32))
-    kernels(isa).gemm_i8(
-        aligned(stored_rows(isa, a)[:rows]), aligned(a_scale[:rows]), panels(w), padded(w_scale), colsum, out,
-        a.shape[1], **options,
-    )  # fmt: skip
+    x, scales = aligned(stored_rows(isa, a)[:rows]), {"x_scale": aligned(a_scale[:rows]), "scale": padded(w_scale)}
+    kernels(isa).gemm(x, panels(w), out, a.shape[1], colsum=colsum, **scales, **options)
     return out
 
 
@@ -110,8 +108,8 @@ def test_panel_ranges_touch_nothing_else(isa: str, begin: int, end: int) -> None
     part = product_i8(
         isa, a, w, 17, a_scale, w_scale, residual=residual, activation="gelu", panel_begin=begin, panel_end=end
     )
-    kernels(isa).gemm_f32(padded(x), panels(v), whole32, 26)
-    kernels(isa).gemm_f32(padded(x), panels(v), out32, 26, begin, end)
+    kernels(isa).gemm(padded(x), panels(v), whole32, 26)
+    kernels(isa).gemm(padded(x), panels(v), out32, 26, panel_begin=begin, panel_end=end)
     inside = slice(begin * LANES, end * LANES)
     for result, full in ((part, whole), (out32, whole32)):
         same_bytes(aligned(result[:, inside]), aligned(full[:, inside]))
@@ -124,7 +122,7 @@ def test_panel_ranges_touch_nothing_else(isa: str, begin: int, end: int) -> None
 
 def product_f32(isa: str, x: Array, w: Array, **options: Any) -> Array:
     out = fresh((len(x), round_up(len(w), LANES)))
-    kernels(isa).gemm_f32(padded(x), panels(w), out, x.shape[1], **options)
+    kernels(isa).gemm(padded(x), panels(w), out, x.shape[1], **options)
     return out
 
 
@@ -190,7 +188,7 @@ def test_residual_is_added_after_the_activation(isa: str, kind: str) -> None:
 def test_residual_may_be_the_output(isa: str) -> None:
     x, w, residual = floats((29, 26)), floats((33, 26), 4), padded(floats((29, 33), 3))
     apart = product_f32(isa, x, w, residual=residual)
-    kernels(isa).gemm_f32(padded(x), panels(w), residual, 26, residual=residual)
+    kernels(isa).gemm(padded(x), panels(w), residual, 26, residual=residual)
     same_bytes(residual, apart)
 
 

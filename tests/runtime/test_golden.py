@@ -38,6 +38,7 @@ def test_graphs(isa: str, golden: dict[str, Any]) -> None:
     assert graph_digests(isa) == golden["graphs"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", ["fp32", "int8"])
 def test_minilm(weights: str, golden: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "minilm.pocket"

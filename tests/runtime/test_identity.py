@@ -27,7 +27,7 @@ def embed(
 ) -> list[bytes]:
     offsets = np.concatenate([[0], np.cumsum([len(s) for s in sequences])]).astype(np.int64)
     session = _core.Session(program, mode=mode)
-    rows = session.run(np.concatenate(sequences), offsets, threads=threads)
+    rows = session.run({"ids": np.concatenate(sequences), "tokens": offsets}, threads)
     return [row.tobytes() for row in rows]
 
 

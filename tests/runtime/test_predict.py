@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import pytest
 
 import predict_boards
 import simulate_boards
+from helpers.graphs import tiny_graph
+from helpers.programs import program, quantize_graph
 from pocketformer import _core
 from pocketformer.cli import main
 from pocketformer.engine import Engine
@@ -29,6 +32,7 @@ def quantile(values: list[float], share: float) -> float:
     return sorted(values)[int(share * (len(values) - 1))]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(_core.isas()[0] != "avx512vnni", reason="runs where the model's constants come from: AVX512-VNNI")
 def test_this_machine_is_predicted_within_20_percent(minilm_int8: Path) -> None:
     """One and two threads, 16 to 512 tokens and batches.
@@ -55,7 +59,7 @@ def test_this_machine_is_predicted_within_20_percent(minilm_int8: Path) -> None:
                 begin = time.process_time()
                 calls[cell]()
                 times[cell].append((time.process_time() - begin) / cell[0])
-        now = dataclasses.replace(base, int8_peak=median(int8), f32_peak=median(f32))
+        now = replace(base, int8_peak=median(int8), f32_peak=median(f32))
         ratios = {
             cell: predict(engines[cell[0]], now, [cell[1]] * cell[2], cell[0])["seconds"] / quantile(times[cell], 0.05)
             for cell in cells
@@ -92,6 +96,43 @@ def test_more_of_anything_takes_longer(minilm_int8: Path, minilm_fp32: Path) -> 
     assert seconds(fp32, [16], 4) > 40e6 / (board.bandwidth * 1e9)
 
 
+RANGES = [(-1, -1, False), (9, -1, False), (0, 0, False), (40, 7, False), (-1, 3, True), (20, -1, True)]
+
+
+@pytest.mark.parametrize(("left", "right", "causal"), RANGES)
+@pytest.mark.parametrize("length", [1, 15, 16, 33, 100])
+def test_only_keys_that_are_seen_count(length: int, left: int, right: int, causal: bool) -> None:
+    i, j = np.mgrid[:length, :length]
+    seen = np.ones((length, length), bool)
+    if left >= 0:
+        seen &= i - j <= left
+    if right >= 0:
+        seen &= j - i <= right
+    if causal:
+        seen &= j <= i
+    graph = tiny_graph(heads=3, max_length=100, layers=1)
+    for op in (op for op in graph.ops if op["op"] == "attention"):
+        op.update(left=left, right=right, causal=causal)
+    (attention,) = (step for step in program(graph).work([length, length]) if step["kind"] == "attention")
+    groups = [int(seen[begin : begin + 16].any(axis=0).sum()) for begin in range(0, length, 16)]
+    assert attention["scores"] == 2 * 3 * int(seen.sum())
+    assert attention["score_lanes"] == 2 * 3 * 16 * sum(groups)
+    assert attention["multiply_adds"] == 2 * 26 * attention["scores"]
+
+
+def test_work_of_products_and_rows() -> None:
+    """Of two texts and one chosen token: rows, multiply-adds and bytes of every product."""
+    graph = tiny_graph(task="fill_mask", layers=1)
+    steps = program(quantize_graph(graph)).work([5, 7], selected=1)
+    linears = [step for step in steps if step["kind"] == "linear"]
+    shapes = [(234, 36), (36, 78), (41, 36), (36, 41), (101, 36)]
+    assert [step["multiply_adds"] for step in linears] == [(12, 1)[n == 101] * n * k for n, k in shapes]
+    assert [step["weight_bytes"] for step in linears] == [-(-n // 16) * 16 * k for n, k in shapes]
+    assert [step["activated"] for step in linears] == [0, 0, 12 * 41, 0, 0]
+    assert all(step["int8"] for step in linears)
+    assert {step["rows"] for step in steps} == {12.0, 1.0}
+
+
 def test_boards_use_the_simulated_shares() -> None:
     page = simulate_boards.PAGE.read_text()
     for isa, loop, core, worst in re.findall(r"\| (\w+) \| (\w+) \| ([\w-]+) \|.*?\| ([\d.]+)% \|\n", page):
@@ -114,16 +155,16 @@ def test_the_page_has_the_predictions(minilm_int8: Path) -> None:
 def test_unknown_names_and_threads_are_refused(minilm_int8: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="board is 'pi6'; use one of pi3, pi4"):
         machine("pi6")
-    assert main(["predict", str(minilm_int8), "--board", "pi5", "--threads", "5"]) == 2
+    assert main(["predict", str(minilm_int8), "--board", "pi5", "--threads", "5"]) == 1
     assert "threads is 5; Raspberry Pi 5 has 4 cores, use 1 to 4" in capsys.readouterr().err
-    assert main(["predict", str(minilm_int8), "--board", "pi5", "--tokens", "600"]) == 2
+    assert main(["predict", str(minilm_int8), "--board", "pi5", "--lengths", "600"]) == 1
     assert "512" in capsys.readouterr().err
 
 
 def test_the_command_prints_it(minilm_int8: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["predict", str(minilm_int8), "--board", "rk3588", "--tokens", "64", "--batch", "2"]) == 0
+    assert main(["predict", str(minilm_int8), "--board", "rk3588", "--lengths", "64", "--batches", "1", "2"]) == 0
     printed = capsys.readouterr().out
     assert "RK3588" in printed
     assert "A prediction, not a measurement" in printed
-    assert main(["predict", str(minilm_int8), "--tokens", "16", "--threads", "1"]) == 0  # this machine
+    assert main(["predict", str(minilm_int8), "--lengths", "16", "--threads", "1"]) == 0  # this machine
     assert "this machine" in capsys.readouterr().out

@@ -11,16 +11,15 @@ import pytest
 
 from helpers.graphs import tiny_graph
 from helpers.kernels import aligned
-from helpers.programs import LENGTHS, batch, encoder, ending_at, program, tensors
+from helpers.programs import LENGTHS, batch, encoder, ending_at, packed, program, tensors
 from pocketformer import _core, reference
 from pocketformer.graph import Array, GraphBuilder, Table
-from pocketformer.packing import pack_graph
 
 TOLERANCE = {"fp32": 1e-5, "int8": 5e-2}  # int8: a value at a rounding edge may go either way in numpy and in C++
 
 
 def run(graph_program: _core.Program, inputs: dict[str, Any], threads: int = 1, **session: Any) -> Array:
-    return _core.Session(graph_program, **session).run(**inputs, threads=threads)
+    return _core.Session(graph_program, **session).run(inputs, threads)
 
 
 @pytest.mark.parametrize("isa", _core.isas())
@@ -31,7 +30,7 @@ def run(graph_program: _core.Program, inputs: dict[str, Any], threads: int = 1, 
 def test_equals_the_reference(isa: str, weights: str, shape: dict[str, Any]) -> None:
     graph = encoder(weights, **shape)
     inputs = batch(LENGTHS)
-    expected = reference.run(graph, inputs["ids"], LENGTHS, inputs["types"])
+    expected = reference.run(graph, inputs)
     np.testing.assert_allclose(run(program(graph, isa), inputs), expected, atol=TOLERANCE[weights])
 
 
@@ -40,9 +39,7 @@ def test_every_value_equals_the_reference(weights: str) -> None:
     graph = encoder(weights)
     inputs = batch(LENGTHS)
     values: dict[str, Array] = {}
-    reference.run(
-        graph, inputs["ids"], LENGTHS, inputs["types"], hooks=lambda op, _, out: values.update({op["out"]: out})
-    )
+    reference.run(graph, inputs, hooks=lambda op, _, out: values.update({op["out"]: out}))
     for name, expected in values.items():
         for mode in ("rows", "columns"):
             actual = run(program(ending_at(graph, name)), inputs, 2, mode=mode)
@@ -57,7 +54,7 @@ def test_bits_do_not_depend_on_the_division_of_work(weights: str, task: str) -> 
     compiled = program(graph)
     inputs = batch(LENGTHS)
     if task == "fill_mask":
-        inputs["rows"] = np.array([0, 5, 5, 160, 41, 3], np.int64)
+        inputs["selected"] = np.array([0, 5, 5, 160, 41, 3], np.int64)
     expected = run(compiled, inputs).tobytes()
     for threads, mode, block_rows in itertools.product([1, 2, 3, 8], ["rows", "columns"], [0, 1, 3, 16, 56, 1000]):
         actual = run(compiled, inputs, threads, mode=mode, block_rows=block_rows)
@@ -71,17 +68,20 @@ def test_bits_do_not_depend_on_the_batch(weights: str) -> None:
     compiled = program(encoder(weights))
     inputs = batch(LENGTHS)
     together = run(compiled, inputs, 2)
-    pieces = [slice(a, b) for a, b in itertools.pairwise(inputs["offsets"])]
+    pieces = [slice(a, b) for a, b in itertools.pairwise(inputs["tokens"])]
     session = _core.Session(compiled)
     for row, piece in zip(together, pieces, strict=True):
         offsets = np.array([0, piece.stop - piece.start], np.int64)
-        alone = session.run(inputs["ids"][piece], offsets, inputs["types"][piece], threads=2)
+        part = {"ids": inputs["ids"][piece], "tokens": offsets, "types": inputs["types"][piece]}
+        alone = session.run(part, threads=2)
         assert alone[0].tobytes() == row.tobytes()
     order = np.random.default_rng(1).permutation(len(LENGTHS))
     shuffled = session.run(
-        np.concatenate([inputs["ids"][pieces[i]] for i in order]),
-        np.concatenate([[0], np.cumsum([LENGTHS[i] for i in order])]),
-        np.concatenate([inputs["types"][pieces[i]] for i in order]),
+        {
+            "ids": np.concatenate([inputs["ids"][pieces[i]] for i in order]),
+            "tokens": np.concatenate([[0], np.cumsum([LENGTHS[i] for i in order])]),
+            "types": np.concatenate([inputs["types"][pieces[i]] for i in order]),
+        }
     )
     assert shuffled.tobytes() == together[order].tobytes()
 
@@ -92,7 +92,7 @@ def test_layers_of_different_attention_shapes() -> None:
     def normal(*shape: int) -> Array:
         return rng.standard_normal(shape).astype(np.float32) / 4
 
-    build = GraphBuilder(50, 0, 64)
+    build = GraphBuilder.text(50, 0, 64)
     x = build.embed([Table("words", normal(50, 48), "ids")])
     for layer, (heads, kv_heads, dim) in enumerate([(2, 1, 40), (6, 3, 8), (1, 1, 7), (3, 3, 16)]):
         qkv = build.linear(x, normal((heads + 2 * kv_heads) * dim, 48), name=f"qkv{layer}")
@@ -103,7 +103,7 @@ def test_layers_of_different_attention_shapes() -> None:
     inputs = batch(lengths, 50) | {"types": None}
     compiled = program(graph)
     expected = run(compiled, inputs)
-    np.testing.assert_allclose(expected, reference.run(graph, inputs["ids"], lengths), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(expected, reference.run(graph, inputs), rtol=1e-5, atol=1e-5)
     for block_rows, mode in [(5, "rows"), (0, "columns")]:
         actual = run(compiled, inputs, 3, block_rows=block_rows, mode=mode)
         assert actual.tobytes() == expected.tobytes()
@@ -115,7 +115,7 @@ def test_values_that_live_long_and_are_read_twice() -> None:
     def normal(*shape: int) -> Array:
         return rng.standard_normal(shape).astype(np.float32) / 4
 
-    build = GraphBuilder(50, 0, 64)
+    build = GraphBuilder.text(50, 0, 64)
     x = build.embed([Table("words", normal(50, 20), "ids")])
     doubled = build.linear(x, normal(20, 20), name="a", residual=x)  # input and residual are one value
     twice = build.linear(doubled, normal(20, 20), name="b", residual=doubled)
@@ -128,7 +128,7 @@ def test_values_that_live_long_and_are_read_twice() -> None:
     graph = build.build(build.linear(pooled, normal(3, 20), name="e"))
     lengths = [9, 64, 2]
     inputs = batch(lengths, 50) | {"types": None}
-    expected = reference.run(graph, inputs["ids"], lengths)
+    expected = reference.run(graph, inputs)
     for block_rows, threads in [(0, 1), (4, 3)]:
         np.testing.assert_allclose(
             run(program(graph), inputs, threads, block_rows=block_rows), expected, rtol=1e-5, atol=1e-5
@@ -181,7 +181,7 @@ def test_the_arena_is_what_was_planned(weights: str) -> None:
         [(1,), (40,), LENGTHS, LENGTHS * 5], [1, 2, 8], ["auto", "rows", "columns"], [0, 7]
     ):
         session = _core.Session(compiled, mode, block_rows)
-        session.run(**batch(lengths), threads=threads)
+        session.run(batch(lengths), threads=threads)
         planned = compiled.arena_bytes(list(lengths), threads, mode=mode, block_rows=block_rows)
         assert session.arena_bytes == planned > 0
 
@@ -195,13 +195,13 @@ def test_the_arena_grows_to_the_largest_batch_and_can_be_trimmed() -> None:
     compiled = program(encoder("int8"))
     session = _core.Session(compiled)
     large = batch(LENGTHS)
-    expected = session.run(**large).tobytes()
+    expected = session.run(large).tobytes()
     grown = session.arena_bytes
-    session.run(**batch((3,)))
+    session.run(batch((3,)))
     assert session.arena_bytes == grown
     session.trim()
     assert session.arena_bytes == 0
-    assert session.run(**large).tobytes() == expected
+    assert session.run(large).tobytes() == expected
     assert session.arena_bytes == grown
 
 
@@ -210,12 +210,12 @@ def test_steady_state_allocates_nothing() -> None:
     resource = pytest.importorskip("resource")
     session = _core.Session(program(encoder("int8", hidden=64, ffn=256, max_length=400)), block_rows=16)
     inputs = batch((400,) * 20)
-    out = session.run(**inputs, threads=2)
+    out = session.run(inputs, threads=2)
     for _ in range(3):
-        session.run(**inputs, threads=2, out=out)
+        session.run(inputs, threads=2, out=out)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):
-        session.run(**inputs, threads=2, out=out)
+        session.run(inputs, threads=2, out=out)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 20
 
 
@@ -225,7 +225,7 @@ def test_out_is_written_and_returned() -> None:
     expected = run(compiled, inputs)
     memory = np.zeros(expected.size + 1, np.float32)
     out = memory[1:].reshape(expected.shape)  # at no particular alignment
-    assert _core.Session(compiled).run(**inputs, out=out) is out
+    assert _core.Session(compiled).run(inputs, out=out) is out
     assert out.tobytes() == expected.tobytes()
     assert memory[0] == 0
 
@@ -233,11 +233,11 @@ def test_out_is_written_and_returned() -> None:
 def test_tensors_stay_alive_without_copies() -> None:
     graph = encoder("int8")
     arrays = tensors(graph)
-    compiled = _core.Program(graph.description(), arrays)
+    compiled = _core.Program(packed(graph).description(), arrays)
     expected = run(compiled, batch(LENGTHS))
     session = _core.Session(compiled)
     del arrays, compiled
-    assert session.run(**batch(LENGTHS)).tobytes() == expected.tobytes()
+    assert session.run(batch(LENGTHS)).tobytes() == expected.tobytes()
 
 
 # --- queries --------------------------------------------------------------------------------------
@@ -245,20 +245,33 @@ def test_tensors_stay_alive_without_copies() -> None:
 
 def test_properties() -> None:
     embedder, decoder = program(encoder("int8")), program(encoder("int8", task="fill_mask"), "scalar")
-    assert (embedder.output_domain, embedder.output_width, embedder.max_length) == ("sequences", 36, 40)
-    assert (decoder.output_domain, decoder.output_width, decoder.isa) == ("rows", 101, "scalar")
+    assert (embedder.output_domain, embedder.output_kind, embedder.output_width) == ("sequences", "one", 36)
+    assert (decoder.output_domain, decoder.output_kind, decoder.output_width) == ("selected", "selected", 101)
+    assert decoder.isa == "scalar"
     assert embedder.isa in _core.isas()
     assert "scalar" in _core.isas()
 
 
 def test_profile_names_every_kind_of_step() -> None:
     session = _core.Session(program(encoder("int8")))
-    session.run(**batch(LENGTHS))
+    session.run(batch(LENGTHS))
     assert session.phases() == {}
     session.profile = True
-    session.run(**batch(LENGTHS), threads=2)
+    session.run(batch(LENGTHS), threads=2)
     phases = session.phases()
-    assert set(phases) == {"embed", "norm", "quantize", "linear", "store", "attend", "pool", "normalize", "output"}
+    steps = {
+        "embed",
+        "norm",
+        "quantize",
+        "linear",
+        "quantize_heads",
+        "store",
+        "attention",
+        "pool",
+        "normalize",
+        "output",
+    }
+    assert set(phases) == steps
     assert all(0 < seconds < 10 for seconds in phases.values())
 
 
@@ -266,11 +279,11 @@ def test_profile_names_every_kind_of_step() -> None:
 def test_empty_batches(mode: str) -> None:
     none = np.zeros(0, np.int32)
     start = np.zeros(1, np.int64)
-    assert run(program(encoder("int8")), {"ids": none, "offsets": start}, 2, mode=mode).shape == (0, 36)
+    assert run(program(encoder("int8")), {"ids": none, "tokens": start}, 2, mode=mode).shape == (0, 36)
     decoder = program(encoder("int8", task="fill_mask"))
     no_rows = np.zeros(0, np.int64)
-    assert run(decoder, {"ids": none, "offsets": start, "rows": no_rows}, 2, mode=mode).shape == (0, 101)
-    assert run(decoder, batch((3,)) | {"rows": no_rows}, 2, mode=mode).shape == (0, 101)
+    assert run(decoder, {"ids": none, "tokens": start, "selected": no_rows}, 2, mode=mode).shape == (0, 101)
+    assert run(decoder, batch((3,)) | {"selected": no_rows}, 2, mode=mode).shape == (0, 101)
 
 
 def test_types_default_to_zero() -> None:
@@ -286,7 +299,7 @@ def test_types_default_to_zero() -> None:
 IDS, OFFSETS = np.zeros(5, np.int32), np.array([0, 2, 5], np.int64)
 READ_ONLY = np.zeros((2, 36), np.float32)
 READ_ONLY.flags.writeable = False
-WRONG_INPUT: list[tuple[dict[str, Any], str]] = [
+WRONG_INPUT: list[tuple[dict[Any, Any], str]] = [
     ({"ids": [1, 2]}, "ids is a list; pass a numpy array of int32"),
     ({"ids": IDS.astype(np.int64)}, "ids is int64 of shape (5,); pass a numpy array of int32"),
     ({"ids": IDS.astype(">i4")}, "ids is >i4"),
@@ -294,22 +307,27 @@ WRONG_INPUT: list[tuple[dict[str, Any], str]] = [
     ({"ids": np.zeros(10, np.int32)[::2]}, "ids is not C-contiguous"),
     ({"ids": np.array([0, 0, 101, 0, 0], np.int32)}, "ids[2] is 101; it must be 0 to 100"),
     ({"ids": np.array([0, 0, 0, 0, -1], np.int32)}, "ids[4] is -1"),
-    ({"offsets": OFFSETS.astype(np.int32)}, "offsets is int32"),
-    ({"offsets": np.zeros(0, np.int64)}, "offsets is empty"),
-    ({"offsets": np.array([1, 5])}, "offsets[0] is 1; it must be 0"),
-    ({"offsets": np.array([0, 4])}, "offsets ends with 4"),
-    ({"offsets": np.array([0, 6])}, "offsets[1] is 6"),
-    ({"offsets": np.array([0, 4, 2, 5])}, "offsets[2] is 2; offsets must not decrease"),
-    ({"offsets": np.array([0, 2, 2, 5])}, "sequence 1 has 0 tokens"),
-    ({"offsets": np.array([0, -(2**63), 5])}, "offsets[1] is -9223372036854775808"),
+    ({"ids": None}, "ids is missing; the model needs it"),
+    ({"tokens": OFFSETS.astype(np.int32)}, "tokens is int32"),
+    ({"tokens": None}, "tokens is missing or empty; give the offsets of the sequences"),
+    ({"tokens": np.zeros(0, np.int64)}, "tokens is missing or empty"),
+    ({"tokens": np.array([1, 5])}, "tokens[0] is 1; offsets begin with 0"),
+    ({"tokens": np.array([0, 4])}, "ids has 5 entries; the offsets of tokens end with 4"),
+    ({"tokens": np.array([0, 6])}, "ids has 5 entries; the offsets of tokens end with 6"),
+    ({"tokens": np.array([0, 4, 2, 5])}, "tokens[2] is 2; offsets must not decrease"),
+    ({"tokens": np.array([0, 2, 2, 5])}, "sequence 1 has no tokens"),
+    ({"tokens": np.array([0, -(2**63), 5])}, "tokens[1] is -9223372036854775808"),
     (
-        {"ids": np.zeros(41, np.int32), "offsets": np.array([0, 41])},
+        {"ids": np.zeros(41, np.int32), "tokens": np.array([0, 41])},
         "sequence 0 has 41 tokens; the model takes at most 40",
     ),
-    ({"types": IDS[:4]}, "types has 4 entries; it must have one for each id, 5"),
+    ({"types": IDS[:4]}, "types has 4 entries; the offsets of tokens end with 5"),
     ({"types": IDS + 2}, "types[0] is 2; it must be 0 to 1"),
     ({"types": IDS.astype(np.int8)}, "types is int8"),
-    ({"rows": np.zeros(1, np.int64)}, "rows was given; this model does not choose token rows"),
+    ({"selected": np.zeros(1, np.int64)}, "selected was given; this model does not take it, leave it out"),
+    ({3: IDS}, "inputs has a key that is a int"),
+]
+WRONG_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"threads": 0}, "threads is 0; it must be 1 to 256"),
     ({"threads": 257}, "threads is 257"),
     ({"out": np.zeros((2, 35), np.float32)}, "out is float32 of shape (2, 35); it must have shape (2, 36)"),
@@ -317,21 +335,34 @@ WRONG_INPUT: list[tuple[dict[str, Any], str]] = [
     ({"out": READ_ONLY}, "out is read-only"),
     ({"out": np.zeros((36, 2), np.float32).T}, "out is not C-contiguous"),
 ]
+INPUTS = {"ids": IDS, "tokens": OFFSETS}
 
 
 @pytest.mark.parametrize(("wrong", "message"), WRONG_INPUT, ids=[message[:30] for _, message in WRONG_INPUT])
-def test_wrong_input_is_named(wrong: dict[str, Any], message: str) -> None:
+def test_wrong_input_is_named(wrong: dict[Any, Any], message: str) -> None:
     session = _core.Session(program(tiny_graph()))
     with pytest.raises(ValueError, match=re.escape(message)):
-        session.run(**{"ids": IDS, "offsets": OFFSETS, **wrong})
-    assert session.run(IDS, OFFSETS).shape == (2, 36)
+        session.run({**INPUTS, **wrong})
+    assert session.run(INPUTS).shape == (2, 36)
+
+
+@pytest.mark.parametrize(("wrong", "message"), WRONG_OPTIONS, ids=[message[:30] for _, message in WRONG_OPTIONS])
+def test_wrong_options_are_named(wrong: dict[str, Any], message: str) -> None:
+    session = _core.Session(program(tiny_graph()))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        session.run(INPUTS, **wrong)
+    assert session.run(INPUTS).shape == (2, 36)
 
 
 def test_wrong_rows_are_named() -> None:
     session = _core.Session(program(tiny_graph(task="fill_mask")))
-    for rows, message in [(None, "rows is None"), ([5], "rows[0] is 5; it must be 0 to 4"), ([0, -1], "rows[1] is -1")]:
+    for rows, message in [
+        (None, "selected is missing"),
+        ([5], "selected[0] is 5; it must be 0 to 4"),
+        ([0, -1], "selected[1] is -1"),
+    ]:
         with pytest.raises(ValueError, match=re.escape(message)):
-            session.run(IDS, OFFSETS, rows=rows and np.array(rows, np.int64))
+            session.run(INPUTS | {"selected": rows and np.array(rows, np.int64)})
 
 
 def test_wrong_settings_are_named() -> None:
@@ -341,9 +372,9 @@ def test_wrong_settings_are_named() -> None:
         (lambda: _core.Session(compiled, block_rows=-1), "block_rows is -1"),
         (lambda: _core.Session(3), "program is a int"),
         (lambda: program(tiny_graph(), "mmx"), "isa: 'mmx' is unknown"),
-        (lambda: compiled.arena_bytes([0], 1), "sequence 0 has 0 tokens"),
+        (lambda: compiled.arena_bytes([0], 1), "sequence 0 has no tokens"),
         (lambda: compiled.arena_bytes([3, 41], 1), "sequence 1 has 41 tokens"),
-        (lambda: compiled.arena_bytes([3], 1, rows=-1), "rows is -1"),
+        (lambda: compiled.arena_bytes([3], 1, selected=-1), "selected is -1"),
         (lambda: compiled.arena_bytes([3], -1), "threads is -1"),
     ]:
         with pytest.raises(ValueError, match=re.escape(message)):
@@ -351,16 +382,14 @@ def test_wrong_settings_are_named() -> None:
 
 
 def test_tensors_must_be_aligned() -> None:
-    graph = tiny_graph()
-    arrays = tensors(graph)
-    shifted = aligned(np.zeros(arrays["norm.weight"].size + 1, np.float32))[1:]
+    graph = packed(tiny_graph())
+    shifted = aligned(np.zeros(graph.params["norm.weight"].size + 1, np.float32))[1:]
     with pytest.raises(ValueError, match=r"tensor 'norm.weight' is not aligned to 64 bytes"):
-        _core.Program(graph.description(), arrays | {"norm.weight": shifted})
+        _core.Program(graph.description(), graph.params | {"norm.weight": shifted})
 
 
 def test_unpacked_tensors_are_refused() -> None:
-    graph = tiny_graph()
-    name = "layer0.qkv.weight"
-    with pytest.raises(ValueError, match=rf"tensor '{name}' has shape"):
-        _core.Program(graph.description(), tensors(graph) | {name: aligned(graph.params[name])})
-    assert name in pack_graph(graph).params
+    plain = tiny_graph()
+    graph, name = packed(plain), "layer0.qkv.weight"
+    with pytest.raises(ValueError, match=rf"tensor '{name}' is float32 \[\d+, \d+\]; it must be float32"):
+        _core.Program(graph.description(), graph.params | {name: aligned(plain.params[name])})

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from helpers.programs import LENGTHS, batch, encoder, program
+from helpers.timing import best_of
 from pocketformer import _core
 
 # Long enough to be caught running: some hundreds of milliseconds.
@@ -28,7 +29,7 @@ def running(session: _core.Session, **inputs: np.ndarray) -> Iterator[None]:
 
     def loop() -> None:
         while not stop.is_set():
-            session.run(**inputs, threads=4)
+            session.run(inputs, threads=4)
 
     thread = threading.Thread(target=loop)
     thread.start()
@@ -39,16 +40,16 @@ def running(session: _core.Session, **inputs: np.ndarray) -> Iterator[None]:
 
 
 def in_child(check: Callable[[], bool]) -> bool:
-    """What ``check`` says in a forked child, which gets ten seconds."""
+    """What ``check`` says in a forked child, which gets a minute: waiting for a lost thread has no end."""
     child = os.fork()
     if child == 0:
-        signal.alarm(10)
+        signal.alarm(60)
         os._exit(0 if check() else 1)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_idle_threads_use_no_cpu() -> None:
-    _core.Session(program(encoder("int8"))).run(**batch(LENGTHS * 10), threads=8)
+    _core.Session(program(encoder("int8"))).run(batch(LENGTHS * 10), threads=8)
 
     def used_while_idle(seconds: float) -> float:
         before = time.process_time()
@@ -56,20 +57,17 @@ def test_idle_threads_use_no_cpu() -> None:
         return time.process_time() - before
 
     # Workers spin a moment before they sleep; on a busy machine that moment lasts until they have had their turn.
-    deadline = time.monotonic() + 1
-    while used_while_idle(0.05) > 0.001 and time.monotonic() < deadline:
-        pass
-    assert used_while_idle(0.5) < 0.005
+    assert best_of(lambda: used_while_idle(0.5), 0.005, most=10) <= 0.005
 
 
 def test_four_python_threads_get_the_same_bits() -> None:
     compiled = program(encoder("int8"))
     inputs = batch(LENGTHS * 3)
-    expected = _core.Session(compiled).run(**inputs).tobytes()
+    expected = _core.Session(compiled).run(inputs).tobytes()
 
     def work(_: int) -> bool:
         session = _core.Session(compiled)
-        return all(session.run(**inputs, threads=2).tobytes() == expected for _ in range(30))
+        return all(session.run(inputs, threads=2).tobytes() == expected for _ in range(30))
 
     with ThreadPoolExecutor(4) as executor:
         assert all(executor.map(work, range(4)))
@@ -81,21 +79,21 @@ def test_one_session_refuses_two_threads_at_once() -> None:
 
     def run_often() -> None:
         for _ in range(1000):
-            session.run(**batch((1,)))
+            session.run(batch((1,)))
 
     with running(session, **inputs), pytest.raises(RuntimeError, match="give each thread a Session of its own"):
         run_often()
-    session.run(**batch((1,)))
+    session.run(batch((1,)))
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python 3.12, of forking with threads
 def test_fork_after_use() -> None:
     session = _core.Session(program(encoder("int8")))
     inputs = batch(LENGTHS)
-    expected = session.run(**inputs, threads=4).tobytes()
+    expected = session.run(inputs, threads=4).tobytes()
 
     def same() -> bool:
-        return all(session.run(**inputs, threads=4).tobytes() == expected for _ in range(5))
+        return all(session.run(inputs, threads=4).tobytes() == expected for _ in range(5))
 
     assert in_child(lambda: same() and in_child(same))
     assert same()
@@ -106,21 +104,19 @@ def test_fork_while_another_thread_runs() -> None:
     compiled = program(encoder("int8", **HEAVY))
     busy, own = _core.Session(compiled), _core.Session(compiled)
     inputs, small = batch((512,) * 4), batch((40, 3))
-    expected = own.run(**small, threads=4).tobytes()
+    expected = own.run(small, threads=4).tobytes()
     with running(busy, **inputs):
         for _ in range(5):
-            assert in_child(
-                lambda: all(s.run(**small, threads=4).tobytes() == expected for s in (own, busy, own, busy))
-            )
-            assert own.run(**small, threads=4).tobytes() == expected
+            assert in_child(lambda: all(s.run(small, threads=4).tobytes() == expected for s in (own, busy, own, busy)))
+            assert own.run(small, threads=4).tobytes() == expected
 
 
 def test_more_threads_than_cpus_finish() -> None:
     compiled = program(encoder("int8"))
     inputs = batch(LENGTHS * 10)
-    expected = _core.Session(compiled).run(**inputs).tobytes()
+    expected = _core.Session(compiled).run(inputs).tobytes()
     for mode in ("rows", "columns"):
-        assert _core.Session(compiled, mode).run(**inputs, threads=64).tobytes() == expected
+        assert _core.Session(compiled, mode).run(inputs, threads=64).tobytes() == expected
 
 
 def test_a_signal_ends_a_long_run() -> None:
@@ -129,11 +125,11 @@ def test_a_signal_ends_a_long_run() -> None:
 
     def run_long() -> None:
         for _ in range(100):
-            session.run(**batch((512,) * 8), threads=2)
+            session.run(batch((512,) * 8), threads=2)
 
     session = _core.Session(program(encoder("fp32", **HEAVY), "scalar"))
     small = batch((9,))
-    expected = session.run(**small).tobytes()
+    expected = session.run(small).tobytes()
     previous = signal.signal(signal.SIGALRM, stop)
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.1)
@@ -142,7 +138,7 @@ def test_a_signal_ends_a_long_run() -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
-    assert session.run(**small, threads=2).tobytes() == expected
+    assert session.run(small, threads=2).tobytes() == expected
 
 
 def write(root: Path, files: dict[str, str]) -> str:

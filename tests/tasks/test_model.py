@@ -67,6 +67,58 @@ def test_threads_change_nothing(model: Model, minilm_int8: Path) -> None:
     assert pocketformer.load(minilm_int8, threads=1).encode(listed).tobytes() == model.encode(listed).tobytes()
 
 
+def test_callable_with_texts_or_ids(model: Model) -> None:
+    expected = model.encode(SENTENCES)
+    assert model(SENTENCES).tobytes() == model(iter(SENTENCES)).tobytes() == expected.tobytes()
+    assert model(np.array(SENTENCES)).tobytes() == model(texts=SENTENCES).tobytes() == expected.tobytes()
+    assert model(SENTENCES[0]).tobytes() == expected[0].tobytes()
+    assert model(input_ids=IDS).tobytes() == model.run(IDS).tobytes() == model(iter(IDS)).tobytes()
+
+
+def test_typed(minilm_int8: Path, model: Model) -> None:
+    assert isinstance(model, pocketformer.Embedder)
+    assert isinstance(pocketformer.Embedder.load(minilm_int8, threads=1), pocketformer.Embedder)
+    with pytest.raises(TaskError, match="a model for the task 'embed'; use Embedder"):
+        pocketformer.Tagger.load(minilm_int8)
+    with pytest.raises(AttributeError, match="no attribute 'generate'"):
+        _ = model.generate
+
+
+def test_rows_of_a_network_without_head(tmp_path: Path) -> None:
+    path = tmp_path / "features.pocket"
+    write_pocket(path, pack_graph(tiny_graph()), {**MODEL, "task": "features"}, TEXT, None)
+    model = pocketformer.load(path)
+    assert isinstance(model, pocketformer.Features)
+    assert model([[1, 2]]).shape == (1, 36)
+    with pytest.raises(TaskError, match="'features', which takes token ids"):
+        model("text")
+    with pytest.raises(TaskError, match=r"use Model\.run on token ids"):
+        model.encode("text")
+
+
+@pytest.mark.parametrize("size", ["shorter", "equal"])
+def test_a_copy_outlives_what_happens_to_the_file(minilm_int8: Path, tmp_path: Path, size: str) -> None:
+    path = tmp_path / "live.pocket"
+    content = minilm_int8.read_bytes()
+    path.write_bytes(content)
+    model = pocketformer.load(path, threads=1, copy=True)
+    expected = model.encode(SENTENCES[0]).tobytes()
+    assert expected == pocketformer.load(minilm_int8).encode(SENTENCES[0]).tobytes()
+    with open(path, "wb" if size == "shorter" else "r+b") as file:  # in place, as cp does
+        file.write(bytes(100 if size == "shorter" else len(content)))
+    assert model.encode(SENTENCES[0]).tobytes() == expected
+    assert model.info()["file_bytes"] == len(content)
+    path.write_bytes(content)
+    assert pickle.loads(pickle.dumps(model))._source == (str(path), 1, True)
+
+
+def test_licence_and_source_are_shown(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.pocket"
+    write_pocket(path, pack_graph(tiny_graph()), {**MODEL, "license": "apache-2.0", "source": "org/tiny"}, TEXT, None)
+    info = pocketformer.load(path).info()
+    assert (info["license"], info["source"]) == ("apache-2.0", "org/tiny")
+
+
 def test_empty_list(model: Model) -> None:
     assert model.encode([]).shape == (0, 384)
     assert model([]).shape == (0, 384)
@@ -114,7 +166,7 @@ def test_padding_is_left_out(model: Model) -> None:
 )
 def test_bad_ids(model: Model, arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        model(**arguments)
+        model.run(**arguments)
     assert model([[101, 102]]).shape == (1, 384)  # still works
 
 
@@ -128,6 +180,10 @@ def test_bad_ids(model: Model, arguments: dict[str, Any], error: type[Exception]
         (lambda m: m.encode(b"x"), TypeError, "decode"),
         (lambda m: m.encode(["x", 3]), TypeError, "a text is int"),
         (lambda m: m.encode("x", batch_tokens=0), ValueError, "batch_tokens is 0"),
+        (lambda m: m.encode(["x", "\ud83d"]), ValueError, r"texts\[1\] holds '\\ud83d'"),
+        (lambda m: m.encode(["x"] * 40 + ["\ud83d"]), ValueError, r"texts\[40\]"),
+        (lambda m: m.similarity("x", np.zeros((2, 3, 4))), ValueError, r"b has shape \[2, 3, 4\]"),
+        (lambda m: m.rank("x", ["y"]), TaskError, "'embed', not 'rank'; use Model.encode"),
         (lambda m: m.plan([0]), ValueError, "0 tokens"),
         (lambda m: m.plan([513]), ValueError, "513"),
     ],

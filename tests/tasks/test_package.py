@@ -1,4 +1,4 @@
-"""What the package costs: import, load, first embedding, memory, size. Times are the best of several processes."""
+"""What the package costs: import, load, first embedding, memory, size. Times are the quickest of several processes'."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import pocketformer
+from helpers.timing import best_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,10 +78,36 @@ def fresh(program: str, *arguments: object) -> Any:
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-def test_import_is_quick_and_lazy() -> None:
-    results = [fresh(IMPORT) for _ in range(7)]
-    print(f"\nimport: {min(result['seconds'] for result in results) * 1e3:.0f} ms beyond numpy")
-    assert min(result["seconds"] for result in results) <= 0.05
+@pytest.fixture
+def slower() -> Callable[[], float]:
+    """How many times longer everything takes here and now, at least 1, by what a process that imports numpy takes.
+
+    That is 0.11 s where the limits come from; a machine that is slower or busy takes longer for both. The least of all
+    calls counts, so that none is excused by a moment's disturbance.
+    """
+    times: list[float] = []
+
+    def call() -> float:
+        for _ in range(1 if times else 3):
+            begin = time.perf_counter()
+            fresh("import numpy; print(0)")
+            times.append(time.perf_counter() - begin)
+        return max(1.0, min(times) / 0.11)
+
+    return call
+
+
+def test_import_is_quick_and_lazy(slower: Callable[[], float]) -> None:
+    modules: list[str] = []
+
+    def seconds() -> float:
+        result = fresh(IMPORT)
+        modules[:] = result["modules"]
+        return float(result["seconds"]) / slower()
+
+    best = best_of(seconds, 0.05)
+    print(f"\nimport: {best * 1e3:.0f} ms beyond numpy")
+    assert best <= 0.05
     for heavy in (
         "tokenizers",
         "safetensors",
@@ -89,30 +117,31 @@ def test_import_is_quick_and_lazy() -> None:
         "pocketformer.families",
         "pocketformer.sources",
     ):
-        assert heavy not in results[0]["modules"]
+        assert heavy not in modules
 
 
-def test_load_time(minilm_int8: Path) -> None:
-    seconds = fresh(LOAD, minilm_int8)
-    print(f"\nload: {seconds * 1e3:.1f} ms")
-    assert seconds <= 0.005
+def test_load_time(minilm_int8: Path, slower: Callable[[], float]) -> None:
+    best = best_of(lambda: float(fresh(LOAD, minilm_int8)) / slower(), 0.005)
+    print(f"\nload: {best * 1e3:.1f} ms")
+    assert best <= 0.005
 
 
-def test_first_embedding(minilm_int8: Path) -> None:
-    times, numpy_times = [], []
-    for _ in range(8):
+@pytest.mark.slow
+def test_first_embedding(minilm_int8: Path, slower: Callable[[], float]) -> None:
+    peaks: list[int] = []
+
+    def seconds() -> float:
         begin = time.perf_counter()
-        fresh("import numpy; print(0)")
-        middle = time.perf_counter()
-        peak = fresh(FIRST, minilm_int8)
-        numpy_times.append(middle - begin)
-        times.append(time.perf_counter() - middle)
-    print(f"\nfirst embedding: {min(times):.3f} s (numpy alone {min(numpy_times):.3f} s), peak RSS {peak / 1e6:.1f} MB")
-    # 0.22 s where a process that imports numpy takes 0.11 s; a machine that is slower or busy takes longer for both.
-    assert min(times) <= 0.22 * max(1.0, min(numpy_times) / 0.11)
+        peaks.append(fresh(FIRST, minilm_int8))
+        return (time.perf_counter() - begin) / slower()
+
+    best, peak = best_of(seconds, 0.22), max(peaks)
+    print(f"\nfirst embedding: {best:.3f} s, peak RSS {peak / 1e6:.1f} MB")
+    assert best <= 0.22
     assert peak <= 60e6
 
 
+@pytest.mark.slow
 def test_memory_of_a_thousand_texts(minilm_int8: Path) -> None:
     peaks = fresh(THOUSAND, minilm_int8, ROOT / "tests")
     print(f"\npeak RSS after 1000, 2000, 3000 texts: {', '.join(f'{peak / 1e6:.1f}' for peak in peaks)} MB")
@@ -147,6 +176,7 @@ def test_wheel_size() -> None:
     assert largest <= 3e6
 
 
+@pytest.mark.slow
 def test_sdist_holds_all_that_a_build_needs(tmp_path: Path) -> None:
     """What 32-bit ARM and other systems without a wheel build from."""
     command = [sys.executable, "-m", "build", "--sdist", "--outdir", str(tmp_path), str(ROOT)]

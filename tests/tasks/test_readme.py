@@ -38,6 +38,7 @@ def run(folder: Path, *command: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_python(folder: Path) -> None:
     (code,) = blocks("python")
     assert len(code.splitlines()) <= 10
@@ -46,6 +47,7 @@ def test_python(folder: Path) -> None:
     assert lines[1].split()[0] == str((folder / "minilm.pocket").stat().st_size)
 
 
+@pytest.mark.slow
 def test_shell(folder: Path) -> None:
     lines = [line for block in blocks("bash") for line in block.splitlines()]
     commands = [line for line in lines if not line.startswith("make ")]

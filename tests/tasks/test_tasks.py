@@ -7,16 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.task_models import TaskModel, make
+from helpers.task_models import TaskModel, labelled, make
 from pocketformer import TaskError
 
 TEXTS = ["Ada lives in London.", "Who wrote the first program? Mr Babbage and Ada!", "a", "to Paris 42"]
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 CONTEXT = "Ada lives in London and wrote the first program. "
-
-
-def labelled(names: list[str]) -> dict[str, dict[str, object]]:
-    return {"id2label": {str(i): name for i, name in enumerate(names)}, "label2id": {n: i for i, n in enumerate(names)}}
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +98,12 @@ def test_tag(tagger: TaskModel) -> None:
 
 
 def expected_answers(made: TaskModel, question: str, context: str, longest: int) -> dict[tuple[int, int], float]:
-    """Every span of a context that fits in one window, by its words."""
+    """Every span of a context that fits in one window, by its words; [CLS] and the last [SEP] are in the softmax."""
     encoding = made.tokenizer.encode(question, context)
     out = made.logits(question, context)
     tokens = [i for i, s in enumerate(encoding.sequence_ids) if s == 1]
-    starts, ends = out.start_logits[0][tokens].softmax(0), out.end_logits[0][tokens].softmax(0)
+    kept = [*tokens, 0, len(encoding.ids) - 1]
+    starts, ends = out.start_logits[0][kept].softmax(0), out.end_logits[0][kept].softmax(0)
     words = encoding.word_ids
     spans: dict[tuple[int, int], float] = {}
     for i, first in enumerate(tokens):

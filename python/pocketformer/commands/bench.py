@@ -8,16 +8,22 @@ from typing import Any
 from .. import console
 from . import options
 
-HELP = "measure a pocket file, or what this machine can do at most"
+HELP = "measure a pocket file, the kernels, or what this machine can do at most"
 EXAMPLE = """  pocketformer bench minilm.pocket --lengths 16 128 --batches 1 8 --threads 1 2
+  pocketformer bench --kernels --shapes 1x384x384 64x1024x1024 --threads 1
   pocketformer bench --peak"""
+DEFAULT_LENGTHS = [16, 32, 128, 256, 512]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.model_file(parser, optional=True)
     parser.add_argument("--peak", action="store_true", help="measure the machine: multiply-adds and memory, by threads")
-    parser.add_argument("--lengths", type=options.positive, nargs="+", default=[16, 32, 128, 256, 512], metavar="N")
-    parser.add_argument("--batches", type=options.positive, nargs="+", default=[1, 8], metavar="N")
+    parser.add_argument("--kernels", action="store_true", help="measure pocketformer.kernels: products and attention")
+    options.lengths(parser)
+    options.batches(parser, [1, 8])
+    parser.add_argument(
+        "--shapes", type=_shape, nargs="+", metavar="MxNxK", help="rows, outputs and inputs of the kernels' products"
+    )
     parser.add_argument("--threads", type=options.positive, nargs="+", metavar="N", help="default: 1 and all CPUs")
     parser.add_argument(
         "--seconds", type=float, default=0.5, metavar="S", help="time spent on each measurement (default: 0.5)"
@@ -27,17 +33,31 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> dict[str, Any]:
     from ..perf.measure import measure, peaks
 
-    if args.model is None and not args.peak:
-        raise ValueError("there is nothing to measure; give a pocket file, --peak, or both")
+    if args.model is None and not args.peak and not args.kernels:
+        raise ValueError("there is nothing to measure; give a pocket file, --peak, --kernels, or several of them")
     result = peaks(args.threads, args.seconds) if args.peak else {}
+    if args.kernels:
+        from ..perf.kernels_bench import measure_kernels
+
+        result |= measure_kernels(args.shapes, args.lengths, args.threads, args.seconds)
     if args.model is not None:
-        result |= measure(args.model, args.lengths, args.batches, args.threads, args.seconds)
+        result |= measure(args.model, args.lengths or DEFAULT_LENGTHS, args.batches, args.threads, args.seconds)
     return result
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    sizes = [int(size) for size in text.split("x") if size.isdecimal()]
+    if len(sizes) != 3 or text.count("x") != 2 or min(sizes) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form MxNxK, such as 64x1024x1024")
+    m, n, k = sizes
+    return m, n, k
 
 
 def show(result: dict[str, Any]) -> None:
     if "peaks" in result:
         _show_peaks(result)
+    if "kernels" in result:
+        _show_kernels(result)
     if "runs" in result:
         _show_runs(result)
 
@@ -52,6 +72,38 @@ def _show_peaks(result: dict[str, Any]) -> None:
     console.table(f"{machine['cpu']}, {machine['isa']}: at most", headers, rows)
     isas = [(row["isa"], f"{row['int8_gmacs']:.1f}", f"{row['fp32_gmacs']:.1f}") for row in result["isas"]]
     console.table("One thread, by instruction set", ("instruction set", *headers[1:3]), isas)
+
+
+def _show_kernels(result: dict[str, Any]) -> None:
+    rows = [
+        (
+            run["kernel"],
+            run["dtype"],
+            run["shape"],
+            run["threads"],
+            f"{run['median'] * 1e6:.1f} µs",
+            f"{run['best'] * 1e6:.1f} µs",
+            f"{run['gmacs']:.1f}",
+            f"{run['peak_share']:.0%}",
+            f"{run['read_gbps']:.1f}" if run["read_gbps"] else "–",
+        )
+        for run in result["kernels"]
+    ]
+    headers = (
+        "kernel",
+        "dtype",
+        "shape",
+        "threads",
+        "median",
+        "best",
+        "10⁹ multiply-adds/s",
+        "of peak",
+        "weights, GB/s",
+    )
+    console.table(f"Kernels, {result['isa']}", headers, rows)
+    print(
+        "shape: rows × outputs × inputs, or queries × heads × head_dim; peak: the inner instruction alone, same minute"
+    )
 
 
 def _show_runs(result: dict[str, Any]) -> None:

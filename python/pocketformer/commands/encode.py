@@ -17,6 +17,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     options.model_file(parser)
     options.texts(parser)
     options.threads(parser)
+    parser.add_argument("--prompt", metavar="NAME", help="a named prompt of the model, put before each text")
     parser.add_argument("-o", "--output", metavar="FILE.npy", help="save float32 [texts, width] as a numpy file")
 
 
@@ -26,7 +27,7 @@ def execute(args: argparse.Namespace) -> dict[str, Any]:
     from ..model import load
 
     texts = options.read_texts(args)
-    embeddings = load(args.model, args.threads).encode(texts)
+    embeddings = load(args.model, args.threads).encode(texts, prompt=args.prompt)
     result: dict[str, Any] = {"texts": len(texts), "width": embeddings.shape[1]}
     if args.output:
         with open(args.output, "wb") as file:  # np.save would append .npy to another name

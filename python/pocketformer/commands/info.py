@@ -14,10 +14,8 @@ EXAMPLE = """  pocketformer info minilm.pocket --lengths 16 128 256
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", metavar="FILE.pocket", help="a file that `pocketformer compress` wrote")
-    parser.add_argument(
-        "--lengths", type=options.positive, nargs="+", metavar="N", help="sequence lengths to plan the memory for"
-    )
+    options.model_file(parser, optional=True)
+    options.lengths(parser)
     parser.add_argument("--machine", action="store_true", help="show CPU, instruction set and threads, and why")
     options.threads(parser)
 
@@ -75,6 +73,7 @@ def _ranges(ids: list[int]) -> str:
 
 def _show_model(model: dict[str, Any], plan: list[dict[str, int]]) -> None:
     rows = [
+        *((key, model[key]) for key in ("source", "license") if model.get(key)),
         ("family", model["family"]),
         ("task", model["task"]),
         ("labels", console.shorten(", ".join(model["labels"] or []) or "none", 80)),

@@ -22,6 +22,18 @@ def threads(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def lengths(parser: argparse.ArgumentParser, default: list[int] | None = None) -> None:
+    parser.add_argument(
+        "--lengths", type=positive, nargs="+", default=default, metavar="N", help="tokens of each sequence"
+    )
+
+
+def batches(parser: argparse.ArgumentParser, default: list[int]) -> None:
+    parser.add_argument(
+        "--batches", type=positive, nargs="+", default=default, metavar="N", help="sequences of each run"
+    )
+
+
 def texts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts; without any, lines of --input or of stdin")
     parser.add_argument("--input", metavar="FILE", help="read texts from FILE, one a line (- is stdin)")
@@ -34,14 +46,34 @@ def read_texts(args: argparse.Namespace) -> list[str]:
     if args.texts:
         return list(args.texts)
     if args.input and args.input != "-":
-        lines = Path(args.input).read_text(encoding="utf-8").splitlines()
+        lines = _lines(args.input, Path(args.input).read_bytes())
     elif args.input or not sys.stdin.isatty():
-        lines = sys.stdin.read().splitlines()
+        lines = _lines("stdin", sys.stdin.buffer.read())
     else:
         raise ValueError("there is nothing to read; give texts as arguments, with --input FILE, or on stdin")
     if not lines:
         raise ValueError("the input is empty; give at least one text")
     return lines
+
+
+def _lines(source: str, content: bytes) -> list[str]:
+    """The texts between newlines, without the carriage returns of Windows before them and a mark of the byte order.
+
+    No other character ends a line: the rows of the result are those of the file.
+    """
+    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    texts = []
+    for number, line in enumerate(lines, 1):
+        try:
+            texts.append(line.removesuffix(b"\r").decode())
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{source}, line {number} is not UTF-8 (byte 0x{line[error.start]:02x}); convert it, such as with "
+                "iconv -f latin1 -t utf-8"
+            ) from None
+    return texts
 
 
 def positive(text: str) -> int:

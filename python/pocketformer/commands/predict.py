@@ -9,7 +9,7 @@ from .. import console
 from . import options
 
 HELP = "predict latency and memory on a board"
-EXAMPLE = "  pocketformer predict minilm.pocket --board pi5 --tokens 16 128 --threads 4"
+EXAMPLE = "  pocketformer predict minilm.pocket --board pi5 --lengths 16 128 --threads 4"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,8 +17,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--board", default="this", metavar="NAME", help="pi3, pi4, pi5, rk3588, n100, or this machine (default: this)"
     )
-    parser.add_argument("--tokens", type=options.positive, nargs="+", metavar="N", help="sequence lengths")
-    parser.add_argument("--batch", type=options.positive, default=1, metavar="N", help="sequences a run (default: 1)")
+    options.lengths(parser)
+    options.batches(parser, [1])
     parser.add_argument("--threads", type=options.positive, metavar="N", help="default: all cores that the board uses")
 
 
@@ -29,9 +29,13 @@ def execute(args: argparse.Namespace) -> dict[str, Any]:
 
     board = machine(args.board)
     engine = Engine(args.model, 1)
-    lengths = args.tokens or [n for n in (16, 32, 128, 256, 512) if n <= engine.program.max_length]
+    lengths = args.lengths or [n for n in (16, 32, 128, 256, 512) if n <= engine.file.graph.max_length]
     threads = args.threads or board.cores
-    runs = [{"tokens": n, "batch": args.batch} | predict(engine, board, [n] * args.batch, threads) for n in lengths]
+    runs = [
+        {"length": length, "batch": batch} | predict(engine, board, [length] * batch, threads)
+        for batch in args.batches
+        for length in lengths
+    ]
     return {
         "model": engine.file.model["name"],
         "weights": engine.file.model["weights"],
@@ -49,10 +53,10 @@ def show(result: dict[str, Any]) -> None:
 
     rows = [
         (
-            run["tokens"],
             run["batch"],
+            run["length"],
             console.milliseconds(run["seconds"]),
-            f"{run['tokens'] * run['batch'] / run['seconds']:,.0f}",
+            f"{run['length'] * run['batch'] / run['seconds']:,.0f}",
             share(run, "linear"),
             share(run, "attention", "split"),
             console.megabytes(run["memory"]["working"]),
@@ -63,6 +67,6 @@ def show(result: dict[str, Any]) -> None:
     title = (
         f"{result['model']}, {result['weights']}, on {result['machine']} ({result['isa']}, {result['threads']} threads)"
     )
-    headers = ("tokens", "batch", "latency", "tokens/s", "linear", "attention", "working memory", "all memory")
+    headers = ("batch", "tokens", "latency", "tokens/s", "linear", "attention", "working memory", "all memory")
     console.table(title, headers, rows)
     print("A prediction, not a measurement. All memory: file, working memory, and Python with its libraries.")

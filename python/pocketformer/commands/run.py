@@ -1,4 +1,4 @@
-"""Do with texts what the model was trained for: embed, classify, tag, answer a question or fill a mask."""
+"""Do with texts what the model was trained for: embed, classify, rank, tag, answer a question or fill a mask."""
 
 from __future__ import annotations
 
@@ -14,8 +14,21 @@ if TYPE_CHECKING:
 
 HELP = "run the file's own task on texts"
 EXAMPLE = """  pocketformer run sentiment.pocket "What a film!"
+  pocketformer run nli.pocket "The stove is hot." --pair "Do not touch it."
+  pocketformer run nli.pocket "The stove is hot." --labels kitchen weather
+  pocketformer run reranker.pocket --query "Who wrote it?" "It rains." "Ada wrote the letter."
   pocketformer run qa.pocket --question "Who wrote it?" "The letter was written by Ada."
   pocketformer run bert.pocket "Paris is the [MASK] of France." --top-k 3"""
+
+AGGREGATIONS = ("none", "simple", "first", "max", "average")  # those of tasks/tag.py, whose import would cost
+_TASK_OPTIONS = {
+    "question": "answer",
+    "allow_empty": "answer",
+    "pair": "classify",
+    "labels": "classify",
+    "query": "classify",
+    "aggregation": "tag",
+}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +36,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     options.texts(parser)
     options.threads(parser)
     parser.add_argument("--question", metavar="Q", help="what to ask each text, for a model that answers")
+    parser.add_argument("--allow-empty", action="store_true", help="let there be no answer")
+    parser.add_argument("--pair", metavar="TEXT", help="the second text beside each, for a model that reads pairs")
+    parser.add_argument("--labels", nargs="+", metavar="LABEL", help="any labels, for a model of language inference")
+    parser.add_argument("--query", metavar="Q", help="rank the texts by how they fit Q, for a cross-encoder")
+    parser.add_argument("--aggregation", choices=AGGREGATIONS, help="how tokens become entities")
     parser.add_argument("--top-k", type=options.positive, default=5, metavar="K", help="results of each (default: 5)")
 
 
@@ -31,28 +49,37 @@ def execute(args: argparse.Namespace) -> dict[str, Any]:
 
     texts = options.read_texts(args)
     model = load(args.model, args.threads)
-    found = _results(model, texts, args.question, args.top_k)
-    results = [{"text": text, **result} for text, result in zip(texts, found, strict=True)]
+    for name, task in _TASK_OPTIONS.items():
+        if getattr(args, name) and model.task != task:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} was given, but the model's task is {model.task!r}; leave it out")
+    found = _results(model, texts, args)
+    results = [{"text": text, **result} for text, result in found]
     return {"task": model.task, "width": model.width, "results": results}
 
 
-def _results(model: Model, texts: list[str], question: str | None, top_k: int) -> list[dict[str, Any]]:
-    if question is not None and model.task != "answer":
-        raise ValueError(f"--question was given, but the model's task is {model.task!r}; leave it out")
+def _results(model: Model, texts: list[str], args: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
+    top_k: int = args.top_k
+    if args.query:
+        return [(texts[i], {"score": score, "index": i}) for i, score in model.rank(args.query, texts, top_k)]
     if model.task == "embed":
-        return [{"embedding": row} for row in model.encode(texts).tolist()]
-    if model.task == "classify":
-        return [{"labels": _dicts(labels[:top_k])} for labels in model.classify(texts)]
-    if model.task == "tag":
-        return [{"entities": _dicts(entities)} for entities in model.tag(texts)]
-    if model.task == "fill_mask":
-        return [{"masks": [_dicts(gap) for gap in gaps]} for gaps in model.fill_mask(texts, top_k=top_k)]
-    if model.task == "answer":
-        if question is None:
+        results: list[dict[str, Any]] = [{"embedding": row} for row in model.encode(texts).tolist()]
+    elif model.task == "classify":
+        rows: list[Any] = [text if args.pair is None else (text, args.pair) for text in texts]
+        results = [{"labels": _dicts(labels[:top_k])} for labels in model.classify(rows, labels=args.labels)]
+    elif model.task == "tag":
+        results = [{"entities": _dicts(found)} for found in model.tag(texts, aggregation=args.aggregation)]
+    elif model.task == "fill_mask":
+        results = [{"masks": [_dicts(gap) for gap in gaps]} for gaps in model.fill_mask(texts, top_k=top_k)]
+    elif model.task == "answer":
+        if args.question is None:
             raise ValueError('the model answers questions about the texts; ask with --question "…"')
-        answers = model.answer([question] * len(texts), texts, top_k=top_k)
-        return [{"answers": _dicts(found)} for found in answers]
-    raise UnsupportedModelError(f"the task {model.task!r} has no command; call the model from Python on token ids")
+        questions = [args.question] * len(texts)
+        answers = model.answer(questions, texts, top_k=top_k, allow_empty=args.allow_empty)
+        results = [{"answers": _dicts(found)} for found in answers]
+    else:
+        raise UnsupportedModelError(f"the task {model.task!r} has no command; call the model from Python on token ids")
+    return list(zip(texts, results, strict=True))
 
 
 def _dicts(results: Any) -> list[dict[str, Any]]:
@@ -60,10 +87,14 @@ def _dicts(results: Any) -> list[dict[str, Any]]:
 
 
 def show(result: dict[str, Any]) -> None:
+    results = result["results"]
     if result["task"] == "embed":
-        encode.show({**result, "texts": len(result["results"])})
+        encode.show({**result, "texts": len(results)})
         return
-    for entry in result["results"]:
+    if "index" in results[0]:
+        console.table("Ranking", ("text", "score"), [_row(entry, "text") for entry in results])
+        return
+    for entry in results:
         title = console.shorten(entry["text"], 100)
         if result["task"] == "classify":
             console.table(title, ("label", "score"), [_row(label, "label") for label in entry["labels"]])
@@ -78,4 +109,4 @@ def show(result: dict[str, Any]) -> None:
 
 
 def _row(result: dict[str, Any], key: str) -> tuple[str, str]:
-    return result[key], f"{result['score']:.3f}"
+    return console.shorten(result[key]), f"{result['score']:.3f}"

@@ -1,66 +1,57 @@
 """Rounds weights input by input and lets the inputs still to come absorb each error (GPTQ, arXiv 2210.17323).
 
-GPTQ needs the second moments of a linear's input. They come from the model itself, run on random tokens: what matters
-most (the scales of the norms, the channels that always fire) is a property of the weights, and no text is needed.
+For moments H = Σ xᵀx and an error E = W − Ŵ the products change by tr(E·H·Eᵀ). With H = R·Rᵀ, R upper triangular, that
+is ‖E·R‖², and column j of E·R depends on the inputs up to j alone: each is rounded after what the earlier errors left
+there, E[:, :j]·R[:j, j] / R[j, j], was added to it. GPTQ computes the same from the inverse of H (arXiv 2307.13304).
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping
-
 import numpy as np
 
-from .. import reference
-from ..graph import Array, Graph, Op
-from ..hadamard import hadamard
+from ..graph import Array
+from ._rounding import feed_back
 
-SEQUENCE = 64
 DAMPING = 0.01
 """Share of the mean second moment that is added to all, so that the factorization is stable."""
 BLOCK = 128
-"""Inputs whose errors reach the rest of the matrix in one product."""
+"""Inputs whose errors reach the next ones in one product."""
 
 
-def visit_moments(graph: Graph, rotations: Mapping[str, int], tokens: int, visit: Callable[[str, Array], None]) -> None:
-    """Runs the plain fp32 ``graph`` on about ``tokens`` random tokens; calls ``visit(weight, moments)`` per linear.
+def error_shares(moments: Array) -> Array:
+    """Makes of ``moments`` float64 [K, K], in their place, what an error of input i asks of input j > i, at [i, j].
 
-    ``moments`` float64 [K, K] is Σ xᵀx of the rotated inputs of all operators that share the weight, zeros when it saw
-    none. One matrix is alive at a time, unless weights are shared.
+    What lies below the diagonal is of no use. In blocks from the last inputs on, which takes little more memory.
     """
-    length = min(SEQUENCE, graph.max_length)
-    lengths = np.full(max(tokens // length, 1), length)
-    ids = np.random.default_rng(0).integers(0, graph.vocab_size, lengths.sum())
-    uses = Counter(op["weight"] for op in graph.ops if op["op"] == "linear")
-    sums: dict[str, Array] = {}
-
-    def hook(op: Op, inputs: list[Array], output: Array) -> None:
-        if op["op"] != "linear" or op["weight"] not in rotations:
-            return
-        name = op["weight"]
-        x = hadamard(inputs[0].astype(np.float64), rotations[name])
-        sums[name] = sums.get(name, 0) + x.T @ x
-        uses[name] -= 1
-        if not uses[name]:
-            visit(name, sums.pop(name))
-
-    reference.run(graph, ids, lengths, hooks=hook)
+    k = len(moments)
+    shares = moments
+    shares[np.diag_indices(k)] += DAMPING * np.trace(moments) / k
+    for end in range(k, 0, -BLOCK):
+        begin = max(end - BLOCK, 0)
+        corner = np.linalg.cholesky(shares[begin:end, begin:end][::-1, ::-1])[::-1, ::-1]
+        side = shares[:begin, begin:end] @ np.linalg.inv(corner).T
+        for left in range(0, begin, 4 * BLOCK):
+            right = min(left + 4 * BLOCK, begin)
+            shares[:right, left:right] -= side[:right] @ side[left:right].T
+        shares[:begin, begin:end] = side / corner.diagonal()
+        shares[begin:end, begin:end] = corner / corner.diagonal()
+    return shares
 
 
-def round_with_feedback(weight: Array, scale: Array, moments: Array) -> Array:
+def round_with_feedback(weight: Array, scale: Array, shares: Array) -> Array:
     """``weight`` float64 [N, K] → int8 [N, K] in steps of ``scale`` [N] that keep ``weight · x`` for typical ``x``."""
     n, k = weight.shape
-    damped = moments + np.eye(k) * (DAMPING * np.trace(moments) / k)
-    feedback = np.linalg.cholesky(np.linalg.inv(damped)).T
-    step = np.where(scale > 0, scale, 1).astype(np.float64)
-    rest = weight.T.copy()  # [K, N]: one input's weights are consecutive
-    result = np.empty((k, n), np.int8)
+    step = steps(scale)
+    errors = np.zeros((n, k))  # of inputs still to come: what the earlier ones ask of them
+    values = np.empty((n, k), np.int8)
     for begin in range(0, k, BLOCK):
         end = min(begin + BLOCK, k)
-        errors = np.empty((end - begin, n))
-        for i in range(begin, end):
-            result[i] = np.clip(np.rint(rest[i] / step), -127, 127)
-            errors[i - begin] = (rest[i] - result[i] * step) / feedback[i, i]
-            rest[i + 1 : end] -= np.outer(feedback[i, i + 1 : end], errors[i - begin])
-        rest[end:] -= feedback[begin:end, end:].T @ errors
-    return np.ascontiguousarray(result.T)
+        if begin:
+            errors[:, begin:end] = errors[:, :begin] @ shares[:begin, begin:end]
+        feed_back(weight, errors, shares, step, values, begin, end)
+    return values
+
+
+def steps(scale: Array) -> Array:
+    """``scale`` [N] in float64, 1 for a row of zeros."""
+    return np.where(scale > 0, scale, 1).astype(np.float64)

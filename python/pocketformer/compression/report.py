@@ -7,12 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TensorReport:
-    """Bytes before (fp32) and after, scales and padding included; ``error`` is ‖W − Ŵ‖ / ‖W‖ of the stored weights."""
+    """Bytes before (fp32) and after, scales and padding included; ``error`` is ‖W − Ŵ‖ / ‖W‖ of the stored weights.
+
+    ``peak`` is the largest magnitude over the mean one of what the weight is multiplied by, before it is rotated; 0
+    where that was not looked at.
+    """
 
     name: str
     before: int
     after: int
     error: float
+    peak: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,9 @@ class CompressionReport:
         worst = max(self.tensors, key=lambda tensor: tensor.error, default=None)
         if worst is not None and worst.error:
             lines.append(f"largest weight error {worst.error:.2%} in {worst.name}")
+        widest = max(self.tensors, key=lambda tensor: tensor.peak, default=None)
+        if widest is not None and widest.peak:
+            lines.append(f"largest input outlier {widest.peak:.0f} times the mean, of {widest.name}")
         return "\n".join(lines)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from .._core import default_threads, isas, missing_features, read_cpus
 
-_MEASURES = {
+_STRENGTHS = {
     "capacity": "capacity as the kernel gives it",
     "frequency": "highest frequency",
     "none": "unknown, so all count alike",
@@ -38,7 +38,7 @@ def describe_machine(root: str = "") -> dict[str, Any]:
         "affinity_cpus": len(cpus),
         "quota_cpus": quota or None,
         "physical_cores": len({cpu["core"] for cpu in cpus}),
-        "strength": _MEASURES[found["measure"]],
+        "strength": _STRENGTHS[found["measure"]],
         "clusters": _clusters(cpus),
         "cores": chosen,
         "caches": _caches(root, min(chosen, default=0)),

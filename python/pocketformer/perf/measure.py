@@ -15,9 +15,10 @@ import numpy as np
 
 from .. import _core
 from ..engine import Engine
-from ..graph import Graph
 from .machine import describe_machine
 
+PROBES = 10
+"""How often a peak is probed at most that a run was above."""
 _FRESH_PROCESS = """
 import sys
 from pocketformer.perf.measure import peak_rss, prepare
@@ -31,12 +32,12 @@ print(peak_rss())
 def peaks(threads: Sequence[int] | None = None, seconds: float = 0.3) -> dict[str, Any]:
     """What this machine can do at most, each figure the best of ``seconds``; ready for JSON.
 
-    ``peaks`` has a row for each number of threads (default: 1 to all CPUs, above 8 in doublings), ``isas`` one for one
-    thread of each instruction set. ``int8_gmacs`` and ``fp32_gmacs`` are 10⁹ multiply-adds a second by the product's
-    inner instruction alone, ``read_gbps`` the gigabytes a second read from beyond every cache.
+    ``peaks`` has a row for each number of threads (default: 1 to one for each strong core, above 8 in doublings),
+    ``isas`` one for one thread of each instruction set. ``int8_gmacs`` and ``fp32_gmacs`` are 10⁹ multiply-adds a
+    second by the product's inner instruction alone, ``read_gbps`` the gigabytes a second read from beyond every cache.
     """
     milliseconds = max(1, round(1000 * seconds))
-    rows = [
+    by_threads = [
         {
             "threads": count,
             "int8_gmacs": _core.probe_int8(milliseconds=milliseconds, threads=count),
@@ -53,7 +54,7 @@ def peaks(threads: Sequence[int] | None = None, seconds: float = 0.3) -> dict[st
         }
         for isa in _core.isas()
     ]
-    return {"machine": describe_machine(), "peaks": rows, "isas": isas}
+    return {"machine": describe_machine(), "peaks": by_threads, "isas": isas}
 
 
 def measure(
@@ -61,33 +62,37 @@ def measure(
 ) -> dict[str, Any]:
     """Every combination that the model allows, each repeated for ``seconds``; times in seconds, ready for JSON.
 
-    Every run quotes the peaks of its own minute, probed before and after it. ``peak_share`` is what its multiply-adds
-    would take at the peak of the weights' type, ``roofline_share`` the larger of that and of what reading its weights
-    once would take, each divided by the median time. Weights that fit into a cache are read at that cache's speed.
+    Every run quotes the peaks of its own minute, probed before and after it, and again where the run was above them:
+    the probe was disturbed then. ``peak_share`` is what its multiply-adds would take at the peak of the weights' type,
+    ``roofline_share`` the larger of that and of what reading its weights once would take, each divided by the median
+    time. Weights that fit into a cache are read at that cache's speed.
     """
     loads = [timed(lambda: Engine(path, None)) for _ in range(5)]
     reference = Engine(path, None)
-    program, graph = reference.program, reference.file.graph
-    allowed = [n for n in lengths if n <= program.max_length]
+    program, longest = reference.program, reference.file.graph.max_length
+    allowed = [n for n in lengths if n <= longest]
     if not allowed:
-        raise ValueError(f"all lengths are above {program.max_length}, the longest sequence that {path} allows")
+        raise ValueError(f"all lengths are above {longest}, the longest sequence that {path} allows")
     int8 = reference.file.model["weights"] == "int8"
-    weight_bytes = multiply_adds(graph, 1)["linear"] * (1 if int8 else 4)
+    stored = weight_bytes(reference)
     probe = _core.probe_int8 if int8 else _core.probe_f32
     runs = []
     for count in sorted(set(threads or (1, _core.default_threads()))):
         engine = Engine(path, count)
-        read = _core.probe_bandwidth(100, bytes=max(weight_bytes, 1 << 16), threads=count)
+        read = _core.probe_bandwidth(100, bytes=max(stored, 1 << 16), threads=count)
         for batch in batches:
             for length in allowed:
                 call = prepare(engine, length, batch)
                 call()
-                before = probe(milliseconds=30, threads=count)
+                peak = probe(milliseconds=30, threads=count)
                 times = repeated(call, seconds)
-                peak = max(before, probe(milliseconds=30, threads=count))
+                macs = sum(multiply_adds(reference, length).values()) * batch
+                for _ in range(PROBES):
+                    peak = max(peak, probe(milliseconds=30, threads=count))
+                    if macs / 1e9 / peak <= min(times):
+                        break
                 middle = median(times)
-                macs = sum(multiply_adds(graph, length).values()) * batch
-                computing, reading = macs / 1e9 / peak, weight_bytes / 1e9 / read
+                computing, reading = macs / 1e9 / peak, stored / 1e9 / read
                 runs.append(
                     {
                         "threads": count,
@@ -102,7 +107,7 @@ def measure(
                         "read_gbps": read,
                         "peak_share": computing / middle,
                         "roofline_share": max(computing, reading) / middle,
-                        "arena_bytes": program.arena_bytes([length] * batch, count, _rows(engine, batch)),
+                        "arena_bytes": program.arena_bytes([length] * batch, count, _selected(engine, batch)),
                     }
                 )
     return {
@@ -120,24 +125,22 @@ def prepare(engine: Engine, length: int, batch: int) -> Any:
     rng = np.random.default_rng(0)
     vocab = engine.file.graph.vocab_size
     sequences = [rng.integers(0, vocab, length, dtype=np.int32) for _ in range(batch)]
-    rows = np.arange(batch, dtype=np.int64) * length if _rows(engine, batch) else None
-    return lambda: engine.run(sequences, None, rows)
+    selected = np.arange(batch, dtype=np.int64) * length if _selected(engine, batch) else None
+    return lambda: engine.run(sequences, None, selected)
 
 
-def multiply_adds(graph: Graph, length: int) -> dict[str, int]:
-    """Multiply-adds of one sequence of ``length`` tokens in the operators ``linear`` and ``attention``."""
+def multiply_adds(engine: Engine, length: int) -> dict[str, int]:
+    """Multiply-adds of one sequence of ``length`` tokens in the steps ``linear`` and ``attention``."""
     total = {"linear": 0, "attention": 0}
-    per_sequence: set[str] = set()  # values with a single row for each sequence
-    for op in graph.ops:
-        source = op.get("in")
-        if op["op"] in ("pool", "select") or source in per_sequence:
-            per_sequence.add(op["out"])
-        rows = 1 if source in per_sequence else length
-        if op["op"] == "linear":
-            total["linear"] += rows * op["n"] * op["k"]
-        elif op["op"] == "attention":
-            total["attention"] += 2 * op["heads"] * op["head_dim"] * length * length
+    for step in engine.program.work([length], _selected(engine, 1)):
+        if step["kind"] in total:
+            total[step["kind"]] += int(step["multiply_adds"])
     return total
+
+
+def weight_bytes(engine: Engine) -> int:
+    """Bytes of the weights of all products."""
+    return sum(int(step["weight_bytes"]) for step in engine.program.work([1], _selected(engine, 1)))
 
 
 def peak_rss() -> int:
@@ -146,8 +149,9 @@ def peak_rss() -> int:
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
-def _rows(engine: Engine, batch: int) -> int:
-    return batch if engine.program.output_domain == "rows" else 0
+def _selected(engine: Engine, batch: int) -> int:
+    """Rows that ``prepare``'s call asks for: one a sequence, of models that give one for each row asked for."""
+    return batch if engine.program.output_kind == "selected" else 0
 
 
 def _thread_counts() -> list[int]:

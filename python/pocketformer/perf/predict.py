@@ -13,7 +13,6 @@ from typing import Any
 
 from .._core import block_rows
 from ..engine import Engine
-from ..graph import Graph
 from .boards import Machine
 
 # Operations for each element, in fp32 multiply-adds at peak: cycles for each 16 lanes of the AVX-512 kernels, one pipe
@@ -26,6 +25,15 @@ WEIGHT = 0.2
 MIN_CACHED_ROWS, MIN_FETCHED_ROWS = 8, 17
 # The interpreter with numpy, tokenizers and this package, measured on Linux x86-64.
 PYTHON_BYTES = 34_000_000
+
+
+PHASES = {
+    "embed": ("embedding", EMBED),
+    "norm": ("norm", NORM),
+    "quantize_heads": ("split", STORE),
+    "store": ("split", STORE),
+}
+"""Phase and cost of an element by kind of step; those of attention and products are more than one number."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,8 @@ def predict(engine: Engine, machine: Machine, lengths: list[int], threads: int) 
     block = rows if columns else min(rows, block_rows(rows, threads, stays))
     blocks = _ceil(rows, block)
     speed = threads if columns else threads / _imbalance(rows, block, threads)
-    works = list(_works(graph, lengths))
+    selected = len(lengths) if engine.program.output_kind == "selected" else 0
+    works = list(_works(engine, lengths, selected))
     cached = sum(work.weight_bytes for work in works) <= machine.cache_bytes
     phases: dict[str, float] = {}
     for work in works:
@@ -68,10 +77,9 @@ def predict(engine: Engine, machine: Machine, lengths: list[int], threads: int) 
         passes = 1 if work.weight_bytes <= machine.cache_bytes else blocks
         arrival = 0 if cached else work.weight_bytes * passes / (machine.bandwidth * 1e9)
         phases[work.phase] = phases.get(work.phase, 0.0) + max(compute / speed, arrival)
-    meetings = len(works) if columns else 1 + sum(work.phase == "attention" for work in works)
+    meetings = engine.program.meetings if columns else engine.program.stages
     phases["barriers"] = meetings * machine.barrier_seconds if threads > 1 else 0.0
     phases["call"] = machine.call_seconds
-    selected = len(lengths) if engine.program.output_domain == "rows" else 0
     memory = {
         "file": sum(array.nbytes for array in graph.params.values()),
         "working": engine.program.arena_bytes(lengths, threads, selected),
@@ -87,50 +95,22 @@ def predict(engine: Engine, machine: Machine, lengths: list[int], threads: int) 
     }
 
 
-def _works(graph: Graph, lengths: list[int]) -> Iterator[Work]:
-    tokens = sum(lengths)
-    per_sequence: set[str] = set()  # values with a single row for each sequence
-    for op in graph.ops:
-        source = op.get("in")
-        if op["op"] in ("pool", "select") or source in per_sequence:
-            per_sequence.add(op["out"])
-        rows = len(lengths) if source in per_sequence else tokens
-        if op["op"] == "embed":
-            yield Work("embedding", elements=EMBED * rows * op["width"] * len(op["tables"]))
-        elif op["op"] == "norm":
-            yield Work("norm", elements=NORM * rows * op["width"])
-        elif op["op"] == "linear":
-            int8 = graph.params[f"{op['weight']}.weight"].dtype.name == "int8"
-            if int8:
-                cost = ROTATE_QUANTIZE if op["rotate"] > 1 else QUANTIZE
-                yield Work("quantize", elements=cost * rows * op["k"])
-            each = EPILOGUE + (ACTIVATION if op["activation"] != "none" else 0)
-            size = op["n"] * op["k"]
-            yield Work("linear", rows * size, int8, each * rows * op["n"], size * (1 if int8 else 4))
-        elif op["op"] == "attention":
-            yield from _attention(op, lengths)
+def _works(engine: Engine, lengths: list[int], selected: int) -> Iterator[Work]:
+    """Sixteen queries of a head are a vector; keys are those that one of them sees."""
+    for step in engine.program.work(lengths, selected):
+        kind, elements = step["kind"], step["elements"]
+        if kind == "linear":
+            cost = EPILOGUE * elements + ACTIVATION * step["activated"]
+            yield Work("linear", step["multiply_adds"], step["int8"], cost, step["weight_bytes"])
+        elif kind == "quantize":
+            yield Work("quantize", elements=QUANTIZE * elements + (ROTATE_QUANTIZE - QUANTIZE) * step["rotated"])
+        elif kind == "attention":
+            lanes, each = step["score_lanes"], SCORE_I8 if step["int8"] else SCORE_F32
+            macs = step["multiply_adds"] * lanes / step["scores"]
+            yield Work("attention", macs, step["int8"], each * lanes)
         else:
-            yield Work("pooling", elements=POOL * tokens if op["op"] == "pool" else 0)
-
-
-def _attention(op: dict[str, Any], lengths: list[int]) -> Iterator[Work]:
-    """Sixteen queries of a head are a vector and a head's channels whole vectors; keys are those of the window."""
-    int8 = op["dtype"] == "int8"
-    scores = sum(op["heads"] * _up(n) * _keys(op, n) for n in lengths)
-    width = (op["heads"] + 2 * op["kv_heads"]) * op["head_dim"]
-    yield Work("split", elements=STORE * sum(lengths) * width)
-    each = SCORE_I8 if int8 else SCORE_F32
-    yield Work("attention", 2 * scores * _up(op["head_dim"]), int8, each * scores)
-
-
-def _keys(op: dict[str, Any], length: int) -> float:
-    left = length if op["left"] < 0 else op["left"]
-    right = 0 if op["causal"] else length if op["right"] < 0 else op["right"]
-    return min(length, left + right + 1)
-
-
-def _up(count: int) -> int:
-    return _ceil(count, 16) * 16
+            phase, cost = PHASES.get(kind, ("pooling", POOL))
+            yield Work(phase, elements=cost * elements)
 
 
 def _peak(machine: Machine, int8: bool) -> float:

@@ -14,12 +14,15 @@ from ..families.heads import HEADS
 from ..graph import Graph, GraphBuilder
 from ..lazy import Float32
 from .adapter import Adapter, open_adapter, refuse_lone_adapter
-from .config import Config, read_json
+from .config import Config
 from .foreign import refuse_foreign_computation
 from .names import Names, find_names
 from .provenance import license_of, model_name, repository
+from .sentence_settings import SentenceSettings
 from .sentence_transformers import Modules, read_modules
 from .source import Source
+from .tokenizer import read_tokenizer
+from .tokenizer_files import Settings
 from .weights import Weights, open_weights
 
 
@@ -129,6 +132,8 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     home = modules.encoder if modules else root
     refuse_lone_adapter(home)
     config = Config.read(home / "config.json")
+    sentence = SentenceSettings.read(root, home, config.values)
+    config = Config({**config.values, **sentence.config}, config.path)
     family = _family(config)
     refuse_foreign_computation(config, repository(root, config))
     pooled = modules is not None and bool(modules.steps)
@@ -146,7 +151,15 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     if task == "classify" and isinstance(config.values.get("problem_type"), str):
         model["problem_type"] = config.values["problem_type"]
     model |= {key: value for key, value in (("license", source.license), ("source", source.repository)) if value}
-    return Checkpoint(graph, model, _text(home, graph, source.tokenizer), source.tokenizer)
+    settings = Settings(home, sentence.tokenizer)
+    max_length = min(settings.max_length or graph.max_length, graph.max_length)
+    tokenizer = read_tokenizer(settings, config, graph.vocab_size, max_length, sentence.lowercase)
+    text = {
+        "max_length": max_length,
+        "mask_token_id": tokenizer.mask_token_id if tokenizer else None,
+        **sentence.text(task, modules.include_prompt if modules else True),
+    }
+    return Checkpoint(graph, {**model, **sentence.model(task)}, text, tokenizer.json if tokenizer else None)
 
 
 def _family(config: Config) -> Family:
@@ -180,7 +193,7 @@ def _task(config: Config, adapter: Adapter | None) -> str:
 
 def _build(family: Family, task: str, source: Source, modules: Modules | None) -> Graph:
     spec = family.spec(source.config)
-    builder = GraphBuilder(spec.vocab, spec.types, spec.max_length)
+    builder = GraphBuilder.text(spec.vocab, spec.types, spec.max_length)
     x = family.encode(builder, spec, source, f"{family.base}.")
     if modules:
         x = modules.append_to(builder, x, spec.hidden)
@@ -200,32 +213,3 @@ def _labels(config: Config, graph: Graph) -> list[str]:
             f"{config.path}: 'id2label' must name the {count} outputs of the classifier, but is {names!r}"
         )
     return [by_index[str(i)] for i in range(count)]
-
-
-def _text(home: Path, graph: Graph, tokenizer_json: bytes | None) -> dict[str, Any]:
-    sentence = _optional(home / "sentence_bert_config.json")
-    tokenizer = _optional(home / "tokenizer_config.json")
-    limits = (sentence.get("max_seq_length"), tokenizer.get("model_max_length"), graph.max_length)
-    # model_max_length is 1e30 where the tokenizer knows no limit.
-    declared = next(int(n) for n in limits if isinstance(n, (int, float)) and not isinstance(n, bool) and n >= 1)
-    text: dict[str, Any] = {
-        "max_length": min(declared, graph.max_length),
-        "mask_token_id": _token_id(home, tokenizer, tokenizer_json, "mask_token"),
-    }
-    if sentence.get("do_lower_case"):
-        text["lowercase"] = True
-    return text
-
-
-def _token_id(home: Path, tokenizer: dict[str, Any], tokenizer_json: bytes | None, key: str) -> int | None:
-    """The id of the special token that ``tokenizer_config.json`` or ``special_tokens_map.json`` calls ``key``."""
-    token = tokenizer.get(key) or _optional(home / "special_tokens_map.json").get(key)
-    content = token.get("content") if isinstance(token, dict) else token
-    if content is None or tokenizer_json is None:
-        return None
-    added = read_json(home / "tokenizer.json").get("added_tokens") or []
-    return next((int(entry["id"]) for entry in added if entry.get("content") == content), None)
-
-
-def _optional(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}

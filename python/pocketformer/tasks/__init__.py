@@ -1,1 +1,28 @@
-"""From texts to token ids, through the engine, to what a task is about."""
+"""One module for each task: its typed model, which turns texts into results, and the types of those."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..engine import Engine
+
+# Task: module, class and the methods on texts. Imported when a file of the task is loaded.
+MODELS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "embed": ("embed", "Embedder", ("encode", "encode_query", "encode_document", "similarity")),
+    "classify": ("classify", "Classifier", ("classify",)),
+    "rank": ("rank", "Ranker", ("rank",)),
+    "tag": ("tag", "Tagger", ("tag",)),
+    "answer": ("answer", "Reader", ("answer",)),
+    "fill_mask": ("fill_mask", "MaskFiller", ("fill_mask", "mask_token")),
+    "features": ("features", "Features", ()),
+}
+
+
+def model_class(engine: Engine) -> type[Any]:
+    """The subclass of ``Model`` for an open file: a classifier with a single label is a ranker too."""
+    task = engine.file.model["task"]
+    module, name, _ = MODELS["rank" if task == "classify" and engine.width == 1 else task]
+    found: type[Any] = getattr(import_module(f".{module}", __name__), name)
+    return found

@@ -1,22 +1,30 @@
-"""Answers to questions: the best spans of a context."""
+"""Answers to questions: the best spans of a context, weighed against there being none."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, overload
 
 import numpy as np
 
-from ..engine import Engine, Outputs
+from ..batches import token_outputs
+from ..engine import Outputs
+from ..model import Model
 from .classify import softmax
-from .text import TextReader
+from .inputs import as_list
+from .spans import continues_word, continuing_prefix, is_blankless
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
 
+Span = tuple[int, int]
+
 
 class Answer(NamedTuple):
-    """The span ``context[start:end]``; ``score`` is the probability of its start times that of its end."""
+    """The span ``context[start:end]``; ``score`` is the probability of its start times that of its end.
+
+    The empty answer is the span 0 to 0.
+    """
 
     text: str
     score: float
@@ -24,61 +32,126 @@ class Answer(NamedTuple):
     end: int
 
 
-def answer(
-    engine: Engine,
-    reader: TextReader,
-    questions: Sequence[str],
-    contexts: Sequence[str],
-    top_k: int,
-    max_answer_tokens: int,
-) -> list[list[Answer]]:
-    """The ``top_k`` best spans for each question; windows of a long context compete by their scores."""
-    windows: list[Encoding] = []
-    owners: list[int] = []
-    for owner, (question, context) in enumerate(zip(questions, contexts, strict=True)):
-        found = reader.windows(question, context)
-        windows += found
-        owners += [owner] * len(found)
-    sequences = [np.array(window.ids, np.int32) for window in windows]
-    # The best span of each stretch of text: overlapping windows see some twice.
-    best: list[dict[tuple[int, int], float]] = [{} for _ in questions]
-    for batch, logits in engine.run_batches(sequences, reader.types(windows)):
-        ends = np.cumsum([len(sequences[i]) for i in batch])
-        for i, rows in zip(batch, np.split(logits, ends[:-1]), strict=True):
-            spans = best[owners[i]]
-            for span, score in _spans(windows[i], rows, top_k, max_answer_tokens):
-                spans[span] = max(score, spans.get(span, 0.0))
-    results = []
-    for spans, context in zip(best, contexts, strict=True):
-        ranked = sorted(spans.items(), key=lambda item: (-item[1], item[0]))[:top_k]
-        results.append([Answer(context[start:end], score, start, end) for (start, end), score in ranked])
-    return results
+class Reader(Model):
+    """Questions and contexts to answers."""
+
+    _method = "answer"
+
+    @overload
+    def answer(  # type: ignore[overload-overlap]  # str is iterable
+        self, question: str, context: str, *, top_k: int = 1, max_answer_tokens: int = 15, allow_empty: bool = False
+    ) -> list[Answer]: ...
+    @overload
+    def answer(
+        self,
+        question: Iterable[str],
+        context: Iterable[str],
+        *,
+        top_k: int = 1,
+        max_answer_tokens: int = 15,
+        allow_empty: bool = False,
+    ) -> list[list[Answer]]: ...
+    def answer(
+        self,
+        question: str | Iterable[str],
+        context: str | Iterable[str],
+        *,
+        top_k: int = 1,
+        max_answer_tokens: int = 15,
+        allow_empty: bool = False,
+    ) -> list[Answer] | list[list[Answer]]:
+        """The ``top_k`` best spans of the context, best first; lists of questions and contexts go pair by pair.
+
+        A context of any length works: it is read in overlapping windows. Spans are widened to whole words, except in
+        scripts without blanks. Probabilities are over the context and the special tokens around it; models trained on
+        questions without answer (SQuAD 2) point at the first of those: the surer they are, the lower all spans score.
+        With ``allow_empty`` the empty answer takes part, with the lowest probability of no answer that any window
+        gives, so that all must agree. An empty context has no other answer.
+        """
+        check_count("top_k", top_k)
+        check_count("max_answer_tokens", max_answer_tokens)
+        (questions, single), (contexts, _) = as_list(question, "question"), as_list(context, "context")
+        if len(questions) != len(contexts):
+            raise ValueError(f"{len(questions)} questions and {len(contexts)} contexts; give one context a question")
+        spans, nulls = self._spans(questions, contexts, top_k, max_answer_tokens)
+        results = []
+        for text, found, null in zip(contexts, spans, nulls, strict=True):
+            if allow_empty:
+                found[0, 0] = null
+            ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:top_k]
+            results.append([Answer(text[start:end], score, start, end) for (start, end), score in ranked])
+        return results[0] if single else results
+
+    def _spans(
+        self, questions: Sequence[str], contexts: Sequence[str], top_k: int, longest: int
+    ) -> tuple[list[dict[Span, float]], list[float]]:
+        """For each question the spans with their scores, and the probability of no answer."""
+        windows: list[Encoding] = []
+        owners: list[int] = []
+        for owner, pair in enumerate(zip(questions, contexts, strict=True)):
+            found = self._reader.windows(*pair)
+            windows += found
+            owners += [owner] * len(found)
+        sequences = [np.array(window.ids, np.int32) for window in windows]
+        # The best span of each stretch of text: overlapping windows see some twice.
+        best: list[dict[Span, float]] = [{} for _ in questions]
+        nulls = [1.0] * len(questions)
+        for i, logits in token_outputs(self._engine, sequences, self._reader.types(windows)):
+            owner = owners[i]
+            null, spans = self._window(windows[i], logits, contexts[owner], top_k, longest)
+            nulls[owner] = min(nulls[owner], null)
+            for span, score in spans.items():
+                best[owner][span] = max(score, best[owner].get(span, 0.0))
+        return best, nulls
+
+    def _window(
+        self, window: Encoding, logits: Outputs, context: str, top_k: int, longest: int
+    ) -> tuple[float, dict[Span, float]]:
+        """The probability of no answer, and the ``top_k`` best spans of one window."""
+        tokens = [i for i, sequence in enumerate(window.sequence_ids) if sequence == 1]
+        special = window.special_tokens_mask
+        if not tokens:
+            return float(special[0]), {}
+        # Training leaves all tokens in the softmax. Those of the question are out here, as in the pipeline of
+        # transformers 4; the special ones at both ends are where a model points when there is no answer.
+        edges = [i for i in (0, len(special) - 1) if special[i]]
+        starts, ends = softmax(logits[[*tokens, *edges]].T)
+        nothing = float(starts[len(tokens)] * ends[len(tokens)]) if special[0] else 0.0
+        scores = np.tril(np.triu(np.outer(starts[: len(tokens)], ends[: len(tokens)])), longest - 1)
+        spans: dict[Span, float] = {}
+        for place in np.argsort(-scores, axis=None, kind="stable").tolist():
+            first, last = divmod(place, len(tokens))
+            if len(spans) == top_k or scores[first, last] <= 0:
+                break
+            start, end = self._whole_words(window, context, tokens[first], tokens[last])
+            if start < end:  # not a blank alone
+                spans.setdefault((start, end), float(scores[first, last]))
+        return nothing, spans
+
+    def _whole_words(self, window: Encoding, context: str, first: int, last: int) -> Span:
+        """The characters of tokens ``first`` to ``last`` and of the rest of the words that they begin and end in."""
+        offsets, words = window.offsets, window.word_ids
+        knows_words = bool(continuing_prefix(self._reader.tokenizer("only_second")))
+
+        def joined(left: int) -> bool:
+            if words[left] is None or words[left] != words[left + 1]:
+                return False
+            start = offsets[left + 1][0]
+            if start < offsets[left][1]:  # pieces of one character, or a mark of the blank before it
+                return True
+            return not is_blankless(context[start]) if knows_words else continues_word(context, start)
+
+        while first > 0 and joined(first - 1):
+            first -= 1
+        while last + 1 < len(words) and joined(last):
+            last += 1
+        start, end = offsets[first][0], offsets[last][1]
+        while start < end and context[start].isspace():  # some tokenizers count the blank before a word as its part
+            start += 1
+        return start, end
 
 
-def _spans(
-    window: Encoding, logits: Outputs, top_k: int, max_answer_tokens: int
-) -> list[tuple[tuple[int, int], float]]:
-    """The ``top_k`` best token spans of one window, widened to whole words."""
-    tokens = [i for i, sequence in enumerate(window.sequence_ids) if sequence == 1]
-    if not tokens:
-        return []
-    starts, ends = softmax(logits[tokens].T)
-    scores = np.triu(np.outer(starts, ends))
-    scores = np.tril(scores, max_answer_tokens - 1)
-    flat = scores.ravel()
-    order = np.argsort(-flat, kind="stable")[:top_k]
-    words = window.word_ids
-    result = []
-    for first, last in zip(*np.unravel_index(order, scores.shape), strict=True):
-        if scores[first, last] > 0:
-            begin, end = _whole_words(words, tokens[first], tokens[last])
-            result.append(((window.offsets[begin][0], window.offsets[end][1]), float(scores[first, last])))
-    return result
-
-
-def _whole_words(words: Sequence[int | None], first: int, last: int) -> tuple[int, int]:
-    while first > 0 and words[first] is not None and words[first - 1] == words[first]:
-        first -= 1
-    while last + 1 < len(words) and words[last] is not None and words[last + 1] == words[last]:
-        last += 1
-    return first, last
+def check_count(name: str, value: int) -> None:
+    """Raises ValueError for a count below 1."""
+    if value < 1:
+        raise ValueError(f"{name} is {value}; it must be at least 1")

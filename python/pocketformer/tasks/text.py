@@ -6,15 +6,16 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
 from ..engine import Ids
 from ..errors import PocketFileError
 from ..pocketfile import PocketFile
+from .inputs import Text
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -22,98 +23,144 @@ if TYPE_CHECKING:
 CHUNK = 32  # texts tokenized at once: encodings hold some hundred bytes a token until their ids are taken
 QUESTION_STRIDE = 128  # tokens that neighbouring windows of a long context share
 
+Truncation: TypeAlias = Literal["longest_first", "only_first", "only_second"]
+"""What is cut of a pair that is too long, as transformers names it; ``only_second`` keeps the rest as windows."""
+
 
 class TextReader:
     """Tokenizes for one model; the tokenizer is loaded when the first text comes.
 
-    Texts longer than ``max_length`` tokens are cut and a UserWarning says so once. Where the model answers questions,
-    inputs are pairs and a long context is spread over overlapping windows instead.
+    Texts longer than ``max_length`` tokens are cut and a UserWarning says so once.
     """
 
     def __init__(self, file: PocketFile, threads: int) -> None:
         self.max_length: int = min(file.text.get("max_length") or file.graph.max_length, file.graph.max_length)
         self._file = file
         self._parallel = threads > 1
-        self._pairs = file.model["task"] == "answer"
         self._typed = file.graph.type_vocab_size > 1
         self._lock = threading.Lock()
-        self._tokenizer: Tokenizer | None = None
+        self._tokenizers: dict[Truncation, Tokenizer] = {}
         self._warned = False
 
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """Raises ValueError when the file has no tokenizer, PocketFileError when it cannot be read."""
-        with self._lock:
-            if self._tokenizer is None:
-                self._tokenizer = self._load()
-            return self._tokenizer
+    def tokenizer(self, truncation: Truncation = "longest_first") -> Tokenizer:
+        """Raises ValueError when the file has no tokenizer, PocketFileError when it cannot be read.
 
-    def sequences(self, texts: Sequence[str]) -> list[Ids]:
-        """The ids of each text, special tokens included."""
-        result: list[Ids] = []
+        How it truncates is a state of the tokenizer, which several threads use: there is one for each way.
+        """
+        with self._lock:
+            if truncation not in self._tokenizers:
+                self._tokenizers[truncation] = self._load(truncation)
+            return self._tokenizers[truncation]
+
+    def sequences(self, texts: Sequence[Text]) -> list[Ids]:
+        """The ids of each text or pair, special tokens included."""
+        return self.inputs(texts)[0]
+
+    def inputs(
+        self, texts: Sequence[Text], truncation: Truncation = "longest_first", name: str = "texts"
+    ) -> tuple[list[Ids], list[Ids] | None]:
+        """The ids of each text or pair, and their token types where there are pairs and the model knows types.
+
+        Errors call text i ``name[i]``.
+        """
+        ids: list[Ids] = []
+        types: list[Ids] = []
         cuts: list[int] = []
+        typed = self._typed and any(isinstance(text, tuple) for text in texts)
         for begin in range(0, len(texts), CHUNK):
-            encodings = self._encode(texts[begin : begin + CHUNK], fast=True)
-            result += [_array(encoding.ids) for encoding in encodings]
-            cuts += self._cuts(encodings)
-        self._warn(cuts)
-        return result
+            chunk = texts[begin : begin + CHUNK]
+            encodings = self._encode(chunk, truncation, name, begin)
+            ids += [_array(encoding.ids) for encoding in encodings]
+            if typed:
+                types += [_array(encoding.type_ids) for encoding in encodings]
+            if not self._warned:
+                cuts += self._cuts(chunk, encodings)
+        self._warn(len(texts), cuts)
+        return ids, types if typed else None
 
     def encodings(self, texts: Sequence[str]) -> list[Encoding]:
         """The encoding of each text, with offsets and word numbers."""
-        encodings = self._encode(texts, fast=False)
-        self._warn(self._cuts(encodings))
+        encodings = self._encode(texts, offsets=True)
+        self._warn(len(texts), self._cuts(texts, encodings))
         return encodings
 
     def windows(self, question: str, context: str) -> list[Encoding]:
-        """``question`` with each window of ``context``."""
+        """``question`` with each of the overlapping windows of ``context``."""
+        check_unicode("question", question)
+        check_unicode("context", context)
         with _explained(
             ValueError,
             f"the question {question[:60]!r} leaves no room for its context in {self.max_length} tokens: shorten it",
         ):
-            encoding = self.tokenizer.encode(self._prepared(question), self._prepared(context))
+            encoding = self.tokenizer("only_second").encode(*self._parts((question, context)))
         return [encoding, *encoding.overflowing]
 
     def types(self, encodings: Iterable[Encoding]) -> list[Ids] | None:
         """The token types of pairs, or None for a model without them."""
         return [_array(encoding.type_ids) for encoding in encodings] if self._typed else None
 
-    def _encode(self, texts: Sequence[str], fast: bool) -> list[Encoding]:
-        tokenizer = self.tokenizer
-        prepared = [self._prepared(text) for text in texts]
-        batch = getattr(tokenizer, "encode_batch_fast", tokenizer.encode_batch) if fast else tokenizer.encode_batch
-        with _explained(PocketFileError, f"{self._file.path}: its tokenizer fails: compress the model again"):
-            if len(prepared) == 1 or not self._parallel:  # encode_batch would start the tokenizer's own threads
-                encodings = [tokenizer.encode(text) for text in prepared]
-            else:
-                encodings = batch(prepared)
-        for text, encoding in zip(texts, encodings, strict=True):
+    def _encode(
+        self,
+        texts: Sequence[Text],
+        truncation: Truncation = "longest_first",
+        name: str = "texts",
+        begin: int = 0,
+        offsets: bool = False,
+    ) -> list[Encoding]:
+        tokenizer = self.tokenizer(truncation)
+        batch = tokenizer.encode_batch if offsets else getattr(tokenizer, "encode_batch_fast", tokenizer.encode_batch)
+        parts = [self._parts(text) for text in texts]
+        try:
+            with self._refusal(truncation):
+                if len(parts) == 1 or not self._parallel:  # encode_batch would start the tokenizer's own threads
+                    encodings = [tokenizer.encode(*part) for part in parts]
+                else:
+                    encodings = batch([part if len(part) == 2 else part[0] for part in parts])
+        except TypeError:  # a text that is not Unicode: looked for only then, as looking costs
+            for i, text in enumerate(texts, begin):
+                check_unicode(f"{name}[{i}]", text)
+            raise
+        for i, (text, encoding) in enumerate(zip(texts, encodings, strict=True), begin):
             if not encoding.ids:
-                raise ValueError(f"the text {text[:60]!r} has no tokens, and this tokenizer adds none; leave it out")
+                raise ValueError(
+                    f"{name}[{i}], {text!r:.60}, has no tokens, and this tokenizer adds none; leave it out"
+                )
         return encodings
 
-    def _cuts(self, encodings: Sequence[Encoding]) -> list[int]:
-        """How many tokens each text lost."""
-        special = self.tokenizer.num_special_tokens_to_add(False)
-        return [sum(len(part.ids) - special for part in encoding.overflowing) for encoding in encodings]
-
-    def _warn(self, cuts: Sequence[int]) -> None:
-        if any(cuts) and not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"{sum(cut > 0 for cut in cuts)} of {len(cuts)} texts are longer than the {self.max_length} tokens "
-                f"this model reads; {max(cuts)} tokens were cut from the end of the longest: split long texts (later "
-                "cuts are not reported)",
-                UserWarning,
-                stacklevel=_caller(),
+    def _refusal(self, truncation: Truncation) -> AbstractContextManager[None]:
+        if truncation == "only_first":
+            return _explained(
+                ValueError, f"the second text leaves no room for the first in {self.max_length} tokens: shorten it"
             )
+        return _explained(PocketFileError, f"{self._file.path}: its tokenizer fails: compress the model again")
 
-    def _prepared(self, text: str) -> str:
-        if not isinstance(text, str):
-            raise TypeError(f"a text is {type(text).__name__}; pass str, or call the model on token ids")
-        return text.lower() if self._file.text.get("lowercase") else text
+    def _parts(self, text: Text) -> tuple[Any, ...]:
+        """The arguments of ``Tokenizer.encode``."""
+        parts = (text,) if isinstance(text, str) else text
+        return tuple(part.lower() for part in parts) if self._file.text.get("lowercase") else parts
 
-    def _load(self) -> Tokenizer:
+    def _cuts(self, texts: Sequence[Text], encodings: Sequence[Encoding]) -> list[int]:
+        """How many tokens each text that was too long lost; 0 of a pair, where it depends on which is counted."""
+        special = self.tokenizer().num_special_tokens_to_add(False) if any(e.overflowing for e in encodings) else 0
+        return [
+            sum(len(part.ids) - special for part in encoding.overflowing) if isinstance(text, str) else 0
+            for text, encoding in zip(texts, encodings, strict=True)
+            if encoding.overflowing
+        ]
+
+    def _warn(self, texts: int, cuts: Sequence[int]) -> None:
+        if not cuts or self._warned:
+            return
+        self._warned = True
+        longest = f"; {max(cuts)} tokens were cut from the longest" if max(cuts) else " and were cut"
+        warnings.warn(
+            f"{len(cuts)} of {texts} texts are longer than the {self.max_length} tokens this model reads{longest}: "
+            "split long texts (later cuts are not reported)",
+            UserWarning,
+            stacklevel=_caller(),
+        )
+
+    def _load(self, truncation: Truncation) -> Tokenizer:
         content = self._file.tokenizer()
         if content is None:
             raise ValueError(
@@ -125,12 +172,9 @@ class TextReader:
         with _explained(PocketFileError, f"{self._file.path}: the tokenizer cannot be used: compress the model again"):
             tokenizer: Tokenizer = Tokenizer.from_buffer(content)
             tokenizer.no_padding()
-            if self._pairs:
-                tokenizer.enable_truncation(
-                    self.max_length, stride=min(QUESTION_STRIDE, self.max_length // 4), strategy="only_second"
-                )
-            else:
-                tokenizer.enable_truncation(self.max_length)
+            side = (tokenizer.truncation or {}).get("direction", "right")
+            stride = min(QUESTION_STRIDE, self.max_length // 4) if truncation == "only_second" else 0
+            tokenizer.enable_truncation(self.max_length, stride=stride, strategy=truncation, direction=side)
         return tokenizer
 
 
@@ -145,13 +189,16 @@ def _explained(kind: type[Exception], message: str) -> Iterator[None]:
         raise kind(f"{message} ({error})") from None
 
 
-def as_list(texts: str | Iterable[str]) -> tuple[list[str], bool]:
-    """The texts as a list, and whether there was a single one."""
-    if isinstance(texts, str):
-        return [texts], True
-    if isinstance(texts, bytes):
-        raise TypeError("texts is bytes; decode them to str")
-    return list(texts), False
+def check_unicode(name: str, text: Text) -> None:
+    """Raises ValueError where ``text`` holds half of a surrogate pair, which no encoding can carry."""
+    for part in (text,) if isinstance(text, str) else text:
+        try:
+            part.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{name} holds {part[error.start]!a}, half of a surrogate pair, at character {error.start}: repair it "
+                "with text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
+            ) from None
 
 
 def _array(values: list[int]) -> Ids:

@@ -1,0 +1,111 @@
+// Row-local kernels on plain arrays: norms, activations, softmax, rotary embedding.
+#include <cstring>
+
+#include "bindings/bindings.h"
+#include "bindings/calls.h"
+#include "core/finite.h"
+
+namespace pocketformer::bindings {
+namespace {
+
+void require_finite(const float* x, int64_t rows, int64_t width, const char* name) {
+  const int row = first_not_finite(x, static_cast<size_t>(width), static_cast<int>(rows));
+  require(row == rows, name, ", row ", row, ", holds NaN or infinity; pass finite numbers");
+}
+
+std::vector<float> padded(const float* x, int64_t width) {
+  std::vector<float> wide(round_up(static_cast<size_t>(width), kLanes));
+  std::copy_n(x, width, wide.begin());
+  return wide;
+}
+
+py::array_t<float> norm(Object x, Object weight, Object bias, double eps, NormKind kind) {
+  const KernelTable& kernels = current_kernels();
+  const auto input = checked_array<float>(x, "x");
+  const auto rows = rows_of(input, "x");
+  require(eps >= 0 && eps < 1e30, "eps is ", eps, "; it must be 0 or above");
+  const float *scale = vector_or_null(weight, "weight", rows.width), *shift = vector_or_null(bias, "bias", rows.width);
+  require(scale != nullptr, "weight is None; pass one value for each of the ", rows.width, " columns");
+  py::array_t<float> result(shape_of(input));
+  float* const to = result.mutable_data();
+  const py::gil_scoped_release no_gil;
+  require_finite(rows.data, rows.count, rows.width, "x");
+  require_finite(scale, 1, rows.width, "weight");
+  if (shift != nullptr) require_finite(shift, 1, rows.width, "bias");
+  const size_t width = static_cast<size_t>(rows.width), wide = round_up(width, kLanes);
+  NormArgs args{rows.data,
+                width,
+                scale,
+                shift,
+                to,
+                width,
+                static_cast<int>(rows.count),
+                static_cast<int>(width),
+                static_cast<float>(eps),
+                kind};
+  if (width == wide) {
+    kernels.norm(args);
+    return result;
+  }
+  // The kernel takes and writes whole vectors: rows pass through memory that has them.
+  const std::vector<float> wide_scale = padded(scale, rows.width),
+                           wide_shift = shift == nullptr ? std::vector<float>() : padded(shift, rows.width);
+  Scratch scratch(thread_memory(wide * sizeof(float)));
+  float* const row = scratch.take<float>(wide);
+  args.x = row, args.out = row, args.ldx = args.ldo = wide, args.rows = 1;
+  args.weight = wide_scale.data(), args.bias = shift == nullptr ? nullptr : wide_shift.data();
+  for (int64_t r = 0; r < rows.count; ++r) {
+    std::memcpy(row, rows.data + r * rows.width, width * sizeof(float));
+    std::memset(row + width, 0, (wide - width) * sizeof(float));
+    kernels.norm(args);
+    std::memcpy(to + r * rows.width, row, width * sizeof(float));
+  }
+  return result;
+}
+
+py::array_t<float> layer_norm(Object x, Object weight, Object bias, double eps) {
+  return norm(x, weight, bias, eps, NormKind::kLayer);
+}
+
+py::array_t<float> rms_norm(Object x, Object weight, double eps) {
+  return norm(x, weight, py::none(), eps, NormKind::kRms);
+}
+
+py::array_t<float> activate(Object x, Object name) {
+  const KernelTable& kernels = current_kernels();
+  const auto input = checked_array<float>(x, "x");
+  const Activation kind = activation_named(name);
+  py::array_t<float> result(shape_of(input));
+  const float* const from = input.data();
+  float* const to = result.mutable_data();
+  const py::ssize_t count = input.size();
+  const py::gil_scoped_release no_gil;
+  require_finite(from, 1, count, "x");
+  kernels.activate({from, to, static_cast<size_t>(count), kind});
+  return result;
+}
+
+py::array_t<float> softmax(Object x) {
+  const KernelTable& kernels = current_kernels();
+  const auto input = checked_array<float>(x, "x");
+  const auto rows = rows_of(input, "x");
+  py::array_t<float> result(shape_of(input));
+  float* const to = result.mutable_data();
+  const py::gil_scoped_release no_gil;
+  require_finite(rows.data, rows.count, rows.width, "x");
+  const size_t width = static_cast<size_t>(rows.width);
+  kernels.softmax({rows.data, width, to, width, static_cast<int>(rows.count), static_cast<int>(width)});
+  return result;
+}
+
+}  // namespace
+
+void bind_row_calls(py::module_& m) {
+  const auto p = [](const char* name) { return py::arg(name); };
+  m.def("layer_norm", &layer_norm, p("x"), p("weight"), p("bias"), p("eps"));
+  m.def("rms_norm", &rms_norm, p("x"), p("weight"), p("eps"));
+  m.def("activate", &activate, p("x"), p("activation"));
+  m.def("softmax", &softmax, p("x"));
+}
+
+}  // namespace pocketformer::bindings

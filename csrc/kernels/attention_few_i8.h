@@ -1,0 +1,187 @@
+// int8 attention of few rows: keys stand in the lanes for scores and softmax, channels for P·V. Scores and P·V are
+// integers, and every float operation on a (row, key) or a (row, channel) is the one of attention_i8.h: the same bits.
+#pragma once
+
+#include "kernels/attention_few.h"
+
+namespace {
+
+using pocketformer::AttentionI8Args;
+
+// What turns a row's integer scores, times the key's scale, into exponents of 2. Never zero, so that a masked score
+// stays far below every other even for a query of zeros.
+POCKETFORMER_INLINE float score_factor(const AttentionI8Args& a, int query, int head) {
+  const AttentionArgs& c = a.common;
+  const float f = a.q_scale[static_cast<size_t>(query) * c.heads + head] * (c.scale * kLog2E);
+  return f > 1e-20f ? f : 1e-20f;
+}
+
+template <class V, bool kBias>
+struct FewRowsI8 {
+  using F = typename V::F;
+  using I = typename V::I;
+  using B = typename V::B;
+
+  static constexpr int kBytes = 4 * kLanes;
+  static constexpr int kChains = V::kAttentionChains;
+
+  const AttentionI8Args& a;
+  const AttentionArgs& c;
+  const LaneRows& rows;
+  const LaneRanges<V>& range;
+  size_t first;  // the sequence's first key among the slots of all KV heads
+  int padded;    // head_stride rounded up to whole vectors of bytes
+  const float* bias[kFewRows];
+  alignas(64) float factors[kLanes];
+  alignas(64) int8_t query[kFewRows][kMaxHeadDim];
+  int32_t initial[kFewRows];  // what the keys' offset adds to a score, negated
+  alignas(64) int32_t dots[kFewRows][kKeyTile];
+  alignas(64) float p[kFewRows][kKeyTile];
+  alignas(64) int8_t weights[kFewRows][kKeyTile];
+
+  POCKETFORMER_INLINE FewRowsI8(const AttentionI8Args& args, const LaneRows& lanes, const LaneRanges<V>& ranges)
+      : a(args), c(args.common), rows(lanes), range(ranges) {
+    first = rows.head[0] / (c.heads / c.kv_heads) * a.kv.capacity + c.segment_slot;
+    padded = round_up(c.head_stride, kBytes);
+    std::memset(dots, 0, sizeof(dots));  // lanes behind the last key are masked, but are read
+    for (int i = 0; i < kLanes; ++i) factors[i] = score_factor(a, rows.query[i], rows.head[i]);
+    for (int r = 0; r < rows.count; ++r) {
+      const size_t at = static_cast<size_t>(rows.query[r]) * c.heads + rows.head[r];
+      std::memcpy(query[r], a.q + at * c.head_stride, c.head_stride);
+      std::memset(query[r] + c.head_stride, 0, padded - c.head_stride);
+      int sum = 0;
+      for (int d = 0; d < c.head_stride; ++d) sum += query[r][d];
+      initial[r] = -V::kActivationOffset * sum;
+      bias[r] = kBias ? c.bias + rows.head[r] * c.ld_bias + c.bias_center : nullptr;
+    }
+  }
+
+  // dots[row][key] = q·k (plus the offset's share) for keys [begin, end), in groups of four that start at `begin`.
+  POCKETFORMER_INLINE void multiply(int begin, int end) {
+    const uint8_t* readable = a.kv.k + c.kv_heads * a.kv.capacity * c.head_stride;
+    for (int key = begin; key < end; key += 4) {
+      const uint8_t* k = a.kv.k + (first + key) * c.head_stride;
+      // A vector may reach into the next key, where the query's padding is zero, but not behind the last one.
+      alignas(64) uint8_t last[4 * kMaxHeadDim];
+      if (k + 3 * c.head_stride + padded > readable) {
+        std::memcpy(last, k, 4 * c.head_stride);
+        std::memset(last + 4 * c.head_stride, 0, padded - c.head_stride);
+        k = last;
+      }
+      for (int r = 0; r < rows.count; ++r) {
+        I acc[4] = {V::zero_i32(), V::zero_i32(), V::zero_i32(), V::zero_i32()};
+        for (int d = 0; d < padded; d += kBytes) {
+          const B q = V::load_b(query[r] + d);
+          unroll<4>([&](auto j) POCKETFORMER_LAMBDA {
+            const B x = V::load_b(k + j * c.head_stride + d);
+            // Without an offset the operands may change places; the query first has its absolute value once for all.
+            acc[j] = V::kActivationOffset != 0 ? V::dot4(acc[j], x, q) : V::dot4(acc[j], q, x);
+          });
+        }
+        V::store_sums4(dots[r] + key - begin, acc[0], acc[1], acc[2], acc[3]);
+      }
+    }
+  }
+
+  // dots → p·v_scale of a row, as KeyTileI8::score and exponentiate do; returns Σ p, the largest score and product.
+  POCKETFORMER_INLINE float exponentiate(int r, int begin, int end, float& top, float& largest) {
+    const float* k_scale = a.kv.k_scale + first;
+    const float* v_scale = a.kv.v_scale + first;
+    const I offset = V::set1_i32(initial[r]);
+    const F scaled = V::set1(factors[r]), factor = kBias ? V::set1(1.0f) : scaled;
+    const KeyMask<V> mask(range.low[r], range.high[r] < end ? range.high[r] : end);
+    F highest = V::set1(kMasked);
+    for (int key = begin; key < end; key += kLanes) {
+      const int at = key - begin;
+      F s = V::mul(V::to_f32(V::add_i32(V::load_i32(dots[r] + at), offset)), load_keys<V>(k_scale, key, end));
+      if constexpr (kBias) s = V::fma(s, scaled, reversed_bias<V>(bias[r], c.first_position + rows.query[r], key, end));
+      s = mask.apply(key, s, kMasked);
+      V::store(p[r] + at, s);
+      highest = V::max(highest, s);
+    }
+    top = V::reduce_max(highest);
+    const F shift = V::sub(V::zero(), V::mul(V::set1(top), factor));
+    float sum[4] = {0, 0, 0, 0};
+    F most = V::zero();
+    for (int key = begin; key < end; key += kLanes) {
+      float* at = p[r] + key - begin;
+      F x = exp2<V, false>(V::min(V::fma(V::load(at), factor, shift), V::zero()));
+      x = mask.apply(key, x, 0.0f);
+      V::store(at, x);
+      for (int i = 0; i < kLanes; i += 4)  // a key's chain is its position's remainder
+        for (int j = 0; j < 4; ++j) sum[j] += at[i + j];
+      x = V::mul(x, load_keys<V>(v_scale, key, end));
+      most = V::max(most, x);
+      V::store(at, x);
+    }
+    largest = V::reduce_max(most);
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+  }
+
+  POCKETFORMER_INLINE void quantize(int r, int begin, int end, float largest) {
+    const F inverse = V::div(V::set1(127.0f), V::max(V::set1(largest), V::set1(1e-30f)));
+    for (int at = 0; at < end - begin; at += kLanes)
+      V::store_bytes(weights[r] + at, V::to_i32(V::mul(V::load(p[r] + at), inverse)));
+  }
+
+  // out = out·keep + (weights · V)·take for `R` rows from `row` on and `N` vectors of channels from d on.
+  template <int R, int N>
+  POCKETFORMER_INLINE void accumulate(int row, int d, int begin, int end, const float* keep, const float* take,
+                                      RunningRows<V>& softmax) {
+    I acc[R * N];
+    unroll<R * N>([&](auto i) POCKETFORMER_LAMBDA { acc[i] = V::zero_i32(); });
+    const int8_t* v = a.kv.v + (first + begin) * c.head_stride + d * 4;
+    for (int at = 0; at < end - begin; at += 4, v += c.head_stride * 4)
+      unroll<R>([&](auto r) POCKETFORMER_LAMBDA {
+        const B w = V::broadcast_b(weights[row + r] + at);
+        unroll<N>([&](auto n) POCKETFORMER_LAMBDA {
+          acc[r * N + n] = V::dot4_p(acc[r * N + n], w, V::load_b(v + n * kBytes));
+        });
+      });
+    unroll<R * N>([&](auto i) POCKETFORMER_LAMBDA { V::pin(acc[i]); });
+    unroll<R * N>([&](auto i) POCKETFORMER_LAMBDA {
+      constexpr int r = i / N, n = i % N;
+      float* out = softmax.out[row + r] + d + n * kLanes;
+      const F kept = V::mul(V::load(out), V::set1(keep[row + r]));
+      V::store(out, V::fma(V::to_f32(acc[i]), V::set1(take[row + r]), kept));
+    });
+  }
+
+  template <int R>
+  POCKETFORMER_INLINE void accumulate_rows(int row, int begin, int end, const float* keep, const float* take,
+                                           RunningRows<V>& softmax) {
+    constexpr int kWide = kChains / R;
+    int d = 0;
+    for (; d + kWide * kLanes <= c.head_stride; d += kWide * kLanes)
+      accumulate<R, kWide>(row, d, begin, end, keep, take, softmax);
+    for (; d < c.head_stride; d += kLanes) accumulate<R, 1>(row, d, begin, end, keep, take, softmax);
+  }
+
+  POCKETFORMER_INLINE void take_tile(int first_key, int end, RunningRows<V>& softmax) {
+    const int begin = first_key / 4 * 4;
+    alignas(64) float top[kLanes] = {}, sum[kLanes] = {}, largest[kLanes] = {}, keeps[kLanes], takes[kLanes];
+    multiply(begin, end);
+    for (int r = 0; r < rows.count; ++r) {
+      sum[r] = exponentiate(r, begin, end, top[r], largest[r]);
+      quantize(r, begin, end, largest[r]);
+    }
+    F keep, take;
+    softmax.merge(kBias ? V::load(top) : V::mul(V::load(top), V::load(factors)), V::load(sum), keep, take);
+    V::store(keeps, keep);
+    V::store(takes, V::mul(take, V::mul(V::load(largest), V::set1(1.0f / 127.0f))));
+    int row = 0;
+    for (; row + 2 <= rows.count; row += 2) accumulate_rows<2>(row, begin, end, keeps, takes, softmax);
+    if (row < rows.count) accumulate_rows<1>(row, begin, end, keeps, takes, softmax);
+  }
+};
+
+template <class V, bool kBias>
+void attend_few_i8(const AttentionI8Args& a, const LaneRows& rows) {
+  const LaneRanges<V> range(a.common, rows);
+  FewRowsI8<V, kBias> few(a, rows, range);
+  for_each_tile<V, RunningRows<V>>(a.common, rows, range,
+                                   [&](int begin, int end, RunningRows<V>& softmax)
+                                       POCKETFORMER_LAMBDA { few.take_tile(begin, end, softmax); });
+}
+
+}  // namespace

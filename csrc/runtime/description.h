@@ -1,0 +1,102 @@
+// The parts of a graph beside its operators: domains, inputs, weights and states, as a file names them.
+#pragma once
+
+#include <string>
+#include <tuple>
+
+#include "kernels/table.h"
+#include "runtime/fields.h"
+
+namespace pocketformer {
+
+enum class DomainKind { kRagged, kGrid, kOne, kSelected };
+
+// What a row stands for.
+struct DomainSpec {
+  std::string name, of;
+  DomainKind kind{};
+  int64_t max_rows = 0, height = 0, width = 0, prepended = 0;
+
+  static constexpr Choice<DomainKind> kKinds[] = {{"ragged", DomainKind::kRagged},
+                                                  {"grid", DomainKind::kGrid},
+                                                  {"one", DomainKind::kOne},
+                                                  {"selected", DomainKind::kSelected}};
+  static constexpr auto fields() {
+    return std::tuple{
+        name_of(),
+        choice("kind", &DomainSpec::kind, kKinds,
+               "`ragged`: rows of all sequences end to end; `grid`: `height` × `width` rows a sequence; `one`: a row a "
+               "sequence; `selected`: the rows of another domain that the caller names"),
+        optional_name("of", &DomainSpec::of, "the domain it is made from; null for one that the caller fills"),
+        optional_integer("max_rows", &DomainSpec::max_rows, 0, 1 << 20,
+                         "rows of the longest sequence; of a ragged domain without `of`"),
+        optional_integer("height", &DomainSpec::height, 0, 1 << 15, "of a grid"),
+        optional_integer("width", &DomainSpec::width, 0, 1 << 15, "of a grid"),
+        optional_integer("prepended", &DomainSpec::prepended, 0, 1 << 10,
+                         "rows before those of `of`, in each sequence of a ragged domain")};
+  }
+  static constexpr NameField<DomainSpec> name_of() {
+    return pocketformer::name("name", &DomainSpec::name, "by which operators and callers refer to it");
+  }
+};
+
+enum class InputType { kIndex, kRows };
+
+struct InputSpec {
+  std::string name, domain;
+  InputType dtype{};
+  int64_t limit = 0, width = 0;
+  bool optional = false;
+
+  static constexpr Choice<InputType> kTypes[] = {{"i32", InputType::kIndex}, {"f32", InputType::kRows}};
+  static constexpr auto fields() {
+    return std::tuple{
+        pocketformer::name("name", &InputSpec::name, "by which operators and callers refer to it"),
+        pocketformer::name("domain", &InputSpec::domain, "of its rows; one that the caller fills"),
+        choice("dtype", &InputSpec::dtype, kTypes, "`i32`: an index below `limit` a row; `f32`: `width` numbers a row"),
+        optional_integer("limit", &InputSpec::limit, 0, kMaxRows, "one more than the largest index"),
+        optional_integer("width", &InputSpec::width, 0, kMaxWidth, "numbers a row"),
+        flag("optional", &InputSpec::optional, "an index that is 0 where the caller gives none")};
+  }
+};
+
+enum class Layout { kPanels, kRows };
+
+struct WeightSpec {
+  Format format{};
+  Layout layout = Layout::kPanels;
+  int64_t n = 0, k = 0, group = 0, rotate = 0;
+
+  static constexpr Choice<Format> kFormats[] = {{"f32", Format::kF32}, {"i8", Format::kI8}, {"i4", Format::kI4}};
+  static constexpr Choice<Layout> kLayouts[] = {{"panels", Layout::kPanels}, {"rows", Layout::kRows}};
+  static constexpr auto fields() {
+    return std::tuple{
+        choice("format", &WeightSpec::format, kFormats, "of a stored number"),
+        integer("n", &WeightSpec::n, 1, kMaxRows, "output channels, or rows of a table"),
+        integer("k", &WeightSpec::k, 1, kMaxWidth, "inputs, or columns of a table"),
+        optional_integer("group", &WeightSpec::group, 0, 128,
+                         "inputs that share a scale: 16, 32, 64 or 128; 0: all of a channel"),
+        optional_integer("rotate", &WeightSpec::rotate, 0, 128,
+                         "Hadamard block that inputs are rotated by, 0 or a power of two that divides k"),
+        optional_choice("layout", &WeightSpec::layout, kLayouts, "`rows` for a table that is only looked up")};
+  }
+};
+
+struct StateSpec {
+  std::string name, domain;
+  bool int8 = false;
+  int64_t heads = 0, head_dim = 0, rotate = 0;
+
+  static constexpr Choice<bool> kTypes[] = {{"int8", true}, {"fp32", false}};
+  static constexpr auto fields() {
+    return std::tuple{pocketformer::name("name", &StateSpec::name, "by which `store` and `attention` refer to it"),
+                      pocketformer::name("domain", &StateSpec::domain, "of the keys; ragged"),
+                      choice("dtype", &StateSpec::int8, kTypes, "of keys and values"),
+                      integer("heads", &StateSpec::heads, 1, kMaxWidth, "of keys and values"),
+                      integer("head_dim", &StateSpec::head_dim, 1, kMaxHeadDim, "channels of a head"),
+                      optional_integer("rotate", &StateSpec::rotate, 0, 128,
+                                       "Hadamard block over head_dim that int8 queries and keys are rotated by")};
+  }
+};
+
+}  // namespace pocketformer

@@ -1,0 +1,127 @@
+// What an operator becomes: steps, the buffers they read and write, and the stages they stand in. An operator's `lower`
+// takes everything from here and so gets it checked; the kernels trust what comes out.
+#pragma once
+
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "core/aligned_buffer.h"
+#include "core/errors.h"
+#include "runtime/program.h"
+
+namespace pocketformer {
+
+// 255 · 128 · K must fit int32, whatever the bytes of a file are: activations are offset to at most 255 on some ISAs,
+// and a file runs on all or none.
+inline constexpr int64_t kMaxInt8K = INT32_MAX / (255 * 128);
+
+inline int64_t padded(int64_t channels) { return (channels + kLanes - 1) / kLanes * kLanes; }
+
+// What an operator writes: rows of floats, or (from quantize_heads) of int8 heads with their scales.
+struct Value {
+  Operand rows;
+  int domain;
+  Operand scale;  // of heads
+  int head_dim = 0, rotate = 0;
+  bool heads() const { return static_cast<bool>(scale); }
+};
+
+// A value rounded to int8 for products, once for all that share it.
+struct Quantized {
+  int from, column, rotate, group;
+  bool plain;  // without the ISA's offset
+  Operand q, scale, sum;
+};
+
+struct Weight {
+  WeightView view;
+  Layout layout;
+};
+
+// Steps during which a buffer is in use, counted through all stages.
+struct Lifetime {
+  int defined, last_used;
+  int first_stage, last_stage;
+  int overwrites;  // the buffer whose place it may take while the step that defines it reads it, or kNone
+};
+
+class Lowering {
+ public:
+  Lowering(Program& program, Tensors& tensors) : program_(program), tensors_(tensors) {}
+
+  void run(const Item& graph);
+
+  const Place& place() const { return place_; }
+  Tensors& tensors() { return tensors_; }
+  const Program& program() const { return program_; }
+  template <typename... Parts>
+  void check(bool condition, const char* field, const Parts&... problem) const {
+    require(condition, place_.text(), ": field '", field, "' ", problem...);
+  }
+
+  // --- what operators name ---
+  const Value& value(const char* field, const std::string& name) const;
+  const Value& floats(const char* field, const std::string& name) const;  // any columns
+  const Value& dense(const char* field, const std::string& name) const;   // whole vectors of 16, zeros after the last
+  const Weight& weight(const char* field, const std::string& name);
+  const float* vector(const std::string& name, int64_t channels);           // padded
+  const float* optional_vector(const std::string& name, int64_t channels);  // null where the name is empty
+  const Input& input(const char* field, const std::string& name) const;
+  int domain(const char* field, const std::string& name) const;
+  int state(const char* field, const std::string& name) const;
+  const Domain& domain_of(const Value& value) const { return program_.domains[static_cast<size_t>(value.domain)]; }
+  // `name`, a domain made from that of `from` in the way of `kind`.
+  int made_domain(const char* field, const std::string& name, const Value& from, DomainKind kind) const;
+
+  // --- what they write ---
+  void define(const std::string& name, Value value);
+  // Rows of floats under `name`, which may take the place of `overwrites`.
+  Operand write(const std::string& name, int domain, int64_t width, Operand overwrites = {});
+  Operand scratch(int domain, int width, int ld, size_t element_bytes);
+
+  // --- steps: what is read and written since the last one belongs to the next ---
+  void enter(int domain);        // row-local steps on rows of `domain` follow
+  void begin_stage(int domain);  // a gathering step follows
+  Operand read(const Operand& operand);
+  Operand gather(const Operand& operand);  // reads other rows too
+  void store(int state);
+  void attend(int state);
+  template <class S, class... Arguments>
+  void emit(Arguments&&... arguments) {
+    add(std::make_unique<S>(std::forward<Arguments>(arguments)...));
+  }
+  std::vector<Quantized>& quantized() { return quantized_; }
+  // Has the last step write `result` into the caller's array, where it is a product that nothing else reads.
+  bool write_to_caller(const Value& result);
+
+ private:
+  void take_domains(const Item* items);
+  void take_inputs(const Item* items);
+  void take_weights(const Item* items);
+  void take_states(const Item* items);
+  void take_operators(const Item* items);
+  void finish(const Item* output);
+  void add(std::unique_ptr<Step> step);
+  void load(const std::string& name, const WeightSpec& spec);
+  Buffer& buffer(int index) { return program_.buffers[static_cast<size_t>(index)]; }
+
+  Program& program_;
+  Tensors& tensors_;
+  Place place_{"graph"};
+  std::unordered_map<std::string, Value> values_;
+  std::unordered_map<std::string, Weight> weights_;
+  std::vector<Lifetime> lifetimes_;
+  std::vector<Quantized> quantized_;  // in the current stage
+  std::vector<int> reads_, writes_;
+  std::vector<std::pair<int, int>> gathered_;  // buffer, stage
+  bool gathers_ = false;
+  int steps_ = 0;
+};
+
+void place_buffers(Program& program, const std::vector<Lifetime>& lifetimes);
+void place_states(Program& program);
+void weigh_stages(Program& program);
+
+}  // namespace pocketformer

@@ -1,0 +1,55 @@
+#include "runtime/work.h"
+
+#include <algorithm>
+
+#include "runtime/feeds.h"
+
+namespace pocketformer {
+namespace {
+
+// Keys that groups of `together` queries look at, of a sequence that attends to itself.
+double seen_keys(int64_t length, int64_t together, int64_t left, int64_t right) {
+  double keys = 0;
+  for (int64_t first = 0; first < length; first += together) {
+    const int64_t last = std::min(first + together, length) - 1;
+    keys += static_cast<double>(std::min(last + std::min(right, length), length - 1) -
+                                std::max<int64_t>(first - left, 0) + 1);
+  }
+  return keys;
+}
+
+}  // namespace
+
+std::vector<StepWork> count_work(const Program& program, const std::vector<int64_t>& lengths, size_t selected) {
+  const Load load = plan_load(program, lengths.data(), lengths.size(), selected);
+  std::vector<StepWork> all;
+  for (size_t s = 0; s < program.stages.size(); ++s) {
+    const Stage& stage = program.stages[s];
+    const size_t d = static_cast<size_t>(stage.domain);
+    const double rows = static_cast<double>(load.rows[d]);
+    for (const auto& step : stage.steps) {
+      const Work work = step->work();
+      StepWork total{.kind = step->kind,
+                     .stage = s,
+                     .rows = rows,
+                     .multiply_adds = rows * work.multiply_adds,
+                     .int8 = work.int8,
+                     .weight_bytes = work.weight_bytes,
+                     .elements = rows * work.elements,
+                     .rotated = rows * work.rotated,
+                     .activated = rows * work.activated,
+                     .scores = 0,
+                     .score_lanes = 0};
+      for (size_t i = 0; work.scores != 0 && i < lengths.size(); ++i) {
+        const int64_t length = sequence_rows(program, d, lengths[i]);
+        total.scores += work.scores * seen_keys(length, 1, work.left, work.right);
+        total.score_lanes += work.scores * kLanes * seen_keys(length, kLanes, work.left, work.right);
+      }
+      total.multiply_adds += total.scores * work.score_multiply_adds;
+      all.push_back(total);
+    }
+  }
+  return all;
+}
+
+}  // namespace pocketformer

@@ -1,0 +1,31 @@
+"""The loops of rounding and profiling. Arrays must be C-contiguous and have exactly the dtype and shape given here."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+_F64 = NDArray[np.float64]
+
+def rotate(x: NDArray[np.float32] | _F64, block: int) -> None:
+    """``hadamard(x, block)`` of a 2-D array in place, with the same bits.
+
+    Raises ValueError unless ``block`` is a power of two that divides the last axis.
+    """
+
+def round_to_nearest(weight: _F64, step: _F64, values: NDArray[np.int8]) -> None:
+    """``values`` [N, K] become ``weight`` [N, K] / ``step`` [N], nearest even, within ±127."""
+
+def squared_errors(weight: _F64, step: _F64, values: NDArray[np.int8], errors: _F64) -> None:
+    """``errors`` [N] become Σ_k (weight − step · values)², summed in the order of k."""
+
+def feed_back(
+    weight: _F64, errors: _F64, shares: _F64, step: _F64, values: NDArray[np.int8], begin: int, end: int
+) -> None:
+    """Rounds the inputs ``begin`` … ``end`` − 1 of ``weight`` + ``errors`` [N, K] to nearest, one after the other.
+
+    Each input's entry of ``errors``, where earlier ones left what they ask of it, becomes its own error, ``weight`` −
+    ``step`` · ``values``. That, times ``shares`` [K, K] at [i, j], is added to the entries of inputs j between i and
+    ``end``.
+    """
+
+def observe(x: NDArray[np.float32], highest: NDArray[np.float32], total: _F64, squares: _F64) -> None:
+    """Takes the rows of ``x`` [rows, K] into the max |x|, Σ|x| and Σx² [K] of each column so far."""

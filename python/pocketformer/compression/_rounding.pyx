@@ -1,0 +1,125 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""The loops of rounding and profiling that numpy would take element by element or hold whole copies for.
+
+Results go to the arrays passed in. Every sum is taken in the order written here and nothing is contracted, so that plain
+numpy in the same order gives the same bits (tests/checkpoints/test_rounding.py). The GIL is released.
+"""
+
+# Added and subtracted, it leaves the nearest whole number, ties to even, of what is below 2^51: SSE2 rounds no other way.
+cdef double WHOLE = 6755399441055744.0  # 1.5 · 2^52
+
+ctypedef fused real:
+    float
+    double
+
+
+cdef inline double nearest(double x, double step) noexcept nogil:
+    cdef double y = x / step
+    y = 127.0 if y > 127.0 else (-127.0 if y < -127.0 else y)
+    return (y + WHOLE) - WHOLE
+
+
+cdef int check(str axis, Py_ssize_t size, Py_ssize_t expected) except -1:
+    if size != expected:
+        raise ValueError(f"{axis} is {size}; it must be {expected}")
+    return 0
+
+
+def rotate(real[:, ::1] x, Py_ssize_t block):
+    cdef Py_ssize_t rows = x.shape[0], width = x.shape[1], row, begin, half, i
+    cdef real low, high
+    cdef real* pair
+    if block < 1 or block & (block - 1) or width % block:
+        raise ValueError(f"block is {block}; it must be a power of two that divides the last axis, {width}")
+    with nogil:
+        for row in range(rows):
+            half = 1
+            while half < block:
+                begin = 0
+                while begin < width:
+                    pair = &x[row, begin]
+                    for i in range(half):
+                        low, high = pair[i], pair[i + half]
+                        pair[i] = low + high
+                        pair[i + half] = low - high
+                    begin += 2 * half
+                half *= 2
+
+
+def round_to_nearest(const double[:, ::1] weight, const double[::1] step, signed char[:, ::1] values):
+    cdef Py_ssize_t rows = weight.shape[0], width = weight.shape[1], row, i
+    check("step's length", step.shape[0], rows)
+    check("values' first axis", values.shape[0], rows)
+    check("values' last axis", values.shape[1], width)
+    with nogil:
+        for row in range(rows):
+            for i in range(width):
+                values[row, i] = <signed char> nearest(weight[row, i], step[row])
+
+
+def squared_errors(
+    const double[:, ::1] weight, const double[::1] step, const signed char[:, ::1] values, double[::1] errors
+):
+    cdef Py_ssize_t rows = weight.shape[0], width = weight.shape[1], row, i
+    cdef double error, total
+    check("step's length", step.shape[0], rows)
+    check("values' first axis", values.shape[0], rows)
+    check("values' last axis", values.shape[1], width)
+    check("errors' length", errors.shape[0], rows)
+    with nogil:
+        for row in range(rows):
+            total = 0
+            for i in range(width):
+                error = weight[row, i] - values[row, i] * step[row]
+                total += error * error
+            errors[row] = total
+
+
+def feed_back(
+    const double[:, ::1] weight,
+    double[:, ::1] errors,
+    const double[:, ::1] shares,
+    const double[::1] step,
+    signed char[:, ::1] values,
+    Py_ssize_t begin,
+    Py_ssize_t end,
+):
+    cdef Py_ssize_t rows = weight.shape[0], width = weight.shape[1], row, i, j
+    cdef double rounded, error
+    cdef double* owed
+    cdef const double* share
+    check("errors' first axis", errors.shape[0], rows)
+    check("errors' last axis", errors.shape[1], width)
+    check("shares' first axis", shares.shape[0], width)
+    check("shares' last axis", shares.shape[1], width)
+    check("step's length", step.shape[0], rows)
+    check("values' first axis", values.shape[0], rows)
+    check("values' last axis", values.shape[1], width)
+    if not 0 <= begin < end <= width:
+        raise ValueError(f"begin and end are {begin} and {end}; they must be 0 ≤ begin < end ≤ {width}")
+    with nogil:
+        for row in range(rows):
+            owed = &errors[row, 0]
+            for i in range(begin, end):
+                rounded = nearest(weight[row, i] + owed[i], step[row])
+                error = weight[row, i] - rounded * step[row]
+                values[row, i] = <signed char> rounded
+                owed[i] = error
+                share = &shares[i, 0]
+                for j in range(i + 1, end):
+                    owed[j] += error * share[j]
+
+
+def observe(const float[:, ::1] x, float[::1] highest, double[::1] total, double[::1] squares):
+    cdef Py_ssize_t rows = x.shape[0], width = x.shape[1], row, i
+    cdef float size
+    check("highest's length", highest.shape[0], width)
+    check("total's length", total.shape[0], width)
+    check("squares' length", squares.shape[0], width)
+    with nogil:
+        for row in range(rows):
+            for i in range(width):
+                size = x[row, i] if x[row, i] >= 0 else -x[row, i]
+                highest[i] = size if size > highest[i] else highest[i]
+                total[i] += size
+                squares[i] += <double> size * size

@@ -1,0 +1,95 @@
+"""Where each tensor of a packed graph lies, known from shapes alone, and the parts that are packed one by one.
+
+A graph packed as a whole by ``packing.pack_graph`` holds the same tensors in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..graph import Array, Graph
+from ..layout import LANES, fp32_panels, int8_panels, round_up, table_rows
+from ..packing import pack_panels, pad, vectors
+
+ELEMENTS_AT_ONCE = 1 << 20
+"""Of a weight that is copied: 8 MB in float64. A vocabulary of 250,000 rows is never held as a whole."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Room for a tensor. ``plain`` is the shape that padding is added to."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    plain: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def panels(self) -> bool:
+        return len(self.shape) > 2
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether its rows [n, K] can be packed one by one: it is a weight, no vector and no attention bias."""
+        return len(self.plain) == 2 and (self.panels or self.shape[1] == self.plain[1])
+
+
+class Sink(Protocol):
+    """What takes the parts of tensors: memory or a file. What is never written stays zero."""
+
+    def write(self, name: str, begin: int, part: Array) -> None:
+        """``part`` are the entries from ``begin`` on of the first axis of the tensor ``name``."""
+
+
+def layout(target: Graph) -> dict[str, Slot]:
+    """The tensors of ``target`` in file order, from its facts alone: it needs no parameters.
+
+    Its ``weights`` are those that ``packing.stored_weights`` gives.
+    """
+    slots: dict[str, Slot] = {}
+    for name, facts in target.weights.items():
+        n, k, int8 = facts["n"], facts["k"], facts["format"] == "i8"
+        dtype = np.dtype(np.int8 if int8 else np.float32)
+        rows = facts.get("layout") == "rows"
+        panels = int8_panels(n, k) if int8 else fp32_panels(n, k)
+        shape = (table_rows(n, k, dtype.itemsize), k) if rows else panels
+        slots[f"{name}.weight"] = Slot(dtype, shape, (n, k))
+        if int8:
+            slots[f"{name}.scale"] = Slot(np.dtype(np.float32), (round_up(n, LANES),), (n,))
+            if not rows:
+                slots[f"{name}.colsum"] = Slot(np.dtype(np.int32), (round_up(n, LANES),), (n,))
+    for name, plain, shape in vectors(target):
+        slots.setdefault(name, Slot(np.dtype(np.float32), shape, plain))
+    return slots
+
+
+def write_rows(sink: Sink, name: str, slot: Slot, begin: int, rows: Array) -> None:
+    """Packs ``rows`` [rows, K] of a weight, the first of which is ``begin``, a multiple of 16."""
+    if slot.panels:
+        sink.write(name, begin // LANES, pack_panels(rows))
+    else:
+        sink.write(name, begin, rows)
+
+
+def write_plain(sink: Sink, name: str, slot: Slot, tensor: Array) -> None:
+    """Packs a parameter that stays float32."""
+    if not slot.by_rows:
+        sink.write(name, 0, pad(np.asarray(tensor, np.float32), *slot.shape))
+        return
+    for begin, end in row_parts(slot.plain):
+        write_rows(sink, name, slot, begin, np.asarray(tensor[begin:end], np.float32))
+
+
+def row_parts(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    """First row and end of the parts in which a matrix of ``shape`` is copied, by multiples of 16 rows."""
+    rows = max(ELEMENTS_AT_ONCE // shape[1] // LANES, 1) * LANES
+    for begin in range(0, shape[0], rows):
+        yield begin, min(begin + rows, shape[0])

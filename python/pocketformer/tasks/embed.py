@@ -1,0 +1,166 @@
+"""Embeddings of texts, and how alike they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal, TypeAlias, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..batches import BATCH_TOKENS, Progress, sequence_outputs
+from ..engine import Outputs
+from ..model import Model
+from .inputs import Text, as_list, as_texts
+from .precision import Precision, check_precision, quantized
+
+Similarity: TypeAlias = Literal["cosine", "dot", "euclidean", "manhattan"]
+
+# The prompts that stand for documents, as sentence-transformers looks for them.
+_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+
+
+class Embedder(Model):
+    """Texts to embeddings."""
+
+    _method = "encode"
+
+    @property
+    def width(self) -> int:
+        """Dimensions of the embeddings that :meth:`encode` gives."""
+        return self._dimensions(None)
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """What each named prompt puts before a text."""
+        return dict(self._engine.file.text.get("prompts") or {})
+
+    @property
+    def similarity_fn_name(self) -> Similarity:
+        """``cosine``, ``dot``, ``euclidean`` or ``manhattan``: what the model was trained for."""
+        return cast(Similarity, self._engine.file.model.get("similarity") or "cosine")
+
+    def encode(
+        self,
+        texts: str | Iterable[Text | list[str]],
+        *,
+        prompt: str | None = None,
+        precision: Precision = "float32",
+        normalize: bool = False,
+        truncate_dim: int | None = None,
+        ranges: ArrayLike | None = None,
+        batch_tokens: int = BATCH_TOKENS,
+        progress: Progress | None = None,
+    ) -> NDArray[Any]:
+        """Embeddings: float32 [texts, width] in the order of ``texts``, or [width] for a single string.
+
+        A text is a str, or a pair ``(a, b)`` that the model reads together. ``prompt`` names one of :attr:`prompts`,
+        which is put before each text; None takes the checkpoint's default, and an empty string none.
+
+        ``truncate_dim`` keeps the first dimensions (of models trained so, Kusupati et al., arXiv 2205.13147; default:
+        the checkpoint's own), and ``normalize`` then gives each row the length 1. ``precision`` is named as in
+        sentence-transformers: ``float32``, ``float16``, ``int8`` and ``uint8`` (255 steps of each dimension between
+        ``ranges`` [2, width], its lowest and highest value; None takes those of these texts), ``binary`` and
+        ``ubinary`` (signs, eight to a byte).
+
+        Texts of like length run together, at most ``batch_tokens`` tokens at once: more takes more memory, and the
+        result is the same to the last bit. ``progress(done, total)`` is called after each batch.
+
+        Raises ValueError for an unknown prompt or precision, or a ``truncate_dim`` beyond the width.
+        """
+        if batch_tokens < 1:
+            raise ValueError(f"batch_tokens is {batch_tokens}; it must be at least 1")
+        check_precision(precision)
+        width = self._dimensions(truncate_dim)
+        single = isinstance(texts, str)
+        listed: list[Text] = list(as_list(texts)[0]) if _is_plain(texts) else as_texts(texts)[0]  # type: ignore[arg-type]
+        sequences, types = self._reader.inputs(self._prompted(listed, prompt))
+        rows = sequence_outputs(self._engine, sequences, types, batch_tokens=batch_tokens, progress=progress)
+        rows = rows[:, :width]
+        if normalize:
+            rows = normalized(rows)
+        result = quantized(rows, precision, ranges)
+        return result[0] if single else result
+
+    def encode_query(self, texts: str | Iterable[Text | list[str]], **options: Any) -> NDArray[Any]:
+        """:meth:`encode` with the prompt ``query`` where the checkpoint has it."""
+        return self.encode(texts, **{"prompt": "query" if "query" in self.prompts else None, **options})
+
+    def encode_document(self, texts: str | Iterable[Text | list[str]], **options: Any) -> NDArray[Any]:
+        """:meth:`encode` with the prompt ``document``, ``passage`` or ``corpus``, the first that the checkpoint has."""
+        found = next((name for name in _DOCUMENT_PROMPTS if name in self.prompts), None)
+        return self.encode(texts, **{"prompt": found, **options})
+
+    def similarity(self, a: Any, b: Any) -> Outputs:
+        """How alike each of ``a`` is to each of ``b``: float32 [a, b]; more is more alike.
+
+        Both are embeddings [rows, width] or [width], or texts, which are encoded. The measure is
+        :attr:`similarity_fn_name`; distances are negative.
+        """
+        first, second = self._rows("a", a), self._rows("b", b)
+        if first.shape[1] != second.shape[1]:
+            raise ValueError(f"a has {first.shape[1]} columns and b {second.shape[1]}; encode both with one model")
+        return _SIMILARITIES[self.similarity_fn_name](first, second)
+
+    def _rows(self, name: str, value: Any) -> Outputs:
+        if isinstance(value, str) or (isinstance(value, list | tuple) and value and isinstance(value[0], str)):
+            return np.atleast_2d(self.encode([value] if isinstance(value, str) else list(value)))
+        rows: Outputs = np.atleast_2d(np.asarray(value, np.float32))
+        if rows.ndim != 2:
+            raise ValueError(f"{name} has shape {list(rows.shape)}; it must be [rows, width] or [width]")
+        return rows
+
+    def _dimensions(self, truncate_dim: int | None) -> int:
+        whole = self._engine.width
+        if truncate_dim is None:
+            return min(whole, self._engine.file.model.get("truncate_dim") or whole)
+        if not 1 <= truncate_dim <= whole:
+            raise ValueError(f"truncate_dim is {truncate_dim}; the model's embeddings have {whole} dimensions")
+        return truncate_dim
+
+    def _prompted(self, texts: list[Text], prompt: str | None) -> list[Text]:
+        text = self._engine.file.text
+        name = text.get("default_prompt_name") if prompt is None else prompt
+        if not name:
+            return texts
+        if name not in self.prompts:
+            known = ", ".join(map(repr, self.prompts)) or "none"
+            raise ValueError(f"prompt is {name!r}; the model has {known}: put other words before the texts yourself")
+        prefix = self.prompts[name]
+        if prefix and text.get("include_prompt") is False:
+            raise ValueError(
+                f"prompt is {name!r}, whose tokens this model leaves out when it pools, which is not supported: "
+                "pass prompt='' to go without"
+            )
+        return [prefix + item if isinstance(item, str) else (prefix + item[0], item[1]) for item in texts]
+
+
+def normalized(rows: Outputs) -> Outputs:
+    """``rows`` [n, width] at length 1; a row of zeros stays."""
+    result: Outputs = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-12))
+    return result
+
+
+def _is_plain(texts: Any) -> bool:
+    """A tuple of two strings is two texts here, as nearly nobody embeds pairs."""
+    return isinstance(texts, tuple) and all(isinstance(text, str) for text in texts)
+
+
+def _cosine(a: Outputs, b: Outputs) -> Outputs:
+    return _dot(normalized(a), normalized(b))
+
+
+def _dot(a: Outputs, b: Outputs) -> Outputs:
+    result: Outputs = a @ b.T
+    return result
+
+
+def _euclidean(a: Outputs, b: Outputs) -> Outputs:
+    return np.stack([-np.linalg.norm(row - b, axis=1) for row in a]) if len(a) else np.zeros((0, len(b)), np.float32)
+
+
+def _manhattan(a: Outputs, b: Outputs) -> Outputs:
+    return np.stack([-np.abs(row - b).sum(axis=1) for row in a]) if len(a) else np.zeros((0, len(b)), np.float32)
+
+
+_SIMILARITIES = {"cosine": _cosine, "dot": _dot, "euclidean": _euclidean, "manhattan": _manhattan}

@@ -1,0 +1,56 @@
+"""Rounding and profiling in plain numpy: the twins of the compiled loops, in their order of operations."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pocketformer.graph import Array
+from pocketformer.hadamard import hadamard
+
+
+def dequantize(weight: Array, scale: Array, rotate: int) -> Array:
+    """The real weights float64 [N, K] that int8 ``weight`` [N, K] and ``scale`` [N] stand for, rotated back."""
+    return hadamard(weight * scale.astype(np.float64)[:, None], rotate)
+
+
+def round_to_nearest(weight: Array, step: Array) -> Array:
+    return np.clip(np.rint(weight / step[:, None]), -127, 127).astype(np.int8)
+
+
+def squared_errors(weight: Array, step: Array, values: Array) -> Array:
+    """``cumsum`` adds in order, where ``sum`` adds pairwise."""
+    return np.cumsum(np.square(weight - values * step[:, None]), axis=1)[:, -1]
+
+
+def feed_back(weight: Array, errors: Array, shares: Array, step: Array, begin: int, end: int) -> tuple[Array, Array]:
+    """The inputs ``begin`` … ``end`` − 1 rounded, int8 [N, end − begin], and what ``errors`` then is."""
+    errors = errors.copy()
+    values = np.empty((len(weight), end - begin), np.int8)
+    for i in range(begin, end):
+        values[:, i - begin] = round_to_nearest((weight[:, i] + errors[:, i])[:, None], step)[:, 0]
+        errors[:, i] = weight[:, i] - values[:, i - begin] * step
+        errors[:, i + 1 : end] += errors[:, i, None] * shares[i, i + 1 : end]
+    return values, errors
+
+
+def observe(x: Array, highest: Array, total: Array, squares: Array) -> tuple[Array, Array, Array]:
+    size = np.abs(x)
+    square = size.astype(np.float64) * size
+    return (
+        np.maximum(highest, size.max(axis=0, initial=0)),
+        np.cumsum(np.concatenate([total[None], size]), axis=0, dtype=np.float64)[-1],
+        np.cumsum(np.concatenate([squares[None], square]), axis=0)[-1],
+    )
+
+
+def gptq(weight: Array, scale: Array, moments: Array, damping: float) -> Array:
+    """Algorithm 1 of arXiv 2210.17323 without its blocks: the rows of the inverse's factor spread each error."""
+    k = len(moments)
+    damped = moments + np.eye(k) * (damping * np.trace(moments) / k)
+    factor = np.linalg.cholesky(np.linalg.inv(damped)).T
+    rest, values = weight.copy(), np.empty(weight.shape, np.int8)
+    for i in range(k):
+        values[:, i] = round_to_nearest(rest[:, i, None], scale)[:, 0]
+        error = (rest[:, i] - values[:, i] * scale) / factor[i, i]
+        rest[:, i + 1 :] -= np.outer(error, factor[i, i + 1 :])
+    return values

@@ -1,0 +1,67 @@
+"""One small tokenizer of each kind: WordPiece as BERT has it, SentencePiece as XLM-RoBERTa, byte-level as RoBERTa."""
+
+from __future__ import annotations
+
+import transformers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+WORDS = (
+    *("ada", "lives", "in", "london", "and", "wrote", "the", "first", "program", "who", "where", "is", "a", "of"),
+    *("paris", "letter", "to", "mr", "babbage"),
+)
+LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,?!"
+SYMBOLS = '()[]"-'
+HAN, KANA, THAI = "张伟住在北京东", "とうです", ("กรุง", "เทพ", "อยู่")
+ROBERTA_SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
+
+
+def word_pieces() -> Tokenizer:
+    """Known words, and single letters for the others."""
+    pieces = [*SPECIAL, *WORDS, *(c for c in LETTERS if c not in WORDS), *(f"##{letter}" for letter in LETTERS)]
+    pieces += [*SYMBOLS, *HAN, *KANA, *(f"##{kana}" for kana in KANA), *THAI, *(f"##{syllable}" for syllable in THAI)]
+    tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer.add_special_tokens(list(SPECIAL))
+    return tokenizer
+
+
+def sentence_pieces() -> Tokenizer:
+    """Unigram over what stands between two blanks, punctuation included."""
+    pieces = [*(f"▁{word.capitalize()}" for word in WORDS), *(f"▁{word}" for word in WORDS), "▁"]
+    pieces += [*LETTERS, *LETTERS[:26].upper(), *SYMBOLS, "▁(", '▁"', *HAN, *KANA, *THAI]
+    vocabulary = [(piece, 0.0) for piece in ROBERTA_SPECIAL]
+    vocabulary += [(piece, -2.0 - len(piece) * 0.1) for piece in dict.fromkeys(pieces)] + [("<mask>", 0.0)]
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=3))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+        special_tokens=[("<s>", 0), ("</s>", 2)],
+    )
+    tokenizer.add_special_tokens([*ROBERTA_SPECIAL, "<mask>"])
+    return tokenizer
+
+
+def byte_pairs() -> Tokenizer:
+    """Bytes with a few merges, so that most words and all of other scripts are several tokens."""
+    pieces = [*ROBERTA_SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    merges = [("l", "o"), ("lo", "n"), ("Ġ", "lon"), ("Ġ", "w"), ("A", "d"), ("Ad", "a"), ("Ġ", "Ada"), ("e", "r")]
+    pieces += [a + b for a, b in merges] + ["<mask>"]
+    tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    tokenizer.add_special_tokens([*ROBERTA_SPECIAL, "<mask>"])
+    return tokenizer
+
+
+def in_transformers(tokenizer: Tokenizer, max_length: int = 512) -> transformers.PreTrainedTokenizerFast:
+    """The same tokenizer as pipelines take it."""
+    roberta = tokenizer.token_to_id("<s>") is not None
+    names = ("<unk>", "<s>", "</s>", "<pad>", "<mask>") if roberta else ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
+    roles = ("unk_token", "cls_token", "sep_token", "pad_token", "mask_token")
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_max_length=max_length, **dict(zip(roles, names, strict=True))
+    )

@@ -1,0 +1,104 @@
+"""pocketformer.kernels: norms, activations and softmax on rows of any length."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pocketformer import _core, kernels
+from pocketformer.graph import Array
+
+every_isa = pytest.mark.parametrize("isa", _core.isas())
+every_width = pytest.mark.parametrize("width", [1, 5, 16, 33, 384, 1000])
+
+
+def floats(*shape: int, seed: int = 0, spread: float = 1.0) -> Array:
+    return (np.random.default_rng((seed, *shape)).standard_normal(shape) * spread).astype(np.float32)
+
+
+def on_every_isa(call: Callable[[], Array]) -> Array:
+    """The result, which must be the same bytes on all."""
+    results = []
+    for isa in kernels.isas():
+        with kernels.using(isa):
+            results.append(call())
+    for result in results[1:]:
+        np.testing.assert_array_equal(result.view(np.uint8), results[0].view(np.uint8))
+    return results[0]
+
+
+@every_width
+def test_layer_norm(width: int) -> None:
+    x, weight, bias = floats(2, 3, width, spread=4) + 2, floats(width, seed=1), floats(width, seed=2)
+    result = on_every_isa(lambda: kernels.layer_norm(x, weight, bias, eps=1e-3))
+    wide = x.astype(np.float64)
+    centred = wide - wide.mean(-1, keepdims=True)
+    exact = centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + 1e-3) * weight + bias
+    np.testing.assert_allclose(result, exact, rtol=1e-5, atol=2e-5)
+    without = kernels.layer_norm(x, weight, eps=1e-3)
+    np.testing.assert_allclose(without, exact - bias, rtol=1e-5, atol=2e-5)
+
+
+@every_width
+def test_rms_norm(width: int) -> None:
+    x, weight = floats(7, width, spread=4), floats(width, seed=1)
+    result = on_every_isa(lambda: kernels.rms_norm(x, weight, eps=1e-3))
+    wide = x.astype(np.float64)
+    exact = wide / np.sqrt(np.square(wide).mean(-1, keepdims=True) + 1e-3) * weight
+    np.testing.assert_allclose(result, exact, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1,), (15,), (3, 5, 7), (1030,), (2, 1024), (0, 4)])
+def test_activations(shape: tuple[int, ...]) -> None:
+    x = floats(*shape, spread=3)
+    wide = x.astype(np.float64)
+    erf = np.vectorize(math.erf, otypes=[np.float64])
+    tanh = np.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3))
+    for result, exact in (
+        (on_every_isa(lambda: kernels.gelu(x)), wide * 0.5 * (1 + erf(wide / math.sqrt(2)))),
+        (on_every_isa(lambda: kernels.gelu(x, "tanh")), wide * 0.5 * (1 + tanh)),
+        (on_every_isa(lambda: kernels.silu(x)), wide / (1 + np.exp(-wide))),
+    ):
+        assert result.shape == x.shape
+        np.testing.assert_allclose(result, exact, rtol=1e-5, atol=4e-6)
+
+
+@every_width
+def test_softmax(width: int) -> None:
+    x = floats(9, width, spread=5)
+    x[3] += 1e4
+    x[4, 0] = -3e38
+    result = on_every_isa(lambda: kernels.softmax(x))
+    distance = x.astype(np.float64) - x.astype(np.float64).max(-1, keepdims=True)
+    exact = np.exp(distance) / np.exp(distance).sum(-1, keepdims=True)
+    # The exponent's own error, and two roundings of its argument.
+    assert (np.abs(result - exact) <= exact * (5e-7 - distance * 2.0**-23) + 1e-30).all()
+    np.testing.assert_allclose(result.sum(-1), 1, rtol=1e-5)
+    assert (kernels.softmax(floats(3, 1)) == 1).all()
+
+
+X = floats(3, 8)
+ONES = np.ones(8, np.float32)
+REFUSED: list[tuple[Callable[[], Any], str]] = [
+    (lambda: kernels.layer_norm(X.astype(np.float16), ONES), "x is float16 .*; pass a numpy array of float32"),
+    (lambda: kernels.layer_norm(X, ONES[:7]), r"weight is float32 of shape \(7,\); it must have shape \(8\)"),
+    (lambda: kernels.layer_norm(X, None), "weight is None; pass one value for each of the 8 columns"),  # type: ignore[arg-type]
+    (lambda: kernels.layer_norm(X, ONES, np.ones(9, np.float32)), r"bias is .*; it must have shape \(8\)"),
+    (lambda: kernels.rms_norm(X, ONES, eps=-1.0), "eps is -1; it must be 0 or above"),
+    (lambda: kernels.rms_norm(X[:, :0].copy(), ONES), "x is .*; its last axis must hold 1 to"),
+    (lambda: kernels.gelu(X[:, ::2]), "x is not C-contiguous; pass numpy.ascontiguousarray"),
+    (lambda: kernels.gelu(X, "erf"), "approximate is 'erf'; it must be none or tanh"),  # type: ignore[arg-type]
+    (lambda: kernels.softmax(np.float32(3)), "x is a float32; pass a numpy array"),  # type: ignore[arg-type]
+    (lambda: kernels.softmax(X * np.float32(np.nan)), "x, row 0, holds NaN or infinity; pass finite numbers"),
+    (lambda: kernels.rms_norm(X, ONES * np.float32(np.inf)), "weight, row 0, holds NaN or infinity"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), REFUSED)
+def test_refusals(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
