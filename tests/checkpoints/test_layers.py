@@ -158,7 +158,7 @@ def test_a_layer_run_twice_is_stored_once() -> None:
     layer = Layer.read("shared", BERT, random_layer(BERT, ""), "", NAMES)
     x = b.embed([Table("words", np.ones((VOCAB, HIDDEN), np.float32), "ids")])
     graph = b.build(layer.append_to(b, layer.append_to(b, x)))
-    assert len(graph.ops) == 1 + 2 * 7
+    assert sum(op["op"] == "linear" for op in graph.ops) == 2 * 4
     assert len(graph.params) == 1 + 4 * 2 + 2 * 2
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save_file, save_model
 
 from helpers.engines import native
 from helpers.torch_models import Inputs, build, deviation, make_adversarial, torch_outputs
@@ -108,6 +108,16 @@ def test_a_decoder_of_its_own_wins_over_tying(tmp_path: Path, family: str) -> No
     build(family, "fill_mask", tmp_path, tie_word_embeddings=False)
     edit(tmp_path, tie_word_embeddings=True)
     assert_parity(tmp_path, "fill_mask")
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta", "mpnet"])
+def test_tensors_stored_once_under_another_name(tmp_path: Path, family: str) -> None:
+    """``save_model`` of safetensors keeps the first name of the alphabet: of a RoBERTa its decoder, no word table."""
+    model = build(family, "fill_mask", tmp_path)
+    save_model(model, str(tmp_path / "model.safetensors"))
+    stored = load_file(tmp_path / "model.safetensors")
+    assert any("word_embeddings" in name for name in stored) == (family == "bert")
+    assert_parity(tmp_path, "fill_mask", model)
 
 
 def test_distilbert_answers_to_the_common_names_of_its_sizes(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +72,6 @@ class HuggingFaceSource:
     @property
     def license(self) -> str | None:
         return license_of(self.root, self.config)
-
-    @cached_property
-    def tokenizer(self) -> bytes | None:
-        path = self.folder / "tokenizer.json"
-        return path.read_bytes() if path.is_file() else None
 
     def __contains__(self, name: str) -> bool:
         return self._replaced(name) is not None or self.names(name) in self.weights

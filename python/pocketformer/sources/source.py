@@ -34,7 +34,8 @@ class Source(Tensors, Protocol):
     """A checkpoint: its tensors, and what is known about it.
 
     ``name`` is what to call the model, ``repository`` (``owner/name``) where it came from and ``license`` its licence,
-    the last two None where nothing says. ``tokenizer`` is a ``tokenizer.json`` or None.
+    the last two None where nothing says. Its tokenizer is read apart, since that takes the sizes of the graph
+    (:func:`~pocketformer.sources.tokenizer.read_tokenizer`).
     """
 
     @property
@@ -45,5 +46,3 @@ class Source(Tensors, Protocol):
     def repository(self) -> str | None: ...
     @property
     def license(self) -> str | None: ...
-    @property
-    def tokenizer(self) -> bytes | None: ...

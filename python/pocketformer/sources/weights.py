@@ -169,9 +169,12 @@ def _read_header(path: Path) -> Iterator[tuple[str, _Entry]]:
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header: dict[str, Any] = json.loads(file.read(length))
+    shared = header.pop("__metadata__", None) or {}
     for name, info in header.items():
-        if name != "__metadata__":
-            if 0 in info["shape"] and prod(filter(None, info["shape"])) > MAX_EXTENT:  # others are as large as the file
-                raise CheckpointError(f"{path}: tensor {name!r} has the shape {info['shape']}; the file is damaged")
-            begin, end = (8 + length + offset for offset in info["data_offsets"])
-            yield name, _Entry(path, info["dtype"], tuple(info["shape"]), begin, end)
+        if 0 in info["shape"] and prod(filter(None, info["shape"])) > MAX_EXTENT:  # others are as large as the file
+            raise CheckpointError(f"{path}: tensor {name!r} has the shape {info['shape']}; the file is damaged")
+        begin, end = (8 + length + offset for offset in info["data_offsets"])
+        entry = _Entry(path, info["dtype"], tuple(info["shape"]), begin, end)
+        yield name, entry
+        # save_model stores tensors that share memory once, and which names are missing in the metadata.
+        yield from ((other, entry) for other, kept in shared.items() if kept == name and other not in header)
