@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 WORD_PIECE = ("vocab.txt",)
 BYTE_PAIRS = ("vocab.json", "merges.txt")
 SENTENCE_PIECE = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model")
-_VOCABULARIES = (*WORD_PIECE, *BYTE_PAIRS, *SENTENCE_PIECE, "tokenizer.model", "bpe.codes", "tiktoken.model")
+_VOCABULARIES = (*WORD_PIECE, *BYTE_PAIRS, *SENTENCE_PIECE, "bpe.codes", "tiktoken.model")
 
 
 class Settings:

@@ -75,9 +75,10 @@ def choose(settings: Settings, config: Config) -> Kind:
         return _BY_MODEL.get(model, _AS_SAVED)
     name = named.removesuffix("Fast")
     if name in _PROGRAMS:
+        path = settings.path if settings.class_name else config.path
         raise UnsupportedModelError(
-            f"{settings.path}: tokenizer_class {named!r} splits words with a program of its own, which a "
-            f"tokenizer.json cannot hold; supported are {', '.join(_BY_CLASS)} and others with a tokenizer.json"
+            f"{path}: tokenizer_class {named!r} splits words with a program of its own, which a tokenizer.json cannot "
+            f"hold; supported are {', '.join(_BY_CLASS)} and others with a tokenizer.json"
         )
     return _BY_CLASS.get(name, replace(_AS_SAVED, name=named, build=_checked))
 
