@@ -34,7 +34,7 @@ CELLS = ("1x16", "1x32", "1x128", "1x512", "8x128")
 PHASES = (
     ("GELU and other activations", r"^(activate|gelu|gelu_tanh|silu|tanh|map_rows)\b"),
     ("store: bias, residual", r"^(store_tile|finish_tile)\b"),
-    ("attention: Q·Kᵀ", r"::score\b|::score<|^score\b"),
+    ("attention: Q·Kᵀ", r"::score\b|::score<|^score\b|\bmultiply\b"),
     ("attention: exponent", r"exponentiate\b"),
     ("attention: quantize P", r"KeyTileI8.*::quantize\b|^quantize\b"),
     ("attention: P·V", r"accumulate\b"),

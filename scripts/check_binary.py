@@ -65,7 +65,7 @@ MACHINES = {
 # g++ keeps the tiles apart, clang inlines them into TileI8::run and attend_i8 into attention_i8. The int4 product has
 # two tiles of a height: one that looks weights up, and one of bytes.
 HOT = re.compile(
-    r"(gemm|Tile|attend|attention)_?(i[48]|f32|I[48]|F32)(?:_tile)?(Bytes)?<.*?Isa"
+    r"(gemm|Tile|attend_few|attend|attention)_?(i[48]|f32|I[48]|F32)(?:_tile)?(Bytes)?<.*?Isa"
     r"(?:, [^,>]*?(Bytes|Nibbles)<[^>]*>)?(?:, ([^>]*))?>"
 )
 # An ISA's own inner product of so many rows and a panel, where the compiler keeps it apart from the tile.

@@ -315,6 +315,23 @@ struct Kernels {
     return from;
   }
 
+  void rope(Object x, Object out, Object positions, Object frequency, int64_t heads, int64_t head_dim, float factor,
+            int64_t column) const {
+    const int64_t rows = rows_of(x, "x"), half = rows_of(frequency, "frequency");
+    at_least("heads", heads, 1, kMaxHeads);
+    at_least("head_dim", head_dim, 1, kMaxHeadDim);
+    require(2 * half <= head_dim, "frequency has ", half, " entries; a head of ", head_dim, " has ", head_dim / 2,
+            " pairs");
+    const auto from = heads_in(x, "x", rows, heads, head_dim, column);
+    const auto position = input<const int32_t>(positions, "positions", {{rows}});
+    for (int64_t i = 0; i < rows; ++i) at_least("positions", position.data[i], 0);
+    const bool in_place = out.is(x);
+    const auto to = output<float>(out, "out", {{rows}, {heads * head_dim, kLanes}});
+    table.rope({from.data, from.ld(), from.rows(), static_cast<int>(heads), static_cast<int>(head_dim),
+                static_cast<int>(2 * half), input<const float>(frequency, "frequency", {{half}}).data, factor,
+                position.data, in_place ? to.data + column : to.data, to.ld()});
+  }
+
   static KeyValuesI8 cache_i8(const py::tuple& cache, const Shape& s) {
     const std::vector<Extent> slots = {{s.kv_heads}, {s.capacity}};
     return {output<uint8_t>(cache[0], "keys", {{s.kv_heads}, {s.capacity}, {s.stride}}).data,
@@ -431,6 +448,8 @@ void bind_kernels(py::module_& m) {
       .def("norm", &Kernels::norm, p("x"), p("weight"), p("bias"), p("out"), p("width"), p("eps"), p("kind"))
       .def("pool", &Kernels::pool, p("x"), p("out"), p("width"), p("kind"))
       .def("l2_normalize", &Kernels::l2_normalize, p("x"), p("out"), p("width"))
+      .def("rope", &Kernels::rope, p("x"), p("out"), p("positions"), p("frequency"), p("heads"), p("head_dim"),
+           p("factor") = 1.0f, p("column") = 0)
       .def("quantize_heads", &Kernels::quantize_heads, p("x"), p("q"), p("scale"), p("head_dim"), p("column") = 0,
            p("rotate") = 0)
       .def("store_i8", &Kernels::store_i8, p("k"), p("v"), p("cache"), p("head_dim"), p("slot") = 0, p("k_column") = 0,

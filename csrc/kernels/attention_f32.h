@@ -1,12 +1,9 @@
 // fp32 attention: the same walk as attention_i8.h with floats, for the layers that need it and for fp32 models.
 #pragma once
 
-#include "kernels/attention.h"
-#include "kernels/heads.h"
+#include "kernels/attention_few_f32.h"
 
 namespace {
-
-using pocketformer::AttentionF32Args;
 
 template <class V>
 void attend_f32(const AttentionF32Args& a, const LaneRows& rows) {
@@ -87,7 +84,9 @@ void attend_f32(const AttentionF32Args& a, const LaneRows& rows) {
 
 template <class V>
 void attention_f32(const AttentionF32Args& a) {
-  for_each_rows(a.common, [&](const LaneRows& rows) POCKETFORMER_LAMBDA { attend_f32<V>(a, rows); });
+  for_each_rows(a.common, [&](const LaneRows& rows) POCKETFORMER_LAMBDA {
+    rows.count <= kFewRows ? attend_few_f32<V>(a, rows) : attend_f32<V>(a, rows);
+  });
 }
 
 }  // namespace

@@ -16,7 +16,7 @@ POCKETFORMER_INLINE float score_factor(const AttentionI8Args& a, int query, int 
   return f > 1e-20f ? f : 1e-20f;
 }
 
-template <class V, bool kBias>
+template <class V>
 struct FewRowsI8 {
   using F = typename V::F;
   using I = typename V::I;
@@ -31,7 +31,6 @@ struct FewRowsI8 {
   const LaneRanges<V>& range;
   size_t first;  // the sequence's first key among the slots of all KV heads
   int padded;    // head_stride rounded up to whole vectors of bytes
-  const float* bias[kFewRows];
   alignas(64) float factors[kLanes];
   alignas(64) int8_t query[kFewRows][kMaxHeadDim];
   int32_t initial[kFewRows];  // what the keys' offset adds to a score, negated
@@ -52,7 +51,6 @@ struct FewRowsI8 {
       int sum = 0;
       for (int d = 0; d < c.head_stride; ++d) sum += query[r][d];
       initial[r] = -V::kActivationOffset * sum;
-      bias[r] = kBias ? c.bias + rows.head[r] * c.ld_bias + c.bias_center : nullptr;
     }
   }
 
@@ -78,6 +76,7 @@ struct FewRowsI8 {
             acc[j] = V::kActivationOffset != 0 ? V::dot4(acc[j], x, q) : V::dot4(acc[j], q, x);
           });
         }
+        unroll<4>([&](auto j) POCKETFORMER_LAMBDA { V::pin(acc[j]); });
         V::store_sums4(dots[r] + key - begin, acc[0], acc[1], acc[2], acc[3]);
       }
     }
@@ -88,13 +87,14 @@ struct FewRowsI8 {
     const float* k_scale = a.kv.k_scale + first;
     const float* v_scale = a.kv.v_scale + first;
     const I offset = V::set1_i32(initial[r]);
-    const F scaled = V::set1(factors[r]), factor = kBias ? V::set1(1.0f) : scaled;
+    const float* bias = c.bias != nullptr ? c.bias + rows.head[r] * c.ld_bias + c.bias_center : nullptr;
+    const F scaled = V::set1(factors[r]), factor = bias != nullptr ? V::set1(1.0f) : scaled;
     const KeyMask<V> mask(range.low[r], range.high[r] < end ? range.high[r] : end);
     F highest = V::set1(kMasked);
     for (int key = begin; key < end; key += kLanes) {
       const int at = key - begin;
       F s = V::mul(V::to_f32(V::add_i32(V::load_i32(dots[r] + at), offset)), load_keys<V>(k_scale, key, end));
-      if constexpr (kBias) s = V::fma(s, scaled, reversed_bias<V>(bias[r], c.first_position + rows.query[r], key, end));
+      if (bias != nullptr) s = V::fma(s, scaled, reversed_bias<V>(bias, c.first_position + rows.query[r], key, end));
       s = mask.apply(key, s, kMasked);
       V::store(p[r] + at, s);
       highest = V::max(highest, s);
@@ -147,14 +147,12 @@ struct FewRowsI8 {
     });
   }
 
-  template <int R>
-  POCKETFORMER_INLINE void accumulate_rows(int row, int begin, int end, const float* keep, const float* take,
+  // As many vectors of channels at once as accumulators allow; then half as many.
+  template <int R, int N = kChains / R>
+  POCKETFORMER_INLINE void accumulate_rows(int row, int d, int begin, int end, const float* keep, const float* take,
                                            RunningRows<V>& softmax) {
-    constexpr int kWide = kChains / R;
-    int d = 0;
-    for (; d + kWide * kLanes <= c.head_stride; d += kWide * kLanes)
-      accumulate<R, kWide>(row, d, begin, end, keep, take, softmax);
-    for (; d < c.head_stride; d += kLanes) accumulate<R, 1>(row, d, begin, end, keep, take, softmax);
+    for (; d + N * kLanes <= c.head_stride; d += N * kLanes) accumulate<R, N>(row, d, begin, end, keep, take, softmax);
+    if constexpr (N > 1) accumulate_rows<R, N / 2>(row, d, begin, end, keep, take, softmax);
   }
 
   POCKETFORMER_INLINE void take_tile(int first_key, int end, RunningRows<V>& softmax) {
@@ -166,19 +164,20 @@ struct FewRowsI8 {
       quantize(r, begin, end, largest[r]);
     }
     F keep, take;
-    softmax.merge(kBias ? V::load(top) : V::mul(V::load(top), V::load(factors)), V::load(sum), keep, take);
+    const F tops = c.bias != nullptr ? V::load(top) : V::mul(V::load(top), V::load(factors));
+    softmax.merge(tops, V::load(sum), keep, take);
     V::store(keeps, keep);
     V::store(takes, V::mul(take, V::mul(V::load(largest), V::set1(1.0f / 127.0f))));
     int row = 0;
-    for (; row + 2 <= rows.count; row += 2) accumulate_rows<2>(row, begin, end, keeps, takes, softmax);
-    if (row < rows.count) accumulate_rows<1>(row, begin, end, keeps, takes, softmax);
+    for (; row + 2 <= rows.count; row += 2) accumulate_rows<2>(row, 0, begin, end, keeps, takes, softmax);
+    if (row < rows.count) accumulate_rows<1>(row, 0, begin, end, keeps, takes, softmax);
   }
 };
 
-template <class V, bool kBias>
+template <class V>
 void attend_few_i8(const AttentionI8Args& a, const LaneRows& rows) {
   const LaneRanges<V> range(a.common, rows);
-  FewRowsI8<V, kBias> few(a, rows, range);
+  FewRowsI8<V> few(a, rows, range);
   for_each_tile<V, RunningRows<V>>(a.common, rows, range,
                                    [&](int begin, int end, RunningRows<V>& softmax)
                                        POCKETFORMER_LAMBDA { few.take_tile(begin, end, softmax); });

@@ -5,8 +5,6 @@
 
 namespace {
 
-using pocketformer::AttentionI8Args;
-
 // One tile of keys for 16 queries of a head. `Stride` is head_stride where it is known when compiling (then every
 // address is one register and a constant), or 0.
 template <class V, int Stride>
@@ -236,7 +234,7 @@ template <class V>
 void attention_i8(const AttentionI8Args& a) {
   for_each_rows(a.common, [&](const LaneRows& rows) POCKETFORMER_LAMBDA {
     if (rows.count <= kFewRows)
-      a.common.bias != nullptr ? attend_few_i8<V, true>(a, rows) : attend_few_i8<V, false>(a, rows);
+      attend_few_i8<V>(a, rows);
     else
       attend_lanes_i8<V>(a, rows);
   });

@@ -9,6 +9,7 @@
 #include "kernels/heads.h"
 #include "kernels/probe.h"
 #include "kernels/quantize.h"
+#include "kernels/rope.h"
 #include "kernels/rows.h"
 
 #define POCKETFORMER_EXPORT_KERNELS(name)                                                                \
@@ -20,6 +21,7 @@
                                            .gemm = {gemm_f32<Isa>, nullptr, gemm_i8<Isa>, gemm_i4<Isa>}, \
                                            .embed = embed<Isa>,                                          \
                                            .norm = norm<Isa>,                                            \
+                                           .rope = rope<Isa>,                                            \
                                            .quantize_heads = quantize_heads<Isa>,                        \
                                            .store_i8 = store_i8<Isa>,                                    \
                                            .store_f32 = store_f32<Isa>,                                  \

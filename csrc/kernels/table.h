@@ -107,6 +107,21 @@ struct NormArgs {
   NormKind kind;
 };
 
+// Rotary position embedding of rows of heads side by side: in each head channels i and i + rotated_dims/2, for
+// i < rotated_dims/2, turn by position · frequency[i], a float32 product; channels from rotated_dims on stay. x may
+// start anywhere in wider rows; out is a row buffer of its own, or x, whose columns beyond the heads are then left
+// alone.
+struct RopeArgs {
+  const float* x;
+  size_t ldx;
+  int rows, heads, head_dim, rotated_dims;
+  const float* frequency;   // [rotated_dims/2], whatever scaling of long contexts already in them
+  float factor;             // multiplies sine and cosine (YaRN's attention factor), or 1
+  const int32_t* position;  // [rows], below 2^17 where frequencies reach 1
+  float* out;
+  size_t ldo;
+};
+
 // Keys and values of one attention layer, all sequences; a sequence owns consecutive slots that start at a multiple
 // of 16. `head_stride` = round_up(head_dim, 16). Unused slots may hold anything finite.
 struct KeyValuesI8 {
@@ -232,6 +247,7 @@ struct KernelTable {
   void (*gemm[kFormats])(const GemmArgs&);  // by the weight's format; null where there is no kernel
   void (*embed)(const EmbedArgs&);
   void (*norm)(const NormArgs&);
+  void (*rope)(const RopeArgs&);
   void (*quantize_heads)(const QuantizeHeadsArgs&);
   void (*store_i8)(const StoreI8Args&);
   void (*store_f32)(const StoreF32Args&);

@@ -170,6 +170,18 @@ class Kernels:
     def pool(self, x: _F32, out: _F32, width: int, kind: str) -> None:
         """``kind`` is ``mean``, ``cls`` or ``max``."""
     def l2_normalize(self, x: _F32, out: _F32, width: int) -> None: ...
+    def rope(
+        self,
+        x: _F32,
+        out: _F32,
+        positions: NDArray[np.int32],
+        frequency: _F32,
+        heads: int,
+        head_dim: int,
+        factor: float = 1.0,
+        column: int = 0,
+    ) -> None:
+        """Turns pairs (i, i + n) of each head by ``positions`` × ``frequency`` [n]; ``out`` may be ``x``."""
     def quantize_heads(
         self, x: _F32, q: NDArray[np.int8], scale: _F32, head_dim: int, column: int = 0, rotate: int = 0
     ) -> None:
