@@ -125,8 +125,8 @@ py::array_t<float> rope(Object x, Object positions, Object frequencies, double f
   require_finite(heads.data, heads.tokens, heads.row(), "x");
   std::copy_n(heads.data, heads.tokens * heads.row(), to);  // in place the kernel writes whole heads and no padding
   const size_t ld = static_cast<size_t>(heads.row());
-  kernels.rope({to, ld, static_cast<int>(heads.tokens), heads.heads, heads.head_dim,
-                2 * static_cast<int>(turns.size()), turns.data(), static_cast<float>(factor), at.data(), to, ld});
+  kernels.rope({to, ld, static_cast<int>(heads.tokens), heads.heads, heads.head_dim, 2 * static_cast<int>(turns.size()),
+                turns.data(), static_cast<float>(factor), at.data(), to, ld});
   return result;
 }
 

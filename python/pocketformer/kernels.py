@@ -274,9 +274,10 @@ def rope(
 ) -> Floats:
     """Rotary position embedding (arXiv 2104.09864) of queries or keys: [tokens, heads, head_dim] → the same.
 
-    Channels i and i + n of a head turn by ``positions`` int32 [tokens] (default: 0, 1, 2, …) times ``frequencies`` float32
-    [n], as Hugging Face's models pair them; channels from 2·n on stay. ``frequencies`` default to ``base ** (−2i / head_dim)``
-    for all of the head; those of YaRN, NTK or Llama 3 are passed ready, and ``factor`` is YaRN's, on sine and cosine.
+    Channels i and i + n of a head turn by ``positions`` int32 [tokens] (default: 0, 1, 2, …) times ``frequencies``
+    float32 [n], as Hugging Face's models pair them; channels from 2·n on stay. ``frequencies`` default to
+    ``base ** (−2i / head_dim)`` for all of the head; those of YaRN, NTK or Llama 3 are passed ready, and ``factor`` is
+    YaRN's, on sine and cosine.
     """
     if positions is None:
         positions = np.arange(len(x), dtype=np.int32)
