@@ -1,6 +1,7 @@
 // Row-local kernels on plain arrays: norms, activations, softmax, rotary embedding.
 #include <cstring>
 
+#include "bindings/attention_calls.h"
 #include "bindings/bindings.h"
 #include "bindings/calls.h"
 #include "core/finite.h"
@@ -98,6 +99,37 @@ py::array_t<float> softmax(Object x) {
   return result;
 }
 
+py::array_t<float> rope(Object x, Object positions, Object frequencies, double factor) {
+  constexpr int32_t kMostPosition = (1 << 17) - 1;  // the kernel's sines are exact to here
+  const KernelTable& kernels = current_kernels();
+  const auto input = checked_array<float>(x, "x");
+  const Heads heads = heads_of(input, "x");
+  const auto at = array_of<int32_t>(positions, "positions", 1);
+  require(at.size() == heads.tokens, "positions is ", describe(positions), "; it must have one for each token, ",
+          heads.tokens);
+  const auto turns = array_of<float>(frequencies, "frequencies", 1);
+  require(turns.size() >= 1 && 2 * turns.size() <= heads.head_dim, "frequencies is ", describe(frequencies),
+          "; it must have 1 to head_dim / 2 entries, ", heads.head_dim / 2);
+  for (py::ssize_t i = 0; i < turns.size(); ++i) {
+    require(turns.data()[i] >= 0 && turns.data()[i] <= 1, "frequencies holds ", turns.data()[i],
+            "; they must be 0 to 1");
+  }
+  for (py::ssize_t i = 0; i < at.size(); ++i) {
+    require(at.data()[i] >= 0 && at.data()[i] <= kMostPosition, "positions holds ", at.data()[i],
+            "; they must be 0 to ", kMostPosition);
+  }
+  require(factor > 0 && factor < 1e30, "factor is ", factor, "; it must be above 0");
+  py::array_t<float> result(shape_of(input));
+  float* const to = result.mutable_data();
+  const py::gil_scoped_release no_gil;
+  require_finite(heads.data, heads.tokens, heads.row(), "x");
+  std::copy_n(heads.data, heads.tokens * heads.row(), to);  // in place the kernel writes whole heads and no padding
+  const size_t ld = static_cast<size_t>(heads.row());
+  kernels.rope({to, ld, static_cast<int>(heads.tokens), heads.heads, heads.head_dim, 2 * static_cast<int>(turns.size()),
+                turns.data(), static_cast<float>(factor), at.data(), to, ld});
+  return result;
+}
+
 }  // namespace
 
 void bind_row_calls(py::module_& m) {
@@ -105,6 +137,7 @@ void bind_row_calls(py::module_& m) {
   m.def("layer_norm", &layer_norm, p("x"), p("weight"), p("bias"), p("eps"));
   m.def("rms_norm", &rms_norm, p("x"), p("weight"), p("eps"));
   m.def("activate", &activate, p("x"), p("activation"));
+  m.def("rope", &rope, p("x"), p("positions"), p("frequencies"), p("factor"));
   m.def("softmax", &softmax, p("x"));
 }
 

@@ -264,6 +264,29 @@ def rms_norm(x: Floats, weight: Floats, eps: float = 1e-6) -> Floats:
     return _core.rms_norm(x, weight, eps)
 
 
+def rope(
+    x: Floats,
+    positions: NDArray[np.int32] | None = None,
+    frequencies: Floats | None = None,
+    *,
+    base: float = 10000.0,
+    factor: float = 1.0,
+) -> Floats:
+    """Rotary position embedding (arXiv 2104.09864) of queries or keys: [tokens, heads, head_dim] → the same.
+
+    Channels i and i + n of a head turn by ``positions`` int32 [tokens] (default: 0, 1, 2, …) times ``frequencies``
+    float32 [n], as Hugging Face's models pair them; channels from 2·n on stay. ``frequencies`` default to
+    ``base ** (−2i / head_dim)`` for all of the head; those of YaRN, NTK or Llama 3 are passed ready, and ``factor`` is
+    YaRN's, on sine and cosine.
+    """
+    if positions is None:
+        positions = np.arange(len(x), dtype=np.int32)
+    if frequencies is None:
+        width = np.shape(x)[-1]
+        frequencies = (base ** (-np.arange(0, width - width % 2, 2) / width)).astype(np.float32)
+    return _core.rope(x, positions, frequencies, factor)
+
+
 def gelu(x: Floats, approximate: Literal["none", "tanh"] = "none") -> Floats:
     """``x · Φ(x)``, off by at most 2e-6 for |x| ≤ 9; ``tanh`` is the approximation of the first BERT and GPT."""
     if approximate not in ("none", "tanh"):

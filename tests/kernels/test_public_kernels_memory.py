@@ -74,6 +74,8 @@ def rows(isa: str) -> None:
             kernels.rms_norm(x, weight)
             kernels.gelu(x)
             kernels.softmax(x)
+        for head_dim in (2, 16, 33):
+            kernels.rope(guarded((3, 2, head_dim)), np.arange(3, dtype=np.int32), np.ones(1, np.float32))
 
 
 @pytest.mark.parametrize("isa", _core.isas())

@@ -81,7 +81,32 @@ def test_softmax(width: int) -> None:
     assert (kernels.softmax(floats(3, 1)) == 1).all()
 
 
+def turned(x: Array, positions: Array, frequencies: Array, factor: float = 1.0) -> Array:
+    """In float64, of the float32 product of position and frequency."""
+    n = len(frequencies)
+    angle = (positions.astype(np.float32)[:, None] * frequencies).astype(np.float64)[:, None]
+    sin, cos = np.sin(angle) * factor, np.cos(angle) * factor
+    low, high, rest = x[..., :n].astype(np.float64), x[..., n : 2 * n].astype(np.float64), x[..., 2 * n :]
+    result: Array = np.concatenate([low * cos - high * sin, high * cos + low * sin, rest], axis=-1)
+    return result
+
+
+@pytest.mark.parametrize(("tokens", "heads", "head_dim"), [(1, 1, 2), (7, 3, 26), (20, 4, 64), (5, 2, 33), (3, 1, 256)])
+def test_rope(tokens: int, heads: int, head_dim: int) -> None:
+    x = floats(tokens, heads, head_dim)
+    pairs = np.arange(0, head_dim - head_dim % 2, 2)
+    default = (10000.0 ** (-pairs / head_dim)).astype(np.float32)
+    result = on_every_isa(lambda: kernels.rope(x))
+    np.testing.assert_allclose(result, turned(x, np.arange(tokens), default), atol=3e-6)
+    positions = np.linspace(0, 2**17 - 1, tokens, dtype=np.int32)
+    some = default[: max(1, len(default) // 2)]
+    result = on_every_isa(lambda: kernels.rope(x, positions, some, factor=1.3))
+    np.testing.assert_allclose(result, turned(x, positions, some, 1.3), atol=1e-5)
+    np.testing.assert_array_equal(result[..., 2 * len(some) :], x[..., 2 * len(some) :])
+
+
 X = floats(3, 8)
+HEADS = floats(3, 2, 8)
 ONES = np.ones(8, np.float32)
 REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: kernels.layer_norm(X.astype(np.float16), ONES), "x is float16 .*; pass a numpy array of float32"),
@@ -92,6 +117,16 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: kernels.rms_norm(X[:, :0].copy(), ONES), "x is .*; its last axis must hold 1 to"),
     (lambda: kernels.gelu(X[:, ::2]), "x is not C-contiguous; pass numpy.ascontiguousarray"),
     (lambda: kernels.gelu(X, "erf"), "approximate is 'erf'; it must be none or tanh"),  # type: ignore[arg-type]
+    (lambda: kernels.rope(X), r"x is .*; it must have shape \(tokens, heads, head_dim\)"),
+    (lambda: kernels.rope(HEADS, np.arange(2, dtype=np.int32)), "positions is .*; it must have one for each token, 3"),
+    (lambda: kernels.rope(HEADS, np.arange(3)), "positions is int64 .*; pass a numpy array of int32"),  # type: ignore[arg-type]
+    (
+        lambda: kernels.rope(HEADS, np.array([0, 1, 2**17], np.int32)),
+        "positions holds 131072; they must be 0 to 131071",
+    ),
+    (lambda: kernels.rope(HEADS, frequencies=ONES[:5]), "frequencies is .*; it must have 1 to head_dim / 2 entries, 4"),
+    (lambda: kernels.rope(HEADS, frequencies=ONES[:2] * 3), "frequencies holds 3; they must be 0 to 1"),
+    (lambda: kernels.rope(HEADS, factor=0), "factor is 0; it must be above 0"),
     (lambda: kernels.softmax(np.float32(3)), "x is a float32; pass a numpy array"),  # type: ignore[arg-type]
     (lambda: kernels.softmax(X * np.float32(np.nan)), "x, row 0, holds NaN or infinity; pass finite numbers"),
     (lambda: kernels.rms_norm(X, ONES * np.float32(np.inf)), "weight, row 0, holds NaN or infinity"),
