@@ -2,7 +2,7 @@
 // lanes.
 #pragma once
 
-#include "kernels/attention.h"
+#include "kernels/attention_walk.h"
 
 namespace {
 

@@ -9,7 +9,7 @@
 #include "kernels/heads.h"
 #include "kernels/probe.h"
 #include "kernels/quantize.h"
-#include "kernels/rope.h"
+#include "kernels/rotary.h"
 #include "kernels/rows.h"
 
 #define POCKETFORMER_EXPORT_KERNELS(name)                                                                \
