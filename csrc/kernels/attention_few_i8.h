@@ -59,6 +59,7 @@ struct FewRowsI8 {
     const uint8_t* readable = a.kv.k + c.kv_heads * a.kv.capacity * c.head_stride;
     for (int key = begin; key < end; key += 4) {
       const uint8_t* k = a.kv.k + (first + key) * c.head_stride;
+      fetch_ahead(a.kv.v + (first + key) * c.head_stride, 4 * c.head_stride);
       // A vector may reach into the next key, where the query's padding is zero, but not behind the last one.
       alignas(64) uint8_t last[4 * kMaxHeadDim];
       if (k + 3 * c.head_stride + padded > readable) {
@@ -118,10 +119,15 @@ struct FewRowsI8 {
     return (sum[0] + sum[1]) + (sum[2] + sum[3]);
   }
 
+  // p → weights of a row; with the first row the keys that come next are fetched: of this head's next tile, or of the
+  // next head's first.
   POCKETFORMER_INLINE void quantize(int r, int begin, int end, float largest) {
     const F inverse = V::div(V::set1(127.0f), V::max(V::set1(largest), V::set1(1e-30f)));
-    for (int at = 0; at < end - begin; at += kLanes)
+    const uint8_t* next_keys = a.kv.k + (first + (end < c.keys ? end : a.kv.capacity)) * c.head_stride;
+    for (int at = 0; at < end - begin; at += kLanes) {
+      if (r == 0) fetch_ahead(next_keys + at * c.head_stride, kLanes * c.head_stride);
       V::store_bytes(weights[r] + at, V::to_i32(V::mul(V::load(p[r] + at), inverse)));
+    }
   }
 
   // out = out·keep + (weights · V)·take for `R` rows from `row` on and `N` vectors of channels from d on.
