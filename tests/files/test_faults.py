@@ -103,7 +103,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
             capture_output=True,
             text=True,
         )
-        assert done.returncode == 2
+        assert done.returncode == 1
         assert "No space left on device; free some and try again" in done.stderr
         assert done.stderr.count("\n") == 1
         assert path.read_bytes() == old
@@ -119,7 +119,7 @@ def test_the_command_line_explains_lack_of_memory(
         raise MemoryError("std::bad_alloc")
 
     monkeypatch.setattr(info, "execute", fail)
-    assert main(["info", str(target)]) == 2
+    assert main(["info", str(target)]) == 1
     assert capsys.readouterr().err == (
         "pocketformer: error: out of memory; close other programs, or give fewer or shorter texts at once\n"
     )

@@ -15,7 +15,7 @@ import pytest
 import pocketformer
 from helpers.graphs import MODEL, TEXT, TOKENIZER_JSON
 from helpers.kernels import fresh, kernels
-from helpers.programs import batch, encoder, program, tensors
+from helpers.programs import batch, encoder, packed
 from pocketformer import _core
 from pocketformer.packing import pack_graph
 from pocketformer.pocketfile import write_pocket
@@ -24,8 +24,8 @@ NATIVE = Path(__file__).parents[1] / "native"
 
 
 def calls(path: str) -> dict[str, Callable[[], object]]:
-    graph = encoder("int8")
-    compiled, arrays, inputs = program(graph), tensors(graph), batch((3, 17))
+    graph = packed(encoder("int8"))
+    compiled, inputs = _core.Program(graph.description(), graph.params), batch((3, 17))
     session = _core.Session(compiled)
     expected = session.run(inputs).tobytes()
     x, q, scale = fresh((3, 48)), fresh((3, 64), "u1"), fresh((3,))
@@ -40,7 +40,7 @@ def calls(path: str) -> dict[str, Callable[[], object]]:
 
     return {
         "load": lambda: pocketformer.load(path),
-        "program": lambda: _core.Program(graph.description(), arrays),
+        "program": lambda: _core.Program(graph.description(), graph.params),
         "session": lambda: _core.Session(compiled),
         "forward": forward,
         "arena_bytes": lambda: compiled.arena_bytes([1, 2, 3, 4, 5], 2),
