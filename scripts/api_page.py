@@ -27,6 +27,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "pocketformer.tasks.answer": ("Answer",),
     "pocketformer.tasks.fill_mask": ("Candidate",),
     "pocketformer.compression": ("QuantizeOptions", "CompressionReport"),
+    "pocketformer.kernels": (),
 }
 HEAD = """# The Python interface
 
@@ -48,7 +49,8 @@ def page() -> str:
 
 def _shown(name: str) -> dict[str, Any]:
     module = importlib.import_module(name)
-    return {n: getattr(module, n) for n in MODULES[name] or module.__all__ if not n.startswith("__")}
+    members = {n: getattr(module, n) for n in MODULES[name] or module.__all__ if not n.startswith("__")}
+    return {n: member for n, member in members.items() if not inspect.ismodule(member)}
 
 
 def _rank(member: Any) -> int:
