@@ -44,6 +44,12 @@ class Engine:
         """One forward pass over all ``sequences``; float32 [tokens | sequences | selected, width]."""
         offsets = np.zeros(len(sequences) + 1, np.int64)
         np.cumsum([len(ids) for ids in sequences], out=offsets[1:])
+        if (rows is not None) != any(domain["kind"] == "selected" for domain in self.file.graph.domains):
+            raise ValueError(
+                "rows is None; this model works on chosen token rows, give their indices"
+                if rows is None
+                else "rows was given; this model does not choose token rows, leave it out"
+            )
         with self._session() as session:
             inputs: dict[str, NDArray[Any] | None] = {"ids": _joined(sequences), TOKENS: offsets}
             if types is not None:

@@ -29,6 +29,24 @@ from numpy.typing import NDArray
 from . import _core
 from .layout import hadamard_block
 
+__all__ = [
+    "KeyValueCache",
+    "Weight",
+    "attention",
+    "gelu",
+    "isas",
+    "layer_norm",
+    "matmul",
+    "matmul_int8",
+    "pack",
+    "quantize",
+    "rms_norm",
+    "rope",
+    "silu",
+    "softmax",
+    "using",
+]
+
 Floats: TypeAlias = NDArray[np.float32]
 Dtype: TypeAlias = Literal["int8", "int4", "float32"]
 Activation: TypeAlias = Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"]

@@ -121,7 +121,7 @@ def _swap_query_and_key(graph: Graph) -> None:
 def _edit(op: str, field: str, value: object) -> Callable[[Graph], None]:
     def mutate(graph: Graph) -> None:
         for entry in graph.ops:
-            if entry["op"] == op and field in entry:
+            if entry["op"] == op:
                 entry[field] = value
 
     return mutate

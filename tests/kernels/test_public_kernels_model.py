@@ -11,7 +11,7 @@ import pytest
 from helpers.golden import NEAREST
 from helpers.programs import ending_at, program
 from pocketformer import _core, kernels
-from pocketformer.compression.quantize import quantize_graph
+from pocketformer.compression.quantize import as_quantized, quantize_graph
 from pocketformer.graph import Array, Graph, GraphBuilder, Table
 
 IDS = np.arange(40, dtype=np.int32)
@@ -23,13 +23,13 @@ def floats(*shape: int, seed: int = 0) -> Array:
 
 
 def rows_of(graph: Graph, value: str) -> Array:
-    return _core.Session(program(ending_at(graph, value))).run(IDS, OFFSETS)
+    return _core.Session(program(ending_at(graph, value))).run({"ids": IDS, "tokens": OFFSETS})
 
 
 @pytest.mark.parametrize("activation", [None, "gelu", "silu"])
 @pytest.mark.parametrize("dtype", ["int8", "float32"])
 def test_linear(activation: Any, dtype: Any) -> None:
-    build = GraphBuilder(50, 0, 40)
+    build = GraphBuilder.text(50, 0, 40)
     weight, bias = floats(70, 96, seed=1), floats(70, seed=2)
     x = build.embed([Table("words", floats(50, 96), "ids")])
     x = build.norm(x, np.ones(96, np.float32), np.zeros(96, np.float32), name="norm", eps=1e-5)
@@ -43,12 +43,12 @@ def test_linear(activation: Any, dtype: Any) -> None:
 
 @pytest.mark.parametrize("dtype", ["int8", "float32"])
 def test_attention(dtype: Any) -> None:
-    build = GraphBuilder(50, 0, 40)
+    build = GraphBuilder.text(50, 0, 40)
     x = build.embed([Table("words", floats(50, 6 * 26), "ids")])
     mixed = build.attention(x, heads=2, kv_heads=2, head_dim=26, left=9, right=-1)
     graph = build.build(build.normalize(build.pool(mixed, "mean")))
-    named = {"int8": "int8", "float32": "fp32"}[dtype]
-    graph = replace(graph, ops=[{**op, "dtype": named} if op["op"] == "attention" else op for op in graph.ops])
+    if dtype == "int8":
+        graph = replace(as_quantized(graph, {}), params=graph.params)
     q, k, v = np.ascontiguousarray(rows_of(graph, x).reshape(40, 3, 2, 26).swapaxes(0, 1))
     result = kernels.attention(q, k, v, window=(9, None), offsets=OFFSETS, dtype=dtype)
     np.testing.assert_array_equal(result.view(np.uint32), rows_of(graph, mixed).reshape(40, 2, 26).view(np.uint32))

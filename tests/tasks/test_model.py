@@ -154,7 +154,7 @@ def test_padding_is_left_out(model: Model) -> None:
         ({"input_ids": [[101], [-1]]}, ValueError, r"input_ids\[1\] holds -1"),
         ({"input_ids": [[2**40]]}, ValueError, "1099511627776"),
         ({"input_ids": [[30522]]}, ValueError, "30522"),
-        ({"input_ids": [[]]}, ValueError, "0 tokens"),
+        ({"input_ids": [[]]}, ValueError, "sequence 0 has no tokens"),
         ({"input_ids": [[101] * 513]}, ValueError, "513 tokens"),
         ({"input_ids": [[101]], "rows": [0]}, ValueError, "rows"),
         ({"input_ids": [[101, 102]], "token_type_ids": [[0]]}, ValueError, "token_type_ids"),
@@ -184,7 +184,7 @@ def test_bad_ids(model: Model, arguments: dict[str, Any], error: type[Exception]
         (lambda m: m.encode(["x"] * 40 + ["\ud83d"]), ValueError, r"texts\[40\]"),
         (lambda m: m.similarity("x", np.zeros((2, 3, 4))), ValueError, r"b has shape \[2, 3, 4\]"),
         (lambda m: m.rank("x", ["y"]), TaskError, "'embed', not 'rank'; use Model.encode"),
-        (lambda m: m.plan([0]), ValueError, "0 tokens"),
+        (lambda m: m.plan([0]), ValueError, "sequence 0 has no tokens"),
         (lambda m: m.plan([513]), ValueError, "513"),
     ],
 )

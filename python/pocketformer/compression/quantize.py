@@ -66,7 +66,7 @@ class Rounded:
 def quantize_rows(weight: Array, clip: tuple[float, ...] = (1.0,)) -> tuple[Array, Array]:
     """``weight`` [N, K] → int8 [N, K] in −127…127 and scales float32 [N], nearest even; zero rows get scale 0."""
     weight = np.ascontiguousarray(weight, np.float64)
-    amax = np.maximum(weight.max(axis=1), -weight.min(axis=1))
+    amax = np.maximum(weight.max(axis=1), -weight.min(axis=1)) + 0.0  # no −0 for a row of zeros
     best, best_scale = np.empty(weight.shape, np.int8), np.empty(len(weight), np.float32)
     best_error = np.full(len(weight), np.inf)
     values, error = np.empty_like(best), np.empty_like(best_error)
