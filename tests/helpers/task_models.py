@@ -14,36 +14,44 @@ from tokenizers import Tokenizer
 
 import pocketformer
 from helpers import torch_models
-from helpers.tokenizers import byte_pairs, in_transformers, sentence_pieces, word_pieces
+from helpers.tokenizers import albert_pieces, byte_pairs, sentence_pieces, word_pieces
 from pocketformer.compression import compress_checkpoint
 from pocketformer.sources.huggingface import load_checkpoint
 
 TOKENIZERS = {
     "bert": word_pieces,
     "distilbert": word_pieces,
-    "albert": sentence_pieces,
+    "albert": albert_pieces,
     "camembert": sentence_pieces,
     "xlm-roberta": sentence_pieces,
     "roberta": byte_pairs,
+}
+# What the classes of transformers would otherwise decide by themselves: accents are kept, which in Thai are vowels, and
+# ALBERT gets token types.
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "bert": {"strip_accents": False},
+    "distilbert": {"strip_accents": False},
+    "albert": {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]},
 }
 
 
 @dataclass
 class TaskModel:
+    """``tokenizer`` is the one transformers makes of ``folder``."""
+
     torch: torch.nn.Module
     tokenizer: Tokenizer
+    folder: Path
     pocket: Path
-    max_length: int = 512
 
     def load(self) -> Any:
         return pocketformer.load(self.pocket)
 
     def pipeline(self, task: str, **options: Any) -> transformers.Pipeline:
         """What transformers makes of the same model."""
-        tokenizer = in_transformers(self.tokenizer, self.max_length)
-        typed = getattr(self.torch.config, "type_vocab_size", 0) > 1
-        tokenizer.model_input_names = ["input_ids", *(["token_type_ids"] if typed else []), "attention_mask"]
-        return transformers.pipeline(task, model=self.torch, tokenizer=tokenizer, device="cpu", **options)
+        return transformers.pipeline(
+            task, model=self.torch, tokenizer=in_transformers(self.folder), device="cpu", **options
+        )
 
     @torch.no_grad()
     def logits(self, *texts: str) -> Any:
@@ -53,6 +61,11 @@ class TaskModel:
         if getattr(self.torch.config, "type_vocab_size", 0) > 1:
             arguments["token_type_ids"] = torch.tensor([encoding.type_ids])
         return self.torch(**arguments)
+
+
+def in_transformers(folder: Path) -> Any:
+    """The tokenizer of ``folder``, which how it is called leaves cutting: one for each use."""
+    return transformers.AutoTokenizer.from_pretrained(folder)
 
 
 def labelled(names: list[str]) -> dict[str, dict[str, object]]:
@@ -87,14 +100,15 @@ def make(
         built.save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     mask = "[MASK]" if tokenizer.token_to_id("[MASK]") is not None else "<mask>"
-    (folder / "tokenizer_config.json").write_text(json.dumps({"mask_token": mask, "model_max_length": max_length}))
+    settings = {"mask_token": mask, "model_max_length": max_length, **_SETTINGS.get(family, {})}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **config}))
     loaded = load_checkpoint(folder)
     loaded = replace(loaded, text={**loaded.text, **(text or {})}, model={**loaded.model, **(model or {})})
     pocket = folder / f"{task}.pocket"
     compress_checkpoint(loaded, pocket, "fp32")
-    return TaskModel(built, tokenizer, pocket, max_length)
+    return TaskModel(built, in_transformers(folder).backend_tokenizer, folder, pocket)
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -14,6 +13,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,?!"
 SYMBOLS = '()[]"-'
 HAN, KANA, THAI = "张伟住在北京东", "とうです", ("กรุง", "เทพ", "อยู่")
 ROBERTA_SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
+ALBERT_SPECIAL = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
 
 
 def word_pieces() -> Tokenizer:
@@ -30,11 +30,8 @@ def word_pieces() -> Tokenizer:
 
 def sentence_pieces() -> Tokenizer:
     """Unigram over what stands between two blanks, punctuation included."""
-    pieces = [*(f"▁{word.capitalize()}" for word in WORDS), *(f"▁{word}" for word in WORDS), "▁"]
-    pieces += [*LETTERS, *LETTERS[:26].upper(), *SYMBOLS, "▁(", '▁"', *HAN, *KANA, *THAI]
     vocabulary = [(piece, 0.0) for piece in ROBERTA_SPECIAL]
-    vocabulary += [(piece, -2.0 - len(piece) * 0.1) for piece in dict.fromkeys(pieces)] + [("<mask>", 0.0)]
-    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=3))
+    tokenizer = Tokenizer(models.Unigram([*vocabulary, *_sentence_vocabulary(), ("<mask>", 0.0)], unk_id=3))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>",
@@ -43,6 +40,29 @@ def sentence_pieces() -> Tokenizer:
     )
     tokenizer.add_special_tokens([*ROBERTA_SPECIAL, "<mask>"])
     return tokenizer
+
+
+def albert_pieces() -> Tokenizer:
+    """The same pieces with the special tokens, the normalisation and the token types of ALBERT."""
+    vocabulary = [(piece, 0.0) for piece in ALBERT_SPECIAL]
+    tokenizer = Tokenizer(models.Unigram([*vocabulary, *_sentence_vocabulary()], unk_id=1))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase()]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS]:0 $A:0 [SEP]:0",
+        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    tokenizer.add_special_tokens(list(ALBERT_SPECIAL))
+    return tokenizer
+
+
+def _sentence_vocabulary() -> list[tuple[str, float]]:
+    pieces = [*(f"▁{word.capitalize()}" for word in WORDS), *(f"▁{word}" for word in WORDS), "▁"]
+    pieces += [*LETTERS, *LETTERS[:26].upper(), *SYMBOLS, "▁(", '▁"', *HAN, *KANA, *THAI]
+    return [(piece, -2.0 - len(piece) * 0.1) for piece in dict.fromkeys(pieces)]
 
 
 def byte_pairs() -> Tokenizer:
@@ -55,13 +75,3 @@ def byte_pairs() -> Tokenizer:
     tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
     tokenizer.add_special_tokens([*ROBERTA_SPECIAL, "<mask>"])
     return tokenizer
-
-
-def in_transformers(tokenizer: Tokenizer, max_length: int = 512) -> transformers.PreTrainedTokenizerFast:
-    """The same tokenizer as pipelines take it."""
-    roberta = tokenizer.token_to_id("<s>") is not None
-    names = ("<unk>", "<s>", "</s>", "<pad>", "<mask>") if roberta else ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
-    roles = ("unk_token", "cls_token", "sep_token", "pad_token", "mask_token")
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=max_length, **dict(zip(roles, names, strict=True))
-    )

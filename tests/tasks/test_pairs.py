@@ -8,8 +8,7 @@ import pytest
 import torch
 
 import pocketformer
-from helpers.task_models import TaskModel, labelled, make
-from helpers.tokenizers import in_transformers
+from helpers.task_models import TaskModel, in_transformers, labelled, make
 from pocketformer import TaskError
 
 PAIRS = [("Where is Ada?", "Ada lives in London."), ("a", "b c d e f " * 20), ("first program " * 30, "letter " * 60)]
@@ -36,7 +35,7 @@ def inference(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 @torch.no_grad()
 def logits(made: TaskModel, *texts: str) -> torch.Tensor:
     """Cut by transformers, which takes from the longer of two texts."""
-    tokenizer = in_transformers(made.tokenizer, made.max_length)
+    tokenizer = in_transformers(made.folder)
     typed = getattr(made.torch.config, "type_vocab_size", 0) > 1
     batch = [[text] for text in texts]  # alone, an empty second text would be no second text
     arguments = tokenizer(*batch, truncation=True, return_tensors="pt", return_token_type_ids=typed)
