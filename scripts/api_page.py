@@ -94,14 +94,16 @@ def _class(name: str, cls: type, shown: set[type]) -> Iterator[str]:
     fields = _fields(cls)
     if bases := [base.__name__ for base in cls.__bases__ if base in shown or issubclass(base, Exception)]:
         yield f"*{', '.join(bases)}*\n"
-    if not fields and not issubclass(cls, Exception):
+    if not fields and not issubclass(cls, Exception) and "__init__" in vars(cls):  # else only functions make one
         yield f"```python\n{_signature(name, cls)}\n```\n"
     yield from _text(cls, name)
     own = [c for c in reversed(cls.__mro__) if c is cls or (c.__module__.startswith("pocketformer") and c not in shown)]
     members = {key: value for c in own for key, value in vars(c).items()}
     call = {key: value for key, value in members.items() if key == "__call__"}
     members = call | {key: value for key, value in members.items() if not key.startswith("_") and key not in fields}
-    properties = {key: value for key, value in members.items() if isinstance(value, property)}
+    properties = {
+        key: value for key, value in members.items() if isinstance(value, property) and inspect.isfunction(value.fget)
+    }
     lines = [f"- `{key}: {field}`" for key, field in fields.items()]
     for key, value in properties.items():
         assert value.fget is not None
