@@ -1,0 +1,182 @@
+"""Operators beside those of text encoders: rope, windows of a grid, rows before a sequence, gates, 4-bit weights."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from helpers.programs import packed, program
+from pocketformer import _core, reference
+from pocketformer.graph import Array, Graph, GraphBuilder, Table
+
+every_isa = pytest.mark.parametrize("isa", _core.isas())
+LENGTHS = (1, 40, 17, 3, 33)
+
+
+def floats(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng((seed, *shape)).standard_normal(shape).astype(np.float32)
+
+
+def text_inputs() -> dict[str, Array]:
+    ids = np.random.default_rng(1).integers(0, 50, sum(LENGTHS)).astype(np.int32)
+    return {"ids": ids, "tokens": np.concatenate([[0], np.cumsum(LENGTHS)]).astype(np.int64)}
+
+
+def agree(graph: Graph, inputs: dict[str, Array], isa: str, tolerance: float = 2e-5) -> Array:
+    """The runtime near the interpreter, and the same bytes however the work is divided."""
+    expected = reference.run(graph, inputs)
+    compiled = program(graph, isa)
+    result = _core.Session(compiled).run(inputs)
+    scale = max(1.0, float(np.abs(expected).max()))
+    assert np.abs(result - expected).max() <= tolerance * scale
+    for threads, mode, block_rows in itertools.product([1, 2, 3], ["rows", "columns"], [0, 5]):
+        other = _core.Session(compiled, mode, block_rows).run(inputs, threads)
+        assert other.tobytes() == result.tobytes(), (threads, mode, block_rows)
+    return result
+
+
+@every_isa
+@pytest.mark.parametrize(("head_dim", "rotated", "begin"), [(8, 8, 0), (26, 20, 0), (26, 26, 26), (64, 32, 3)])
+def test_rope(isa: str, head_dim: int, rotated: int, begin: int) -> None:
+    """Of whole rows and of columns that begin anywhere."""
+    build = GraphBuilder.text(50, 0, 40)
+    x = build.embed([Table("words", floats(50, begin + 3 * head_dim), "ids")])
+    part = build.columns(x, begin, 3 * head_dim)
+    frequencies = (1.0 / 100 ** (np.arange(rotated // 2) / (rotated // 2))).astype(np.float32)
+    agree(build.build(build.rope(part, frequencies, name="f", head_dim=head_dim, factor=1.1)), text_inputs(), isa)
+
+
+@every_isa
+def test_turned_queries_and_keys_attend_by_distance(isa: str) -> None:
+    build = GraphBuilder.text(50, 0, 40)
+    x = build.embed([Table("words", floats(50, 48), "ids")])
+    frequencies = (1.0 / 10 ** (np.arange(8) / 8)).astype(np.float32)
+    q, k, v = (build.columns(x, begin, 16) for begin in (0, 16, 32))
+    q, k = (build.rope(part, frequencies, name="f", head_dim=16) for part in (q, k))
+    mixed = build.attend(q, build.store(k, v, heads=1, head_dim=16), scale=0.5, causal=True)
+    agree(build.build(mixed), text_inputs(), isa)
+
+
+def image_graph(channels: int, size: int, window: int, stride: int, padding: int) -> GraphBuilder:
+    build = GraphBuilder([{"name": "pixels", "kind": "grid", "height": size, "width": size + 2}])
+    build.inputs.append({"name": "image", "domain": "pixels", "dtype": "f32", "width": channels})
+    sides = ((side + 2 * padding - window) // stride + 1 for side in (size, size + 2))
+    build.domain("patches", "grid", "pixels", height=next(sides), width=next(sides))
+    return build
+
+
+@every_isa
+@pytest.mark.parametrize(("channels", "window", "stride", "padding"), [(3, 4, 4, 0), (1, 3, 1, 1), (16, 3, 2, 1)])
+@pytest.mark.parametrize("images", [1, 3])
+def test_windows_of_a_grid(isa: str, channels: int, window: int, stride: int, padding: int, images: int) -> None:
+    """Unfolded and multiplied: a convolution."""
+    build = image_graph(channels, 10, window, stride, padding)
+    x = build.unfold("image", "patches", height=window, width=window, stride=stride, padding=padding)
+    x = build.linear(x, floats(20, window * window * channels), floats(20), name="conv", activation="relu")
+    agree(build.build(x), {"image": floats(images * 120, channels)}, isa)
+
+
+@every_isa
+def test_rows_before_every_sequence(isa: str) -> None:
+    """Patches of two images behind two rows of their own, positions added, pooled: the ends of a vision transformer."""
+    build = image_graph(3, 8, 4, 4, 0)
+    x = build.unfold("image", "patches", height=4, width=4, stride=4)
+    x = build.linear(x, floats(24, 48), name="patch")
+    build.domain("tokens", "ragged", "patches", prepended=2)
+    x = build.prepend(x, floats(2, 24), "tokens", name="first")
+    x = build.embed([Table("positions", floats(6, 24, seed=3), "positions")], add_to=x)
+    qkv = build.linear(x, floats(72, 24), name="qkv")
+    x = build.linear(build.attention(qkv, heads=2, head_dim=12), floats(24, 24), name="out", residual=x)
+    graph = build.build(build.pool(x, "cls"))
+    images = floats(2 * 80, 3)
+    together = agree(graph, {"image": images}, isa)
+    for row, part in zip(together, (images[:80], images[80:]), strict=True):
+        assert _core.Session(program(graph, isa)).run({"image": part})[0].tobytes() == row.tobytes()
+
+
+@every_isa
+def test_gates(isa: str) -> None:
+    """SwiGLU: two products that share one input."""
+    build = GraphBuilder.text(50, 0, 40)
+    x = build.embed([Table("words", floats(50, 36), "ids")])
+    up = build.linear(x, floats(52, 36), name="up")
+    gated = build.linear(x, floats(52, 36, seed=1), name="gate", activation="silu", multiply=up)
+    agree(build.build(build.linear(gated, floats(36, 52), name="down", residual=x)), text_inputs(), isa)
+
+
+@every_isa
+@pytest.mark.parametrize("group", [0, 16, 32])
+@pytest.mark.parametrize("minimum", [False, True])
+def test_four_bit_weights(isa: str, group: int, minimum: bool) -> None:
+    """In a graph they are read, rounded inputs and all, as the interpreter reads them."""
+    build, rng = GraphBuilder.text(50, 0, 40), np.random.default_rng(5)
+    n, k = 70, 96
+    x = build.embed([Table("words", floats(50, k), "ids")])
+    graph = build.build(build.linear(x, floats(n, k), floats(n), name="w"))
+    shape = (n, k // group) if group else (n,)
+    params: dict[str, Any] = {
+        **graph.params,
+        "w.weight": rng.integers(0, 16, (n, k)).astype(np.uint8),
+        "w.codebook": np.sort(rng.integers(-127, 128, 16)).astype(np.int8),
+        "w.scale": rng.random(shape).astype(np.float32) / 100,
+    }
+    if minimum:
+        params["w.minimum"] = floats(*shape) / 100
+    facts = {"format": "i4", "n": n, "k": k, "rotate": 32, **({"group": group} if group else {})}
+    graph = replace(graph, params=params, weights={**graph.weights, "w": facts})
+    agree(graph, text_inputs(), isa, 1e-4)
+    np.testing.assert_array_equal(reference.run(graph, text_inputs()), reference.run(packed(graph), text_inputs()))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rotated": 7}, "'rotated' is 7; it must be even"),
+        ({"head_dim": 5}, "'head_dim' is 5, which does not divide the 24 columns"),
+        ({"frequencies": "words.weight"}, "'words.weight' is float32"),
+    ],
+)
+def test_wrong_ropes_are_refused(change: dict[str, Any], message: str) -> None:
+    build = GraphBuilder.text(50, 0, 40)
+    x = build.embed([Table("words", floats(50, 24), "ids")])
+    graph = build.build(build.rope(x, np.ones(4, np.float32), name="f", head_dim=8))
+    graph.ops[-1].update(change)
+    ready = packed(build.build(x) if "frequencies" in change else graph)
+    description = {**ready.description(), "ops": graph.ops, "output": graph.output}
+    with pytest.raises(ValueError, match=message):
+        _core.Program(description, ready.params | packed(build.build(x)).params)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stride": 3}, "it has another size than the windows of 8 × 10"),
+        ({"height": 11}, "it has another size"),
+        ({"domain": "pixels"}, "'pixels', which is not made from 'pixels' in this way"),
+    ],
+)
+def test_wrong_windows_are_refused(change: dict[str, Any], message: str) -> None:
+    build = image_graph(3, 8, 4, 4, 0)
+    graph = packed(build.build(build.unfold("image", "patches", height=4, width=4, stride=4)))
+    graph.ops[-1].update(change)
+    with pytest.raises(ValueError, match=message):
+        _core.Program(graph.description(), graph.params)
+
+
+def test_pixels_are_checked() -> None:
+    build = image_graph(3, 8, 4, 4, 0)
+    session = _core.Session(program(build.build(build.unfold("image", "patches", height=4, width=4, stride=4))))
+    spoilt = floats(80, 3)
+    spoilt[7, 1] = np.nan
+    for image, message in [
+        (spoilt, r"image\[7\] holds nan; every number must be finite"),
+        (floats(79, 3), "image has 79 rows; they must be a multiple of 8 × 10"),
+        (floats(80, 4), r"image is float32 of shape \(80, 4\); a row has 3 numbers"),
+        (None, "image is missing"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            session.run({"image": image})
