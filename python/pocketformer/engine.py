@@ -58,6 +58,11 @@ class Engine:
                 inputs[SELECTED] = rows
             return session.run(inputs, self.threads)
 
+    def run_inputs(self, inputs: dict[str, NDArray[Any]]) -> Outputs:
+        """One forward pass over what ``_core.Session.run`` takes, for graphs that are not over tokens."""
+        with self._session() as session:
+            return session.run(inputs, self.threads)
+
     @contextmanager
     def _session(self) -> Iterator[Session]:
         try:

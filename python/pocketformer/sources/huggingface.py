@@ -53,9 +53,10 @@ class HuggingFaceSource:
     adapter: Adapter | None
 
     @classmethod
-    def open(cls, root: Path, folder: Path, config: Config, base: str) -> HuggingFaceSource:
+    def open(cls, root: Path, folder: Path, config: Config, base: str, table: str = WORD_TABLE) -> HuggingFaceSource:
+        """``table`` is a tensor that every encoder of the family has, below ``base`` where there is a head."""
         weights = open_weights(folder)
-        names = find_names(weights.entries, base, WORD_TABLE, folder)
+        names = find_names(weights.entries, base, table, folder)
         adapter = open_adapter(folder)
         if adapter:
             adapter.check_targets(names)
