@@ -21,7 +21,7 @@ from .graph import Array, Graph
 from .layout import ALIGNMENT, round_up
 
 FORMAT, VERSION = "pocketformer", "2"
-TASKS = ("embed", "classify", "tag", "answer", "fill_mask", "features")
+TASKS = ("embed", "classify", "tag", "answer", "fill_mask", "features", "classify_image")
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 MAX_TENSORS = 65_536
 TOKENIZER = "tokenizer.json"
@@ -62,7 +62,11 @@ _MODEL = {
     "params": integer(0, 2**63 - 1),
     "weights": one_of("int8", "fp32"),
 }
-OUTPUTS = {"embed": "one", "classify": "one", "tag": "ragged", "answer": "ragged", "fill_mask": "selected"}
+OUTPUTS = {
+    **dict.fromkeys(("embed", "classify", "classify_image"), "one"),
+    **dict.fromkeys(("tag", "answer"), "ragged"),
+    "fill_mask": "selected",
+}
 """The kind of domain that a task's result has."""
 
 
@@ -355,7 +359,7 @@ def _check_task(model: dict[str, Any], program: _core.Program) -> None:
             f"task is {task!r}, but the graph's output has the domain {program.output_domain!r}; it needs one of kind "
             f"{OUTPUTS[task]!r}"
         )
-    if task in ("classify", "tag") and labels and len(labels) != columns:
+    if task in ("classify", "tag", "classify_image") and labels and len(labels) != columns:
         raise PocketFileError(f"labels has {len(labels)} entries, but the graph's output {columns} columns")
     if task == "answer" and columns != 2:
         raise PocketFileError(f"task is 'answer', but the graph's output has {columns} columns; it needs 2")
@@ -382,8 +386,22 @@ def brief(value: Any) -> str:
     return "an integer of many digits" if type(value) is int and abs(value) >= 10**30 else repr(value)
 
 
+_IMAGE = {
+    "height": integer(1),
+    "width": integer(1),
+    **dict.fromkeys(("mean", "std"), Field(lambda value: _are_numbers(value, 3), "a list of three numbers")),
+    "scale": Field(lambda value: _are_numbers([value], 1), "a number"),
+}
+
+
+def _are_numbers(value: Any, count: int) -> bool:
+    return isinstance(value, list) and len(value) == count and all(type(n) in (int, float) for n in value)
+
+
 def _check_texts(model: dict[str, Any], text: dict[str, Any]) -> None:
     check_fields("model", {name: value for name, value in model.items() if name in _MODEL}, _MODEL)
+    if model["task"] == "classify_image":
+        check_fields("model image", _object("model image", model.get("image")), _IMAGE)
     for key, low in (("max_length", 1), ("pad_token_id", 0), ("mask_token_id", 0)):
         if text.get(key) is not None:
             check_fields("text", {key: text[key]}, {key: integer(low)})

@@ -6,6 +6,7 @@ its ``config.json``, and add it to the parity tests.
 
 from __future__ import annotations
 
+from . import vit
 from .albert import ALBERT
 from .bert import BERT
 from .distilbert import DISTILBERT
@@ -16,6 +17,9 @@ from .roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 FAMILIES: dict[str, Family] = {
     family.name: family for family in (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, MPNET, ALBERT)
 }
+
+IMAGE_FAMILIES = {vit.NAME: vit}
+"""Families over pixels, by ``model_type``: modules with ``BASE``, ``PATCH_TABLE``, ``CLASSES`` and ``classifier``."""
 
 TASKS = {
     "Model": "embed",
@@ -30,4 +34,4 @@ TASKS = {
 CLASSES = {family.classes + suffix: task for family in FAMILIES.values() for suffix, task in TASKS.items()}
 """The classes of transformers that are understood, and their tasks."""
 
-__all__ = ["CLASSES", "FAMILIES", "TASKS", "Family"]
+__all__ = ["CLASSES", "FAMILIES", "IMAGE_FAMILIES", "TASKS", "Family"]

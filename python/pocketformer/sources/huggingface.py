@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, UnsupportedModelError
-from ..families import CLASSES, FAMILIES, TASKS, Family
+from ..families import CLASSES, FAMILIES, IMAGE_FAMILIES, TASKS, Family
 from ..families.encoder import WORD_TABLE
 from ..families.heads import HEADS
 from ..graph import Graph, GraphBuilder
@@ -127,6 +127,8 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     home = modules.encoder if modules else root
     refuse_lone_adapter(home)
     config = Config.read(home / "config.json")
+    if config.values.get("model_type") in IMAGE_FAMILIES:
+        return _load_images(root, config)
     sentence = SentenceSettings.read(root, home, config.values)
     config = Config({**config.values, **sentence.config}, config.path)
     family = _family(config)
@@ -155,6 +157,43 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
         **sentence.text(task, modules.include_prompt if modules else True),
     }
     return Checkpoint(graph, {**model, **sentence.model(task)}, text, tokenizer.json if tokenizer else None)
+
+
+def _load_images(root: Path, config: Config) -> Checkpoint:
+    family = IMAGE_FAMILIES[config.text("model_type", "")]
+    refuse_foreign_computation(config, repository(root, config))
+    if _architecture(config) not in family.CLASSES:
+        raise UnsupportedModelError(
+            f"{config.path}: architecture {_architecture(config)!r} is not supported; supported of its family are "
+            f"{', '.join(family.CLASSES)}"
+        )
+    source = HuggingFaceSource.open(root, root, config, family.BASE, family.PATCH_TABLE)
+    builder, output = family.classifier(config, source)
+    graph = builder.build(output)
+    grid = graph.domains[0]
+    model: dict[str, Any] = {
+        "name": source.name,
+        "family": family.NAME,
+        "task": family.CLASSES[_architecture(config)],
+        "labels": _labels(config, graph),
+        "params": sum(array.size for array in graph.params.values()),
+        "weights": "fp32",
+        "image": _preprocessing(root, grid["height"], grid["width"]),
+    }
+    model |= {key: value for key, value in (("license", source.license), ("source", source.repository)) if value}
+    return Checkpoint(graph, model, {"max_length": 1}, None)
+
+
+def _preprocessing(root: Path, height: int, width: int) -> dict[str, Any]:
+    """What makes floats of an image's bytes; the defaults are those of transformers for this family."""
+    path = root / "preprocessor_config.json"
+    config = Config.read(path) if path.is_file() else Config({}, path)
+    config.refuse("do_center_crop", config.flag("do_center_crop"), "crop the images before")
+    plain, scaled = config.values.get("do_normalize") is False, config.values.get("do_rescale") is not False
+    mean = [0.0] * 3 if plain else config.values.get("image_mean", [0.5] * 3)
+    std = [1.0] * 3 if plain else config.values.get("image_std", [0.5] * 3)
+    scale = config.number("rescale_factor", 1 / 255) if scaled else 1.0
+    return {"height": height, "width": width, "mean": mean, "std": std, "scale": scale}
 
 
 def _family(config: Config) -> Family:

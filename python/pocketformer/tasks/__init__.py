@@ -16,6 +16,7 @@ MODELS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "tag": ("tag", "Tagger", ("tag",)),
     "answer": ("answer", "Reader", ("answer",)),
     "fill_mask": ("fill_mask", "MaskFiller", ("fill_mask", "mask_token")),
+    "classify_image": ("images", "ImageClassifier", ("classify",)),
     "features": ("features", "Features", ()),
 }
 

@@ -1,0 +1,127 @@
+"""Vision transformers from a folder: logits near transformers', on images in every form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import ViTConfig, ViTForImageClassification, ViTForMaskedImageModeling, ViTImageProcessor
+
+import pocketformer
+from pocketformer.errors import CheckpointError, UnsupportedModelError
+from pocketformer.graph import Array
+from pocketformer.sources.huggingface import load_checkpoint
+
+SIZE, PATCH = 32, 8
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["qkv bias", "no qkv bias"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Attention far from uniform, every norm and bias random."""
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=40,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=72,
+        image_size=SIZE,
+        patch_size=PATCH,
+        qkv_bias=request.param,
+        id2label=dict(enumerate(["cat", "dog", "boat"])),
+        label2id={"cat": 0, "dog": 1, "boat": 2},
+    )
+    model = ViTForImageClassification(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn_like(parameter)
+            centre = 1.0 if name.endswith(("norm.weight", "before.weight", "after.weight")) else 0.0
+            wide = 0.45 if ".query.weight" in name or ".key.weight" in name else 0.2
+            parameter.copy_(centre + wide * noise)
+    path = tmp_path_factory.mktemp("vit")
+    model.save_pretrained(path)
+    mean, std = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
+    ViTImageProcessor(size={"height": SIZE, "width": SIZE}, image_mean=mean, image_std=std).save_pretrained(path)
+    return path
+
+
+def images(count: int) -> Array:
+    return np.random.default_rng(1).integers(0, 256, (count, SIZE, SIZE, 3)).astype(np.uint8)
+
+
+def expected(folder: Path, pictures: Array) -> Array:
+    """transformers' logits from its own processor."""
+    processor, model = (c.from_pretrained(folder) for c in (ViTImageProcessor, ViTForImageClassification))
+    with torch.no_grad():
+        given = processor(list(pictures), return_tensors="pt", input_data_format="channels_last")
+        return np.asarray(model.eval()(**given).logits)
+
+
+@pytest.mark.parametrize("weights", ["fp32", "int8"])
+def test_logits(folder: Path, weights: str, tmp_path: Path) -> None:
+    pocketformer.compress(folder, tmp_path / "vit.pocket", weights=weights)
+    model: Any = pocketformer.load(tmp_path / "vit.pocket")
+    pictures = images(3)
+    logits = expected(folder, pictures)
+    probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    found = model.classify(pictures)
+    tolerance = 1e-4 if weights == "fp32" else 0.1
+    for row, labels in zip(probabilities, found, strict=True):
+        scores = {label: score for label, score in labels}
+        assert [scores[name] for name in ("cat", "dog", "boat")] == pytest.approx(list(row), abs=tolerance)
+    assert model.classify(pictures[0], top_k=1) == found[0][:1]
+    assert model(list(pictures)) == found
+    assert len(expected(folder, pictures)) == 3
+
+
+def test_a_shifted_position_is_noticed(folder: Path, tmp_path: Path) -> None:
+    """The premise of the parity test: what an image says depends on where its parts stand."""
+    pictures = images(2)
+    moved = np.roll(pictures, PATCH, axis=2)
+    assert np.abs(expected(folder, pictures) - expected(folder, moved)).max() > 1e-2
+
+
+def test_float_pixels_are_taken_as_they_are(folder: Path, tmp_path: Path) -> None:
+    pocketformer.compress(folder, tmp_path / "vit.pocket", weights="fp32")
+    model: Any = pocketformer.load(tmp_path / "vit.pocket")
+    picture = images(1)[0]
+    settings = model.info()["image"]
+    floats = (picture.astype(np.float32) * np.float32(settings["scale"]) - np.float32(settings["mean"])) / np.float32(
+        settings["std"]
+    )
+    scores = {label: score for label, score in model.classify(picture)}
+    assert {label: score for label, score in model.classify(floats.astype(np.float32))} == pytest.approx(scores)
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "message"),
+    [
+        (np.zeros((SIZE, SIZE, 3)), TypeError, r"images\[0\] is float64; pass a numpy array of uint8 or float32"),
+        (np.zeros((SIZE, SIZE + 1, 3), np.uint8), ValueError, r"\[32, 33, 3\]; it must be \[32, 32, 3\]: resize it"),
+        (np.full((SIZE, SIZE, 3), np.nan, np.float32), ValueError, r"pixels\[0\] holds nan"),
+        (["photo.jpg"], TypeError, r"images\[0\] is str"),
+    ],
+)
+def test_wrong_images(folder: Path, tmp_path: Path, image: Any, error: type[Exception], message: str) -> None:
+    pocketformer.compress(folder, tmp_path / "vit.pocket", weights="fp32")
+    model: Any = pocketformer.load(tmp_path / "vit.pocket")
+    with pytest.raises(error, match=message):
+        model.classify(image)
+    with pytest.raises(ValueError, match="top_k is 0"):
+        model.classify(images(1)[0], top_k=0)
+    assert model.classify([]) == []
+
+
+def test_other_heads_and_sizes_are_refused_by_name(tmp_path: Path) -> None:
+    config = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=16)
+    ViTForMaskedImageModeling(config).save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModelError, match=r"ViTForMaskedImageModeling.*supported of its family"):
+        load_checkpoint(tmp_path)
+    ViTForImageClassification(config).save_pretrained(tmp_path)
+    text = (tmp_path / "config.json").read_text(encoding="utf-8")
+    (tmp_path / "config.json").write_text(text.replace('"image_size": 16', '"image_size": 24'), encoding="utf-8")
+    with pytest.raises((UnsupportedModelError, CheckpointError), match="'image_size' is 24, no multiple"):
+        load_checkpoint(tmp_path)
