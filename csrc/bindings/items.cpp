@@ -69,7 +69,7 @@ Item item_from(const py::handle& object, const char* where, int depth) {
   Record record;
   for (const auto& [key, value] : py::reinterpret_borrow<py::dict>(object)) {
     require(PyUnicode_Check(key.ptr()), where, " has a key that is ", describe(key), "; it must be a string");
-    record.emplace_back(text_from(key, where), item_from(value, where, depth + 1));
+    record.push_back({text_from(key, where), item_from(value, where, depth + 1)});
   }
   return {std::move(record)};
 }

@@ -3,15 +3,15 @@
 
 #include <cstdint>
 #include <string>
-#include <utility>
 #include <variant>
 #include <vector>
 
 namespace pocketformer {
 
 struct Item;
+struct Field;
 using List = std::vector<Item>;
-using Record = std::vector<std::pair<std::string, Item>>;
+using Record = std::vector<Field>;
 
 struct Item {
   std::variant<std::monostate, bool, int64_t, double, std::string, List, Record> value;
@@ -21,6 +21,11 @@ struct Item {
   const T* as() const {
     return std::get_if<T>(&value);
   }
+};
+
+struct Field {  // not a std::pair, which wants to know its second type before Item is complete
+  std::string name;
+  Item item;
 };
 
 inline const Item* find(const Record& record, const std::string& key) {
