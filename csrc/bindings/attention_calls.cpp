@@ -55,7 +55,7 @@ Attending::Attending(Heads q, int kv_heads, std::vector<Sequence> sequences, Obj
           kv_heads);
   const auto bound = [](int64_t n) { return n < 0 || n > kUnlimited ? kUnlimited : static_cast<int>(n); };
   range_ = {bound(left), bound(right)};
-  const double factor = scale.is_none() ? std::pow(q.head_dim, -0.5) : number(scale, "scale");
+  const double factor = scale.is_none() ? 1 / std::sqrt(static_cast<double>(q.head_dim)) : number(scale, "scale");
   require(factor > 0 && factor < 1e30, "scale is ", factor, "; it must be above 0");
   scale_ = static_cast<float>(factor);
 }

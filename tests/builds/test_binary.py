@@ -129,6 +129,7 @@ LISTING = """
         ("vmovdqa %ymm2,0x20(%rsp)", 0, 1),
         ("vmovdqa 0x20(%rsp),%ymm2", 1, 0),
         ("vpaddd -0x48(%rbp),%ymm1,%ymm2", 1, 0),
+        ("vmovaps %ymm2,0x20(%rsp,%rcx,1)", 1, 0),  # an array: attention may have it, a product may not
         ("vmovdqu %ymm2,0x20(%rdi)", 0, 0),
         ("mov    %rax,0x20(%rsp)", 0, 0),
     ],
