@@ -24,7 +24,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shapes", type=_shape, nargs="+", metavar="MxNxK", help="rows, outputs and inputs of the kernels' products"
     )
-    parser.add_argument("--threads", type=options.positive, nargs="+", metavar="N", help="default: 1 and all CPUs")
+    parser.add_argument(
+        "--threads", type=options.positive, nargs="+", metavar="N", help="default: 1 and the CPUs this process may use"
+    )
     parser.add_argument(
         "--seconds", type=float, default=0.5, metavar="S", help="time spent on each measurement (default: 0.5)"
     )
