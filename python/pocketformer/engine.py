@@ -29,7 +29,7 @@ class Engine:
     def __init__(self, path: str | os.PathLike[str], threads: int | None, copy: bool = False) -> None:
         if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
             raise ValueError(
-                f"threads is {threads!r}; it must be an integer of at least 1, or None for the CPUs this process may use"
+                f"threads is {threads!r}; it must be an integer of at least 1, or None: the CPUs it may use"
             )
         self.file: PocketFile = read_pocket(path, copy=copy)
         self.file_bytes = os.stat(path).st_size
