@@ -261,7 +261,8 @@ class Decoder {
         return simple("select", in, {{"domain", text("chosen")}});
       case 9: {
         const int64_t begin = bytes_.ConsumeIntegralInRange<int64_t>(0, 40), width = or_wrong(in.width - begin);
-        return columns(in, begin, width);
+        columns(in, begin, width);
+        return;
       }
       default:
         return simple("normalize", in, {});
