@@ -231,7 +231,7 @@ class Decoder {
       } else {
         facts(table, int8_ ? "i8" : "f32", rows, width, or_wrong(0), 0, "rows");
         int64_t padded = rows;
-        while (padded > 0 && width > 0 && width < (1 << 20) && padded * width * (int8_ ? 1 : 4) % 64 != 0) ++padded;
+        while (padded > 0 && padded < (1LL << 31) && width > 0 && width < (1 << 20) && padded * width * (int8_ ? 1 : 4) % 64 != 0) ++padded;
         tensor(table + ".weight", int8_ ? DType::kI8 : DType::kF32, {padded, width});
         if (int8_) tensor(table + ".scale", DType::kF32, {up(rows, 16)}, true);
       }
