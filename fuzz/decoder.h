@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "core/aligned_buffer.h"
+#include "runtime/lowering.h"
 #include "runtime/operators/registry.h"
 #include "runtime/session.h"
 
@@ -230,8 +231,8 @@ class Decoder {
         weight(table, int8_ ? "i8" : "f32", rows, width, int8_ ? rotation(width) : 0);
       } else {
         facts(table, int8_ ? "i8" : "f32", rows, width, or_wrong(0), 0, "rows");
-        int64_t padded = rows;
-        while (padded > 0 && padded < (1LL << 31) && width > 0 && width < (1 << 20) && padded * width * (int8_ ? 1 : 4) % 64 != 0) ++padded;
+        const bool possible = width > 0 && width < (1 << 20);
+        const int64_t padded = possible ? up(rows, table_row_multiple(width * (int8_ ? 1 : 4))) : rows;
         tensor(table + ".weight", int8_ ? DType::kI8 : DType::kF32, {padded, width});
         if (int8_) tensor(table + ".scale", DType::kF32, {up(rows, 16)}, true);
       }

@@ -143,11 +143,8 @@ void Lowering::load(const std::string& name, const WeightSpec& spec) {
   check(!by_rows || !int4, "layout", "is 'rows'; i4 weights lie in panels");
   const std::string stored = name + ".weight";
   if (by_rows) {
-    // Padded so that the bytes are a multiple of 64.
-    const int64_t size = spec.format == Format::kI8 ? 1 : sizeof(float);
-    int64_t rows = spec.n;
-    while (rows * k * size % static_cast<int64_t>(kAlignment) != 0) ++rows;
-    const std::vector<int64_t> shape{rows, k};
+    const int64_t size = spec.format == Format::kI8 ? 1 : sizeof(float), multiple = table_row_multiple(k * size);
+    const std::vector<int64_t> shape{(spec.n + multiple - 1) / multiple * multiple, k};
     if (size == 1) {
       weight.view.panels = tensors_.take<int8_t>(place_, stored, shape);
     } else {

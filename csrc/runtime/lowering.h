@@ -2,6 +2,7 @@
 // takes everything from here and so gets it checked; the kernels trust what comes out.
 #pragma once
 
+#include <numeric>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -18,6 +19,12 @@ namespace pocketformer {
 inline constexpr int64_t kMaxInt8K = INT32_MAX / (255 * 128);
 
 inline int64_t padded(int64_t channels) { return (channels + kLanes - 1) / kLanes * kLanes; }
+
+// A table stored by rows has a multiple of so many, which makes its bytes one of 64 (layout.py: table_rows).
+inline int64_t table_row_multiple(int64_t row_bytes) {
+  constexpr int64_t kLine = kAlignment;
+  return kLine / std::gcd(kLine, row_bytes);
+}
 
 // What an operator writes: rows of floats, or (from quantize_heads) of int8 heads with their scales.
 struct Value {
