@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
+from helpers.checkpoints import refused
 from helpers.torch_models import build
 from pocketformer.errors import CheckpointError, UnsupportedModelError
 from pocketformer.families import FAMILIES, TASKS
@@ -36,13 +37,6 @@ def edit_tensors(folder: Path, edit: Callable[[dict[str, np.ndarray]], object]) 
     tensors = load_file(folder / "model.safetensors")
     edit(tensors)
     save_file(tensors, folder / "model.safetensors")
-
-
-def refused(folder: Path, error: type[Exception], *words: str) -> None:
-    with pytest.raises(error) as info:
-        load_checkpoint(folder)
-    for word in words:
-        assert word in str(info.value)
 
 
 @pytest.mark.parametrize(

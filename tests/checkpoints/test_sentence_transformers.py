@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from helpers.checkpoints import refused
 from helpers.engines import ENGINES
 from helpers.torch_models import LENGTHS, Inputs, build, deviation
 from pocketformer.errors import CheckpointError, UnsupportedModelError
@@ -55,13 +56,6 @@ def save_settings(folder: Path, name: str, **values: Any) -> None:
 def folder(tmp_path: Path) -> Path:
     build("bert", "embed", tmp_path)
     return tmp_path
-
-
-def refused(folder: Path, error: type[Exception], *words: str) -> None:
-    with pytest.raises(error) as info:
-        load_checkpoint(folder)
-    for word in words:
-        assert word in str(info.value)
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -12,6 +12,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file, save_model
 
+from helpers.checkpoints import refused
 from helpers.engines import native
 from helpers.torch_models import Inputs, build, deviation, make_adversarial, torch_outputs
 from pocketformer.errors import CheckpointError, UnsupportedModelError
@@ -42,13 +43,6 @@ def assert_parity(folder: Path, task: str, model: torch.nn.Module | None = None)
     types = inputs.types if graph.type_vocab_size else None
     actual = native(graph, inputs.ids, inputs.lengths, types=types, rows=rows)
     assert deviation(actual, torch_outputs(model, inputs, task, rows)) <= 1
-
-
-def refused(folder: Path, error: type[Exception], *words: str) -> None:
-    with pytest.raises(error) as info:
-        load_checkpoint(folder)
-    for word in words:
-        assert word in str(info.value)
 
 
 @pytest.mark.parametrize(
