@@ -26,10 +26,15 @@ bool fails() {
   return failed = true;
 }
 
-void* take(size_t bytes) {
+void* take_or_null(size_t bytes) {
   void* memory = fails() ? nullptr : std::malloc(bytes);
+  if (memory != nullptr) ++live;
+  return memory;
+}
+
+void* take(size_t bytes) {
+  void* memory = take_or_null(bytes);
   if (memory == nullptr) throw std::bad_alloc();
-  ++live;
   return memory;
 }
 
@@ -42,6 +47,7 @@ void give_back(void* memory) {
 
 void* operator new(size_t bytes) { return take(bytes); }
 void* operator new[](size_t bytes) { return take(bytes); }
+void* operator new(size_t bytes, const std::nothrow_t&) noexcept { return take_or_null(bytes); }  // std::stable_sort
 void operator delete(void* memory) noexcept { give_back(memory); }
 void operator delete[](void* memory) noexcept { give_back(memory); }
 void operator delete(void* memory, size_t) noexcept { give_back(memory); }
