@@ -35,11 +35,11 @@ void store_keys(const KernelTable& kernels, const Stored& stored, const Heads& k
                 size_t slot, int rows) {
   const float *keys = k.data + row * k.row(), *values = v.data + row * v.row();
   const size_t ld = static_cast<size_t>(k.row());
+  const StoreArgs common{keys, ld, values, ld, rows, k.heads, k.head_dim, k.stride(), slot};
   if (const auto* kv = std::get_if<KeyValuesI8>(&stored)) {
-    kernels.store_i8({keys, ld, values, ld, rows, k.heads, k.head_dim, k.stride(), 0, slot, *kv});
+    kernels.store_i8({common, 0, *kv});
   } else {
-    kernels.store_f32(
-        {keys, ld, values, ld, rows, k.heads, k.head_dim, k.stride(), slot, std::get<KeyValuesF32>(stored)});
+    kernels.store_f32({common, std::get<KeyValuesF32>(stored)});
   }
 }
 

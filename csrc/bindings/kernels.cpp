@@ -356,27 +356,33 @@ struct Kernels {
                           output<float>(scale, "scale", {{rows}, {heads}}).data});
   }
 
+  static StoreArgs stored(Object k, Object v, const Shape& s, int64_t head_dim, int64_t slot, int64_t k_column,
+                          int64_t v_column) {
+    at_least("slot", slot, 0, s.capacity - s.rows);
+    const auto keys = heads_in(k, "k", s.rows, s.kv_heads, head_dim, k_column);
+    const auto values = heads_in(v, "v", s.rows, s.kv_heads, head_dim, v_column);
+    return {keys.data,
+            keys.ld(),
+            values.data,
+            values.ld(),
+            keys.rows(),
+            static_cast<int>(s.kv_heads),
+            static_cast<int>(head_dim),
+            static_cast<int>(s.stride),
+            static_cast<size_t>(slot)};
+  }
+
   void store_i8(Object k, Object v, const py::tuple& cache, int64_t head_dim, int64_t slot, int64_t k_column,
                 int64_t v_column, int64_t rotate) const {
     const Shape s = shape(rows_of(k, "k"), 0, cache, 4, head_dim);
     check_rotate(rotate, head_dim);
-    at_least("slot", slot, 0, s.capacity - s.rows);
-    const auto keys = heads_in(k, "k", s.rows, s.kv_heads, head_dim, k_column);
-    const auto values = heads_in(v, "v", s.rows, s.kv_heads, head_dim, v_column);
-    table.store_i8({keys.data, keys.ld(), values.data, values.ld(), keys.rows(), static_cast<int>(s.kv_heads),
-                    static_cast<int>(head_dim), static_cast<int>(s.stride), static_cast<int>(rotate),
-                    static_cast<size_t>(slot), cache_i8(cache, s)});
+    table.store_i8({stored(k, v, s, head_dim, slot, k_column, v_column), static_cast<int>(rotate), cache_i8(cache, s)});
   }
 
   void store_f32(Object k, Object v, const py::tuple& cache, int64_t head_dim, int64_t slot, int64_t k_column,
                  int64_t v_column) const {
     const Shape s = shape(rows_of(k, "k"), 0, cache, 2, head_dim);
-    at_least("slot", slot, 0, s.capacity - s.rows);
-    const auto keys = heads_in(k, "k", s.rows, s.kv_heads, head_dim, k_column);
-    const auto values = heads_in(v, "v", s.rows, s.kv_heads, head_dim, v_column);
-    table.store_f32({keys.data, keys.ld(), values.data, values.ld(), keys.rows(), static_cast<int>(s.kv_heads),
-                     static_cast<int>(head_dim), static_cast<int>(s.stride), static_cast<size_t>(slot),
-                     cache_f32(cache, s)});
+    table.store_f32({stored(k, v, s, head_dim, slot, k_column, v_column), cache_f32(cache, s)});
   }
 
   static AttentionArgs common(const Shape& s, Object out, int64_t first, int64_t keys, int64_t slot, int64_t left,

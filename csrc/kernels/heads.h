@@ -123,40 +123,41 @@ void quantize_heads(const QuantizeHeadsArgs& g) {
 // Rows pass in groups that share a group of four keys; a row's heads, keys and then values, sixteen at a time.
 template <class V, int N>
 void store_heads(const StoreI8Args& s) {
+  const auto& c = s.common;
   alignas(64) float rotated[kLanes * kMaxHeadDim];
-  const int heads = 2 * s.kv_heads;
-  for (int row = 0, count; row < s.rows; row += count) {
-    const size_t slot = s.slot + row;
+  const int heads = 2 * c.kv_heads;
+  for (int row = 0, count; row < c.rows; row += count) {
+    const size_t slot = c.slot + row;
     const int first = static_cast<int>(slot % 4);
-    count = s.rows - row < 4 - first ? s.rows - row : 4 - first;
+    count = c.rows - row < 4 - first ? c.rows - row : 4 - first;
     for (int begin = 0; begin < heads; begin += kLanes) {
       const int end = begin + kLanes < heads ? begin + kLanes : heads;
-      const int keys_end = end < s.kv_heads ? end : s.kv_heads;
+      const int keys_end = end < c.kv_heads ? end : c.kv_heads;
       alignas(64) float scale[4][kLanes], inverse[4][kLanes];
       for (int i = 0; i < count; ++i) {
-        const float* k = s.k + (row + i) * s.ldk;
-        const float* v = s.v + (row + i) * s.ldv;
+        const float* k = c.k + (row + i) * c.ldk;
+        const float* v = c.v + (row + i) * c.ldv;
         if (s.rotate > 1 && begin < keys_end)
-          rotate_heads<V>(k + begin * s.head_dim, keys_end - begin, s.head_dim, s.head_stride, s.rotate, rotated);
+          rotate_heads<V>(k + begin * c.head_dim, keys_end - begin, c.head_dim, c.head_stride, s.rotate, rotated);
         const auto key = [&](int head) POCKETFORMER_LAMBDA {
-          return s.rotate > 1 ? rotated + (head - begin) * s.head_stride : k + head * s.head_dim;
+          return s.rotate > 1 ? rotated + (head - begin) * c.head_stride : k + head * c.head_dim;
         };
         const auto head = [&](int h) POCKETFORMER_LAMBDA {
-          return begin + h < s.kv_heads ? key(begin + h) : v + (begin + h - s.kv_heads) * s.head_dim;
+          return begin + h < c.kv_heads ? key(begin + h) : v + (begin + h - c.kv_heads) * c.head_dim;
         };
-        measure_heads<V, N>(head, end - begin, s.head_dim, s.head_stride, scale[i], inverse[i]);
+        measure_heads<V, N>(head, end - begin, c.head_dim, c.head_stride, scale[i], inverse[i]);
         for (int h = begin; h < keys_end; ++h) {
           const size_t at = h * s.kv.capacity + slot + i;
           s.kv.k_scale[at] = scale[i][h - begin];
-          store_head<V, N>(key(h), s.head_dim, s.head_stride, inverse[i][h - begin], V::kActivationOffset,
-                           s.kv.k + at * s.head_stride);
+          store_head<V, N>(key(h), c.head_dim, c.head_stride, inverse[i][h - begin], V::kActivationOffset,
+                           s.kv.k + at * c.head_stride);
         }
       }
-      for (int h = begin > s.kv_heads ? begin : s.kv_heads; h < end; ++h) {
-        const size_t at = (h - s.kv_heads) * s.kv.capacity + slot;
+      for (int h = begin > c.kv_heads ? begin : c.kv_heads; h < end; ++h) {
+        const size_t at = (h - c.kv_heads) * s.kv.capacity + slot;
         for (int i = 0; i < count; ++i) s.kv.v_scale[at + i] = scale[i][h - begin];
-        store_values<V, N>(s.v + row * s.ldv + (h - s.kv_heads) * s.head_dim, s.ldv, &inverse[0][h - begin], count,
-                           s.head_dim, s.head_stride, s.kv.v + (at - first) * s.head_stride, first);
+        store_values<V, N>(c.v + row * c.ldv + (h - c.kv_heads) * c.head_dim, c.ldv, &inverse[0][h - begin], count,
+                           c.head_dim, c.head_stride, s.kv.v + (at - first) * c.head_stride, first);
       }
     }
   }
@@ -164,21 +165,22 @@ void store_heads(const StoreI8Args& s) {
 
 template <class V>
 void store_i8(const StoreI8Args& s) {
-  if (s.head_dim == 2 * kLanes) return store_heads<V, 2>(s);
-  if (s.head_dim == 4 * kLanes) return store_heads<V, 4>(s);
+  if (s.common.head_dim == 2 * kLanes) return store_heads<V, 2>(s);
+  if (s.common.head_dim == 4 * kLanes) return store_heads<V, 4>(s);
   store_heads<V, 0>(s);
 }
 
 template <class V>
 void store_f32(const StoreF32Args& s) {
-  for (int r = 0; r < s.rows; ++r)
-    for (int h = 0; h < s.kv_heads; ++h) {
-      const size_t at = (h * s.kv.capacity + s.slot + r) * s.head_stride;
-      const float* k = s.k + r * s.ldk + h * s.head_dim;
-      const float* v = s.v + r * s.ldv + h * s.head_dim;
-      for (int d = 0; d < s.head_stride; d += kLanes) {
-        V::store(s.kv.k + at + d, load_head<V, 0>(k, d, s.head_dim));
-        V::store(s.kv.v + at + d, load_head<V, 0>(v, d, s.head_dim));
+  const auto& c = s.common;
+  for (int r = 0; r < c.rows; ++r)
+    for (int h = 0; h < c.kv_heads; ++h) {
+      const size_t at = (h * s.kv.capacity + c.slot + r) * c.head_stride;
+      const float* k = c.k + r * c.ldk + h * c.head_dim;
+      const float* v = c.v + r * c.ldv + h * c.head_dim;
+      for (int d = 0; d < c.head_stride; d += kLanes) {
+        V::store(s.kv.k + at + d, load_head<V, 0>(k, d, c.head_dim));
+        V::store(s.kv.v + at + d, load_head<V, 0>(v, d, c.head_dim));
       }
     }
 }

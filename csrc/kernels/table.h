@@ -152,23 +152,23 @@ struct QuantizeHeadsArgs {
 
 // Keys and values of consecutive tokens of one sequence; the first goes to `slot`. Rows as in QuantizeHeadsArgs; keys
 // alone are rotated.
-struct StoreI8Args {
-  const float* k;
-  size_t ldk;
-  const float* v;
-  size_t ldv;
-  int rows, kv_heads, head_dim, head_stride, rotate;
-  size_t slot;
-  KeyValuesI8 kv;
-};
-
-struct StoreF32Args {
+struct StoreArgs {
   const float* k;
   size_t ldk;
   const float* v;
   size_t ldv;
   int rows, kv_heads, head_dim, head_stride;
   size_t slot;
+};
+
+struct StoreI8Args {
+  StoreArgs common;
+  int rotate;
+  KeyValuesI8 kv;
+};
+
+struct StoreF32Args {
+  StoreArgs common;
   KeyValuesF32 kv;
 };
 

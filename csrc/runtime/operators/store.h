@@ -21,33 +21,23 @@ class StoreStep final : public Step {
       const bool last = position + count == w.length(s.domain, sequence);
       const size_t unused = last ? slot + static_cast<size_t>(count) : SIZE_MAX;
       const size_t end = static_cast<size_t>(slots[sequence + 1]);
+      const StoreArgs common{.k = w.at(k_, row),
+                             .ldk = w.ld(k_),
+                             .v = w.at(v_, row),
+                             .ldv = w.ld(v_),
+                             .rows = count,
+                             .kv_heads = s.heads,
+                             .head_dim = s.head_dim,
+                             .head_stride = s.head_stride,
+                             .slot = slot};
       if (s.int8) {
         const KeyValuesI8 kv = key_values_i8(w, s);
-        w.kernels().store_i8({.k = w.at(k_, row),
-                              .ldk = w.ld(k_),
-                              .v = w.at(v_, row),
-                              .ldv = w.ld(v_),
-                              .rows = count,
-                              .kv_heads = s.heads,
-                              .head_dim = s.head_dim,
-                              .head_stride = s.head_stride,
-                              .rotate = s.rotate,
-                              .slot = slot,
-                              .kv = kv});
+        w.kernels().store_i8({.common = common, .rotate = s.rotate, .kv = kv});
         clear(s, kv.k_scale, kv.capacity, unused, end, 1);
         clear(s, kv.v_scale, kv.capacity, unused, end, 1);
       } else {
         const KeyValuesF32 kv = key_values_f32(w, s);
-        w.kernels().store_f32({.k = w.at(k_, row),
-                               .ldk = w.ld(k_),
-                               .v = w.at(v_, row),
-                               .ldv = w.ld(v_),
-                               .rows = count,
-                               .kv_heads = s.heads,
-                               .head_dim = s.head_dim,
-                               .head_stride = s.head_stride,
-                               .slot = slot,
-                               .kv = kv});
+        w.kernels().store_f32({.common = common, .kv = kv});
         clear(s, kv.k, kv.capacity, unused, end, static_cast<size_t>(s.head_stride));
         clear(s, kv.v, kv.capacity, unused, end, static_cast<size_t>(s.head_stride));
       }
