@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.engines import feeds
 from helpers.golden import GOLDEN
 from helpers.graphs import MODEL, TEXT, TOKENIZER_JSON
 from helpers.programs import LENGTHS, batch, encoder
@@ -63,11 +64,11 @@ def cases(tmp_path_factory: pytest.TempPathFactory, minilm_int8: Path) -> Path:
     }
     for weights in ("int8", "fp32"):
         for name, options in shapes.items():
-            rows = {"rows": np.arange(0, sum(LENGTHS), 7)} if name == "words" else {}
+            rows = {"selected": np.arange(0, sum(LENGTHS), 7)} if name == "words" else {}
             save(folder, f"{name}-{weights}", encoder(weights, **options), {**batch(LENGTHS), **rows})
     shutil.copy(minilm_int8, folder / "minilm.pocket")
     ids = np.array([101, 1037, 4937, 7719, 2006, 1996, 13523, 1012, 102], np.int32)  # TEXT_OF_MINILM
-    np.savez(folder / "minilm", ids=ids, offsets=np.array([0, len(ids)]))
+    np.savez(folder / "minilm", **feeds(ids, [len(ids)], None, None))
     assert len(list(folder.glob("*.pocket"))) == 9
     return folder
 
