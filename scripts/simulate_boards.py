@@ -67,7 +67,7 @@ LOOPS = [
     Loop("dotprod", "gemm_i8", "product_half.*Li8E", "sdot", {"cortex-a55": 0.85, "cortex-a76": 0.95}),
     Loop("i8mm", "gemm_i8", "InterleavedELi6E", "smmla", {"neoverse-v1": 0.95}),
     Loop("neon", "attention values", ATTENTION, "smull", {"cortex-a53": 0.50, "cortex-a72": 0.90}, 32),
-    Loop("dotprod", "attention scores", ATTENTION, "sdot", {"cortex-a55": 0.55, "cortex-a76": 0.80}, 64),
+    Loop("dotprod", "attention scores", ATTENTION, "sdot", {"cortex-a55": 0.70, "cortex-a76": 0.80}, 64),
     Loop("dotprod", "attention values", ATTENTION, "sdot", {"cortex-a55": 0.48, "cortex-a76": 0.75}, 16),
     Loop("neon", "gemm_f32", F32, "fmla", {"cortex-a53": 0.40, "cortex-a72": 0.95}),
     Loop("dotprod", "gemm_f32", F32, "fmla", {"cortex-a55": 0.65, "cortex-a76": 0.95, "neoverse-v1": 0.95}),

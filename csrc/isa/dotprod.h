@@ -40,45 +40,74 @@ struct DotProd : Neon {
     });
   }
 
+  // Loads that keep their place among products in the order that an in-order core wants: a load beside every few of
+  // them, its register free since the last and its value not needed for a dozen more. Volatile statements keep that
+  // order with every compiler.
+  static POCKETFORMER_INLINE int8x16_t load16(const int8_t* base, size_t at) {
+    int8x16_t v;
+    __asm__ volatile("ldr %q0, [%1, %2]" : "=w"(v) : "r"(base), "r"(at));
+    return v;
+  }
+  template <int At>
+  static POCKETFORMER_INLINE int8x16_t load16(const void* base) {
+    int8x16_t v;
+    __asm__ volatile("ldr %q0, [%1, %2]" : "=w"(v) : "r"(base), "i"(At));
+    return v;
+  }
+  // sum[channel] += w[channel][0..3] · the Group-th four bytes of x.
+  template <int Group>
+  static POCKETFORMER_INLINE void multiply(int32x4_t& sum, int8x16_t w, int8x16_t x) {
+    __asm__ volatile("sdot %0.4s, %1.16b, %2.4b[%3]" : "+w"(sum) : "w"(w), "w"(x), "i"(Group));
+  }
+
   // Few rows: a whole panel at a time, or there were too few chains. Activations by element: a broadcasting load takes
   // a slot of the vector pipes that the products need.
   template <int Rows>
-  static POCKETFORMER_INLINE void product_panel(I (&acc)[Rows], const uint8_t* a, size_t lda, const int8_t* w,
-                                                int groups) {
-    for (; groups > 0; groups -= 4, a += 16, w += 256) {
-      int8x16_t x[Rows];
-      unroll<Rows>([&](auto r) POCKETFORMER_LAMBDA { x[r] = vreinterpretq_s8_u8(vld1q_u8(a + r * lda)); });
-      unroll<16>([&](auto i) POCKETFORMER_LAMBDA {
-        constexpr int group = i / 4, q = i % 4;
-        const int8x16_t weight = vld1q_s8(w + 16 * i);
+  struct Panel {
+    int8x16_t w[8];     // [k-group, even or odd][channel/4]
+    int8x16_t x[Rows];  // four k-groups of a row
+
+    // Four k-groups of products, and the first operands of the next four where there are More.
+    template <bool More>
+    POCKETFORMER_INLINE void step(I (&acc)[Rows], const uint8_t* const (&rows)[Rows], const int8_t* weights) {
+      unroll<4>([&](auto group) POCKETFORMER_LAMBDA {
+        constexpr int now = group % 2 * 4, next = 4 - now;
         unroll<Rows>([&](auto r) POCKETFORMER_LAMBDA {
-          int32x4_t& sum = quarter<q>(acc[r]);
-          sum = vdotq_laneq_s32(sum, weight, x[r], group);
+          unroll<4>([&](auto q) POCKETFORMER_LAMBDA { multiply<group>(quarter<q>(acc[r]), w[now + q], x[r]); });
+          if constexpr (More || group < 3) {
+            unroll<4>([&](auto q) POCKETFORMER_LAMBDA {
+              if constexpr (q * Rows / 4 == r) w[next + q] = load16<64 * (group + 1) + 16 * q>(weights);
+            });
+          }
+          if constexpr (More && group == 3) x[r] = load16<16>(rows[r]);
         });
       });
     }
+  };
+
+  template <int Rows>
+  static POCKETFORMER_INLINE void product_panel(I (&acc)[Rows], const uint8_t* a, size_t lda, const int8_t* w,
+                                                int groups) {
+    __asm__ volatile("" : : : "memory");  // the loads below are not seen by the compiler
+    Panel<Rows> t;
+    const uint8_t* rows[Rows];
+    unroll<Rows>([&](auto r) POCKETFORMER_LAMBDA { rows[r] = a + r * lda; });
+    unroll<4>([&](auto q) POCKETFORMER_LAMBDA { t.w[q] = load16<16 * q>(w); });
+    unroll<Rows>([&](auto r) POCKETFORMER_LAMBDA { t.x[r] = load16<0>(rows[r]); });
+    for (; groups > 4; groups -= 4, w += 256) {
+      t.template step<true>(acc, rows, w);
+      unroll<Rows>([&](auto r) POCKETFORMER_LAMBDA { rows[r] += 16; });
+    }
+    t.template step<false>(acc, rows, w);
   }
 
-  // Half a panel in the order that an in-order core wants: a load beside every few products, its register free since
-  // the last of them and its value not needed for a dozen more. Volatile statements keep that order with every
-  // compiler. Addresses are a base and an index, so that the loop counts four registers up and no more.
+  // Half a panel. Addresses are a base and an index, so that the loop counts four registers up and no more.
   template <int Rows>
   struct Half {
     int32x4_t sum[2 * Rows];  // [row][channel/4]
     int8x16_t w[8];           // [block][group][channel/4]; a block is two k-groups
     int8x8_t x[Rows];         // the block's two k-groups of a row
 
-    static POCKETFORMER_INLINE int8x16_t load16(const int8_t* base, size_t at) {
-      int8x16_t v;
-      __asm__ volatile("ldr %q0, [%1, %2]" : "=w"(v) : "r"(base), "r"(at));
-      return v;
-    }
-    template <int At>
-    static POCKETFORMER_INLINE int8x16_t load16(const int8_t* base) {
-      int8x16_t v;
-      __asm__ volatile("ldr %q0, [%1, %2]" : "=w"(v) : "r"(base), "i"(At));
-      return v;
-    }
     static POCKETFORMER_INLINE int8x8_t load8(const uint8_t* base, size_t at) {
       int8x8_t v;
       __asm__ volatile("ldr %d0, [%1, %2]" : "=w"(v) : "r"(base), "r"(at));
@@ -122,16 +151,16 @@ struct DotProd : Neon {
     unroll<4>([&](auto i) POCKETFORMER_LAMBDA { weights[i] = w + 128 + 64 * (i / 2) + 16 * (i % 2); });
     unroll<Rows>([&](auto r) POCKETFORMER_LAMBDA { rows[r] = a + r * lda; });
     unroll<2 * Rows>([&](auto i) POCKETFORMER_LAMBDA { t.sum[i] = vdupq_n_s32(0); });
-    unroll<4>([&](auto i) POCKETFORMER_LAMBDA { t.w[i] = t.template load16<64 * (i / 2) + 16 * (i % 2)>(w); });
+    unroll<4>([&](auto i) POCKETFORMER_LAMBDA { t.w[i] = load16<64 * (i / 2) + 16 * (i % 2)>(w); });
     unroll<Rows>([&](auto r) POCKETFORMER_LAMBDA { t.x[r] = t.load8(rows[r], 0); });
     size_t at = 0, high = 8, low = 16;
     const size_t end = 64 * static_cast<size_t>(groups - 4);
     const auto high_x = [&](auto r) POCKETFORMER_LAMBDA { t.x[r] = t.load8(rows[r], high); };
     const auto low_x = [&](auto r) POCKETFORMER_LAMBDA { t.x[r] = t.load8(rows[r], low); };
-    const auto high_w = [&](auto i) POCKETFORMER_LAMBDA { t.w[4 + i] = t.load16(weights[i], at); };
+    const auto high_w = [&](auto i) POCKETFORMER_LAMBDA { t.w[4 + i] = load16(weights[i], at); };
     // By a constant offset: one micro-operation less on the Cortex-A76, one cycle more on the A55.
     const auto low_w = [&](auto i)
-                           POCKETFORMER_LAMBDA { t.w[i] = t.template load16<256 + 64 * (i / 2) + 16 * (i % 2)>(w); };
+                           POCKETFORMER_LAMBDA { t.w[i] = load16<256 + 64 * (i / 2) + 16 * (i % 2)>(w); };
     while (at != end) {
       t.template block<0>(high_x, high_w);
       t.template block<1>(low_x, low_w);

@@ -47,8 +47,9 @@ print(hashlib.sha256(model.encode([{TEXT_OF_MINILM!r}]).tobytes()).hexdigest())
 NUMPY_WITHOUT_SSE4 = "numpy==2.2.6"
 
 
-def save(folder: Path, name: str, graph: Graph, batch: dict[str, Any]) -> None:
-    write_pocket(folder / f"{name}.pocket", pack_graph(graph), model=MODEL, text=TEXT, tokenizer_json=TOKENIZER_JSON)
+def save(folder: Path, name: str, graph: Graph, batch: dict[str, Any], task: str) -> None:
+    model = {**MODEL, "task": task}
+    write_pocket(folder / f"{name}.pocket", pack_graph(graph), model=model, text=TEXT, tokenizer_json=TOKENIZER_JSON)
     np.savez(folder / name, **batch)
 
 
@@ -65,7 +66,8 @@ def cases(tmp_path_factory: pytest.TempPathFactory, minilm_int8: Path) -> Path:
     for weights in ("int8", "fp32"):
         for name, options in shapes.items():
             rows = {"selected": np.arange(0, sum(LENGTHS), 7)} if name == "words" else {}
-            save(folder, f"{name}-{weights}", encoder(weights, **options), {**batch(LENGTHS), **rows})
+            inputs = {**batch(LENGTHS), **rows}
+            save(folder, f"{name}-{weights}", encoder(weights, **options), inputs, options.get("task", "embed"))
     shutil.copy(minilm_int8, folder / "minilm.pocket")
     ids = np.array([101, 1037, 4937, 7719, 2006, 1996, 13523, 1012, 102], np.int32)  # TEXT_OF_MINILM
     np.savez(folder / "minilm", **feeds(ids, [len(ids)], None, None))
