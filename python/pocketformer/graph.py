@@ -190,13 +190,22 @@ class GraphBuilder:
         kv_heads: int | None = None,
         scale: float | None = None,
         domain: str = TOKENS,
+        rope: tuple[str, Array, float] | None = None,
         **options: Any,
     ) -> str:
-        """Attention of a sequence to itself; ``qkv`` holds ``heads`` queries, then ``kv_heads`` keys and values."""
+        """Attention of a sequence to itself; ``qkv`` holds ``heads`` queries, then ``kv_heads`` keys and values.
+
+        ``rope`` is the name, the frequencies and the factor by which queries and keys turn.
+        """
         kv_heads = heads if kv_heads is None else kv_heads
         q_width, k_width = heads * head_dim, kv_heads * head_dim
-        q = self.columns(qkv, 0, q_width)
-        k, v = self.columns(qkv, q_width, k_width), self.columns(qkv, q_width + k_width, k_width)
+        qk = qkv
+        if rope is not None:
+            name, frequencies, factor = rope
+            qk = self.columns(qkv, 0, q_width + k_width)  # both in one pass: the angles of a row are those of all heads
+            qk = self.rope(qk, frequencies, name=name, head_dim=head_dim, factor=factor)
+        q = self.columns(qk, 0, q_width)
+        k, v = self.columns(qk, q_width, k_width), self.columns(qkv, q_width + k_width, k_width)
         state = self.store(k, v, heads=kv_heads, head_dim=head_dim, domain=domain)
         return self.attend(q, state, scale=head_dim**-0.5 if scale is None else scale, **options)
 

@@ -91,6 +91,11 @@ def concatenate(parts: Sequence[Float32]) -> Float32:
     return lazy((sum(len(part) for part in parts), *parts[0].shape[1:]), rows)
 
 
+def row_slice(array: Float32, begin: int, end: int) -> Float32:
+    """Rows ``[begin, end)`` of a matrix; nothing is read until the result is."""
+    return lazy((end - begin, *array.shape[1:]), lambda low, high: np.asarray(array[begin + low : begin + high]))
+
+
 def same_values(a: Float32, b: Float32, rows_at_once: int = 4096) -> bool:
     """Whether two matrices are equal, compared in blocks of rows."""
     if a is b or a.shape != b.shape:

@@ -13,12 +13,13 @@ from torch.nn import functional
 from helpers.engines import ENGINES
 from helpers.torch_models import deviation
 from pocketformer.errors import CheckpointError
+from pocketformer.families.rope import Rope, frequencies
 from pocketformer.families.transformer import Layer, LayerNames, LayerSpec
 from pocketformer.graph import Graph, GraphBuilder, Table
 from pocketformer.lazy import lazy
 
 VOCAB, HIDDEN, LENGTHS = 50, 40, (1, 9, 33)
-NAMES = LayerNames(("q", "k", "v"), "o", "norm1", "up", "down", "norm2")
+NAMES = LayerNames(("q", "k", "v"), "o", "norm1", "up", "down", "norm2", ffn_gate="gate")
 FUSED = replace(NAMES, qkv=("qkv",))
 BERT = LayerSpec(hidden=HIDDEN, heads=4, ffn=70, activation="gelu", eps=1e-2)
 SPECS = {
@@ -45,6 +46,9 @@ SPECS = {
         out_bias=False,
         ffn_bias=False,
         activation="silu",
+    ),
+    "gated, a part of the channels turned (Phi)": replace(
+        BERT, norm="pre", gated=True, activation="silu", rope=Rope(frequencies(500.0, 6), factor=1.1)
     ),
 }
 
@@ -76,6 +80,8 @@ def random_layer(spec: LayerSpec, prefix: str) -> Arrays:
         "up": (spec.ffn, HIDDEN, spec.ffn_bias),
         "down": (HIDDEN, spec.ffn, spec.ffn_bias),
     }
+    if spec.gated:
+        heights["gate"] = heights["up"]
     arrays = Arrays()
     for name, (n, k, bias) in heights.items():
         gain = 1.8 if name in "qk" else 0.8
@@ -105,6 +111,15 @@ def torch_layer(spec: LayerSpec, arrays: Arrays, x: torch.Tensor) -> torch.Tenso
         split = value.view(len(value), count, spec.head_width).transpose(0, 1)
         return split.repeat_interleave(spec.heads // count, 0)
 
+    def turned(value: torch.Tensor) -> torch.Tensor:
+        if spec.rope is None:
+            return value
+        half = len(spec.rope.frequencies)
+        angle = torch.arange(value.shape[1])[:, None] * torch.tensor(spec.rope.frequencies)
+        turns = torch.polar(torch.full_like(angle, spec.rope.factor), angle)  # as complex numbers
+        both = torch.complex(value[..., :half], value[..., half : 2 * half]) * turns
+        return torch.cat([both.real, both.imag, value[..., 2 * half :]], -1)
+
     def attention(value: torch.Tensor) -> torch.Tensor:
         q, k, v = (heads(linear(value, n), c) for n, c in zip("qkv", (spec.heads, *2 * [spec.key_heads]), strict=True))
         distance = torch.arange(len(value))[:, None] - torch.arange(len(value))
@@ -113,11 +128,12 @@ def torch_layer(spec: LayerSpec, arrays: Arrays, x: torch.Tensor) -> torch.Tenso
             seen &= distance >= 0
         if spec.window is not None:
             seen &= distance.abs() <= spec.window
-        mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        mixed = functional.scaled_dot_product_attention(turned(q), turned(k), v, attn_mask=seen)
         return linear(mixed.transpose(0, 1).reshape(len(value), -1), "o")
 
     def ffn(value: torch.Tensor) -> torch.Tensor:
-        return linear(getattr(functional, spec.activation)(linear(value, "up")), "down")
+        activation, up = getattr(functional, spec.activation), linear(value, "up")
+        return linear(activation(linear(value, "gate")) * up if spec.gated else activation(up), "down")
 
     if spec.norm == "post":
         x = norm(x + attention(x), "norm1")
@@ -153,6 +169,18 @@ def test_fused_and_separate_projections_are_one_graph() -> None:
     assert all(np.array_equal(fused.params[name], np.asarray(array)) for name, array in separate.params.items())
 
 
+def test_one_matrix_of_gate_and_up_is_split() -> None:
+    spec = replace(BERT, gated=True)
+    arrays, table = random_layer(spec, ""), np.ones((VOCAB, HIDDEN), np.float32)
+    separate = graph_of(spec, arrays, table)
+    arrays = Arrays(arrays)  # a layer reads its weights when they are used
+    for part in ("weight", "bias"):
+        arrays[f"up.{part}"] = np.concatenate([arrays.pop(f"gate.{part}"), arrays[f"up.{part}"]])
+    fused = graph_of(spec, arrays, table, replace(NAMES, ffn_gate=None))
+    assert fused.ops == separate.ops
+    assert all(np.array_equal(fused.params[name], np.asarray(array)) for name, array in separate.params.items())
+
+
 def test_a_layer_run_twice_is_stored_once() -> None:
     b = GraphBuilder.text(VOCAB, 0, 64)
     layer = Layer.read("shared", BERT, random_layer(BERT, ""), "", NAMES)
@@ -163,8 +191,13 @@ def test_a_layer_run_twice_is_stored_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"), [({"heads": 7}, "hidden size 40.* 7 heads"), ({"kv_heads": 3}, "4 heads.* 3 key-value")]
+    ("changes", "words"),
+    [
+        ({"heads": 7}, "hidden size 40.* 7 heads"),
+        ({"kv_heads": 3}, "4 heads.* 3 key-value"),
+        ({"rope": Rope((1.0,) * 6)}, "12 channels of a head of 10"),
+    ],
 )
-def test_heads_must_fit(changes: dict[str, int], words: str) -> None:
+def test_heads_must_fit(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(CheckpointError, match=words):
         replace(BERT, **changes)

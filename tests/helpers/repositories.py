@@ -71,6 +71,38 @@ _ALBERT = {
     "pad_token_id": 0,
     "type_vocab_size": 2,
 }
+_MODERNBERT = {
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "classifier_activation": "gelu",
+    "classifier_bias": False,
+    "classifier_dropout": 0.0,
+    "classifier_pooling": "mean",
+    "decoder_bias": True,
+    "deterministic_flash_attn": False,
+    "embedding_dropout": 0.0,
+    "global_attn_every_n_layers": 3,
+    "global_rope_theta": 160000.0,
+    "gradient_checkpointing": False,
+    "hidden_activation": "gelu",
+    "initializer_cutoff_factor": 2.0,
+    "initializer_range": 0.02,
+    "layer_norm_eps": 1e-5,
+    "local_attention": 8,  # of a tiny model, that reads tiny texts
+    "local_rope_theta": 10000.0,
+    "mlp_bias": False,
+    "mlp_dropout": 0.0,
+    "model_type": "modernbert",
+    "norm_bias": False,
+    "norm_eps": 1e-5,
+    "position_embedding_type": "absolute",
+    "reference_compile": False,
+    "sparse_pred_ignore_index": -100,
+    "sparse_prediction": False,
+    "torch_dtype": "float32",
+    # what the tiny tokenizers number
+    **{"bos_token_id": 1, "cls_token_id": 1, "eos_token_id": 2, "sep_token_id": 2, "pad_token_id": 3},
+}
 _WORDPIECE = ("special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
 _BPE = ("merges.txt", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.json")
 _SENTENCE_PIECE = ("special_tokens_map.json", "tokenizer.json", "tokenizer_config.json")
@@ -303,6 +335,41 @@ REPOSITORIES = (
     ),
     Repository(
         "albert/albert-base-v2", "AlbertForMaskedLM", "fill_mask", _ALBERT, ("tokenizer.json", "tokenizer_config.json")
+    ),
+    Repository("answerdotai/ModernBERT-base", "ModernBertForMaskedLM", "fill_mask", _MODERNBERT, _SENTENCE_PIECE),
+    Repository(
+        "nomic-ai/modernbert-embed-base",
+        "ModernBertModel",
+        "embed",
+        _MODERNBERT,
+        _SENTENCE_PIECE,
+        Pooling("mean", 8192, ("Normalize",)),
+    ),
+    Repository(
+        "Alibaba-NLP/gte-modernbert-base",
+        "ModernBertModel",
+        "embed",
+        {**_MODERNBERT, "torch_dtype": "float16"},
+        _SENTENCE_PIECE,
+        Pooling("cls", 8192),
+        dtype=torch.float16,
+    ),
+    Repository(
+        "Alibaba-NLP/gte-reranker-modernbert-base",
+        "ModernBertForSequenceClassification",
+        "classify",
+        _labelled({**_MODERNBERT, "torch_dtype": "float16"}, ["LABEL_0"]),
+        _SENTENCE_PIECE,
+        dtype=torch.float16,
+    ),
+    Repository(
+        "ibm-granite/granite-embedding-english-r2",
+        "ModernBertModel",
+        "embed",
+        {**_MODERNBERT, "classifier_pooling": "cls", "global_rope_theta": 80000.0, "torch_dtype": "bfloat16"},
+        _SENTENCE_PIECE,
+        Pooling("cls", 8192, ("Normalize",)),
+        dtype=torch.bfloat16,
     ),
     Repository(
         "jinaai/jina-embeddings-v2-small-en",

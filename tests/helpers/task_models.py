@@ -25,6 +25,7 @@ TOKENIZERS = {
     "camembert": sentence_pieces,
     "xlm-roberta": sentence_pieces,
     "roberta": byte_pairs,
+    "modernbert": word_pieces,
 }
 # What the classes of transformers would otherwise decide by themselves: accents are kept, which in Thai are vowels, and
 # ALBERT gets token types.

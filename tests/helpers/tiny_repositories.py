@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch.nn import functional
 
 from helpers.repositories import Pooling, Repository
@@ -28,7 +30,7 @@ def rebuild(repository: Repository, folder: Path) -> torch.nn.Module:
     config._attn_implementation = "eager"
     model = kind(config).eval()
     make_adversarial(model, 11)
-    model.to(repository.dtype).save_pretrained(folder)
+    copy.deepcopy(model).to(repository.dtype).save_pretrained(folder)
     settings = {"architectures": [repository.architecture], **_config(repository, vocab)}
     (folder / "config.json").write_text(json.dumps(settings))
     if repository.legacy:
@@ -36,7 +38,9 @@ def rebuild(repository: Repository, folder: Path) -> torch.nn.Module:
     if repository.pooling:
         _write_sentence_transformers(repository.pooling, folder)
     (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
-    return model.float()
+    for parameter in model.parameters():  # not the buffers, which files do not hold
+        parameter.data = parameter.data.to(repository.dtype).float()
+    return model
 
 
 def _config(repository: Repository, vocab: int) -> dict[str, Any]:
@@ -58,6 +62,10 @@ def _write_tokenizer(repository: Repository, folder: Path) -> int:
         letters = sorted({letter for word in WORDS for letter in word} | {"Ġ"})
         pieces = ["<s>", "<pad>", "</s>", "<unk>", *letters, "th", "<mask>"]
         tokenizer = transformers.RobertaTokenizer(vocab=_numbered(pieces), merges=[("t", "h")])
+    elif kind == "modernbert":
+        pieces = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]", *sorted({letter for word in WORDS for letter in word})]
+        tokenizer = _byte_level([*pieces, "Ġ", "th"])
+        pieces = list(tokenizer.get_vocab())
     elif "vocab.txt" in files and kind == "mpnet":
         pieces = ["<s>", "<pad>", "</s>", "[UNK]", *WORDS, "<mask>"]
         tokenizer = transformers.MPNetTokenizer(vocab=_numbered(pieces))
@@ -89,6 +97,19 @@ def _write_tokenizer(repository: Repository, folder: Path) -> int:
             (folder / name).write_text(contents[name], encoding="utf-8")
     assert set(files) <= {path.name for path in folder.iterdir()}
     return len(tokenizer)
+
+
+def _byte_level(pieces: list[str]) -> transformers.PreTrainedTokenizerFast:
+    """As ModernBERT's: pieces of bytes between [CLS] and [SEP], without a class of its own."""
+    tokenizer = Tokenizer(models.BPE(_numbered(pieces), [("t", "h")], unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    special = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "cls", "sep", "pad", "mask")}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=8192, **special)
 
 
 def _numbered(pieces: list[str]) -> dict[str, int]:

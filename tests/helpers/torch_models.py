@@ -35,6 +35,20 @@ _BERT = {
 }
 _ROBERTA = {**_BERT, "max_position_embeddings": 514, "hidden_size": 64, "num_attention_heads": 4}
 _DISTILBERT = {"vocab_size": VOCAB, "dim": 48, "n_heads": 3, "n_layers": 3, "hidden_dim": 90, "activation": "gelu"}
+# Three layers: global, local, global; the window of 3 keys to each side lies within every length.
+_MODERNBERT = {
+    "vocab_size": VOCAB,
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 3,
+    "intermediate_size": 100,
+    "max_position_embeddings": 512,
+    "local_attention": 6,
+    "global_attn_every_n_layers": 2,
+    "norm_eps": 1e-2,
+    **dict.fromkeys(("pad_token_id", "bos_token_id", "cls_token_id"), 0),
+    **dict.fromkeys(("eos_token_id", "sep_token_id"), 1),
+}
 _ALBERT = {**_BERT, "embedding_size": 20, "num_hidden_layers": 4, "num_hidden_groups": 2, "inner_group_num": 2}
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("Bert", _BERT),
@@ -44,6 +58,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "camembert": ("Camembert", {**_ROBERTA, "hidden_act": "relu"}),
     "mpnet": ("MPNet", {**_ROBERTA, "hidden_size": 60}),
     "albert": ("Albert", _ALBERT),
+    "modernbert": ("ModernBert", _MODERNBERT),
 }
 
 
@@ -56,7 +71,7 @@ def make_adversarial(model: torch.nn.Module, seed: int) -> None:
     """
     generator = torch.Generator().manual_seed(seed)
     query_key = ("query.weight", "key.weight", "q_lin.weight", "k_lin.weight", "attn.q.weight", "attn.k.weight")
-    ffn = ("intermediate.dense.weight", "lin1.weight", "ffn.weight", "lin2.weight", "ffn_output.weight")
+    ffn = ("intermediate.dense.weight", "lin1.weight", "ffn.weight", "lin2.weight", "ffn_output.weight", "Wi.weight")
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         norm = "norm" in name.lower()
@@ -69,6 +84,8 @@ def make_adversarial(model: torch.nn.Module, seed: int) -> None:
         else:
             gain = 1.8 if name.endswith(query_key) else 1.5 if name.endswith(ffn) else 0.7
             value = gain * noise / parameter.shape[-1] ** 0.5
+            if name.endswith("Wqkv.weight"):
+                value[: 2 * len(value) // 3] *= 1.8 / gain
         parameter.data.copy_(value)
 
 

@@ -18,6 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     options.texts(parser)
     options.threads(parser)
     parser.add_argument("--prompt", metavar="NAME", help="a named prompt of the model, put before each text")
+    parser.add_argument("--max-length", metavar="N", type=int, help="tokens at which texts are cut")
     parser.add_argument("-o", "--output", metavar="FILE.npy", help="save float32 [texts, width] as a numpy file")
 
 
@@ -27,7 +28,7 @@ def execute(args: argparse.Namespace) -> dict[str, Any]:
     from ..model import load
 
     texts = options.read_texts(args)
-    embeddings = load(args.model, args.threads).encode(texts, prompt=args.prompt)
+    embeddings = load(args.model, args.threads).encode(texts, prompt=args.prompt, max_length=args.max_length)
     result: dict[str, Any] = {"texts": len(texts), "width": embeddings.shape[1]}
     if args.output:
         with open(args.output, "wb") as file:  # np.save would append .npy to another name

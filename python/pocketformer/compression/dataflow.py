@@ -15,7 +15,7 @@ def inputs(op: Op) -> list[str]:
 def parameters(op: Op) -> list[str]:
     """The plain parameters that ``op`` reads; tables apart."""
     weight = {"norm": "{}", "linear": "{}.weight"}.get(op["op"])
-    return ([weight.format(op["weight"])] if weight else []) + ([op["bias"]] if "bias" in op else [])
+    return ([weight.format(op["weight"])] if weight else []) + [op[key] for key in ("bias", "frequencies") if key in op]
 
 
 class Dataflow:

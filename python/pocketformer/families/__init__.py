@@ -11,11 +11,12 @@ from .albert import ALBERT
 from .bert import BERT
 from .distilbert import DISTILBERT
 from .family import Family
+from .modernbert import MODERNBERT
 from .mpnet import MPNET
 from .roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, MPNET, ALBERT)
+    family.name: family for family in (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, MPNET, ALBERT, MODERNBERT)
 }
 
 IMAGE_FAMILIES = {vit.NAME: vit}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from ..graph import GraphBuilder
 from ..sources.source import Config, Tensors
-from .encoder import EncoderSpec
+from .encoder import WORD_TABLE, EncoderSpec
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Family:
 
     ``name`` is the ``model_type`` and ``classes`` what its classes' names begin with. ``base`` prefixes the encoder's
     tensors in checkpoints with a head. ``encode(builder, spec, tensors, prefix)`` appends the encoder whose tensors lie
-    under ``prefix`` and returns its last hidden state.
+    under ``prefix`` and returns its last hidden state. ``heads`` are those by task that are not as ``heads.HEADS``
+    builds them of ``classify`` and ``mask``. ``table`` is a tensor that tells where the encoder lies, below ``base``.
     """
 
     name: str
@@ -48,5 +50,11 @@ class Family:
     base: str
     spec: Callable[[Config], EncoderSpec]
     encode: Callable[[GraphBuilder, EncoderSpec, Tensors, str], str]
-    classify: ClassifyHead
-    mask: MaskHead
+    classify: ClassifyHead | None = None
+    mask: MaskHead | None = None
+    heads: Mapping[str, Head] = field(default_factory=dict)
+    table: str = WORD_TABLE
+
+
+Head: TypeAlias = Callable[[GraphBuilder, str, Family, EncoderSpec, Tensors], str]
+"""Appends the head of a task to the last hidden state and returns its output."""

@@ -9,8 +9,9 @@ import numpy as np
 
 from ..errors import CheckpointError
 from ..graph import Array, GraphBuilder
-from ..lazy import concatenate
+from ..lazy import concatenate, row_slice
 from ..sources.source import Tensors
+from .rope import Rope
 
 Pair = tuple[Array, Array | None]
 """Weight, and bias where there is one."""
@@ -23,10 +24,12 @@ class LayerSpec:
     ``norm`` says where it normalises: ``post`` (BERT) after each residual sum, ``pre`` (ViT, Llama) before each
     sublayer. ``attention_norm`` is False where a pre-norm layer's attention takes its input as it is (the first of
     ModernBERT). ``kv_heads`` and ``head_dim`` follow from ``heads`` and ``hidden`` if None. ``window`` is the farthest
-    that a query looks to each side. The ``…_bias`` say which biases exist.
+    that a query looks to each side. ``rope`` turns queries and keys by their positions. ``gated`` says that the
+    activation of one linear multiplies another (GLU, arXiv 2002.05202). The ``…_bias`` say which biases exist.
 
     Raises:
-        CheckpointError: the heads do not divide the width, or the key-value heads the heads.
+        CheckpointError: the heads do not divide the width, the key-value heads the heads, or more channels turn than
+            a head has.
     """
 
     hidden: int
@@ -41,6 +44,8 @@ class LayerSpec:
     attention_norm: bool = True
     causal: bool = False
     window: int | None = None
+    rope: Rope | None = None
+    gated: bool = False
     qkv_bias: bool = True
     out_bias: bool = True
     ffn_bias: bool = True
@@ -54,6 +59,11 @@ class LayerSpec:
         if self.heads % self.key_heads:
             raise CheckpointError(
                 f"{self.heads} heads cannot share {self.key_heads} key-value heads evenly; check config.json"
+            )
+        if self.rope and 2 * len(self.rope.frequencies) > self.head_width:
+            raise CheckpointError(
+                f"{2 * len(self.rope.frequencies)} channels of a head of {self.head_width} cannot turn; check "
+                "config.json"
             )
 
     @property
@@ -69,7 +79,8 @@ class LayerSpec:
 class LayerNames:
     """Where a checkpoint keeps the parameters of one layer, without ``.weight`` and ``.bias``.
 
-    ``qkv`` lists query, key and value, or the one matrix that holds them below each other.
+    ``qkv`` lists query, key and value, or the one matrix that holds them below each other. ``ffn_gate`` is the linear
+    of a gated layer whose result is activated; where it is None, the upper half of ``ffn_up`` is.
     """
 
     qkv: tuple[str, ...]
@@ -78,6 +89,7 @@ class LayerNames:
     ffn_up: str
     ffn_down: str
     ffn_norm: str
+    ffn_gate: str | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +104,7 @@ class Layer:
     ffn_up: Pair
     ffn_down: Pair
     ffn_norm: Pair
+    ffn_gate: Pair | None = None
 
     @classmethod
     def read(cls, name: str, spec: LayerSpec, tensors: Tensors, prefix: str, names: LayerNames) -> Layer:
@@ -107,15 +120,23 @@ class Layer:
         heights = (inner, outer, outer) if len(names.qkv) == 3 else (inner + 2 * outer,)
         parts = [pair(part, n, spec.hidden, spec.qkv_bias) for part, n in zip(names.qkv, heights, strict=True)]
         biases = [bias for _, bias in parts if bias is not None]
+        gate = None
+        if spec.gated and names.ffn_gate is None:
+            gate, up = _halves(pair(names.ffn_up, 2 * spec.ffn, spec.hidden, spec.ffn_bias))
+        else:
+            up = pair(names.ffn_up, spec.ffn, spec.hidden, spec.ffn_bias)
+        if spec.gated and names.ffn_gate is not None:
+            gate = pair(names.ffn_gate, spec.ffn, spec.hidden, spec.ffn_bias)
         return cls(
             name,
             spec,
             (concatenate([weight for weight, _ in parts]), np.concatenate(biases) if biases else None),
             pair(names.attention_out, spec.hidden, inner, spec.out_bias),
             norm_pair(names.attention_norm) if spec.attention_norm else None,
-            pair(names.ffn_up, spec.ffn, spec.hidden, spec.ffn_bias),
+            up,
             pair(names.ffn_down, spec.hidden, spec.ffn, spec.ffn_bias),
             norm_pair(names.ffn_norm),
+            gate,
         )
 
     def append_to(self, b: GraphBuilder, x: str, bias: tuple[str, Array] | None = None) -> str:
@@ -134,12 +155,19 @@ class Layer:
             causal=spec.causal,
             left=-1 if spec.window is None else spec.window,
             right=-1 if spec.window is None else spec.window,
+            rope=None if spec.rope is None else (spec.rope.name, spec.rope.array, spec.rope.factor),
             bias=bias,
         )
         x = b.linear(mixed, *self.attention_out, name=f"{self.name}.attention_out", residual=x)
         x = x if pre else self._norm(b, x, "attention_norm", self.attention_norm)
         h = self._norm(b, x, "ffn_norm", self.ffn_norm) if pre else x
-        wide = b.linear(h, *self.ffn_up, name=f"{self.name}.ffn_up", activation=spec.activation)
+        up = f"{self.name}.ffn_up"
+        if self.ffn_gate is None:
+            wide = b.linear(h, *self.ffn_up, name=up, activation=spec.activation)
+        else:
+            wide = b.linear(h, *self.ffn_up, name=up)
+            gate = f"{self.name}.ffn_gate"
+            wide = b.linear(h, *self.ffn_gate, name=gate, activation=spec.activation, multiply=wide)
         x = b.linear(wide, *self.ffn_down, name=f"{self.name}.ffn_down", residual=x)
         return x if pre else self._norm(b, x, "ffn_norm", self.ffn_norm)
 
@@ -147,6 +175,14 @@ class Layer:
         if pair is None:
             return x
         return b.norm(x, *pair, name=f"{self.name}.{role}", eps=self.spec.eps, kind=self.spec.norm_kind)
+
+
+def _halves(pair: Pair) -> tuple[Pair, Pair]:
+    """The upper and the lower half of the outputs."""
+    weight, bias = pair
+    middle = len(weight) // 2
+    first, second = (None, None) if bias is None else (bias[:middle], bias[middle:])
+    return (row_slice(weight, 0, middle), first), (row_slice(weight, middle, len(weight)), second)
 
 
 def linear(tensors: Tensors, name: str, n: int, k: int, *, bias: bool = True) -> Pair:

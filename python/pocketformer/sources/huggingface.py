@@ -8,7 +8,6 @@ from typing import Any
 
 from ..errors import CheckpointError, UnsupportedModelError
 from ..families import CLASSES, FAMILIES, IMAGE_FAMILIES, TASKS, Family
-from ..families.encoder import WORD_TABLE
 from ..families.heads import HEADS
 from ..graph import Graph, GraphBuilder
 from ..lazy import Float32
@@ -53,7 +52,7 @@ class HuggingFaceSource:
     adapter: Adapter | None
 
     @classmethod
-    def open(cls, root: Path, folder: Path, config: Config, base: str, table: str = WORD_TABLE) -> HuggingFaceSource:
+    def open(cls, root: Path, folder: Path, config: Config, base: str, table: str) -> HuggingFaceSource:
         """``table`` is a tensor that every encoder of the family has, below ``base`` where there is a head."""
         weights = open_weights(folder)
         names = find_names(weights.entries, base, table, folder)
@@ -134,7 +133,7 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     family = _family(config)
     refuse_foreign_computation(config, repository(root, config))
     pooled = modules is not None and bool(modules.steps)
-    source = HuggingFaceSource.open(root, home, config, family.base)
+    source = HuggingFaceSource.open(root, home, config, family.base, family.table)
     task = "embed" if pooled else _task(config, source.adapter)
     graph = _build(family, task, source, modules if pooled else None)
     model: dict[str, Any] = {
@@ -234,7 +233,7 @@ def _build(family: Family, task: str, source: Source, modules: Modules | None) -
     elif task == "embed":
         x = builder.pool(x, "mean")
     else:
-        x = HEADS[task](builder, x, family, spec, source)
+        x = {**HEADS, **family.heads}[task](builder, x, family, spec, source)
     return builder.build(x)
 
 

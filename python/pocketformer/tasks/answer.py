@@ -39,7 +39,14 @@ class Reader(Model):
 
     @overload
     def answer(  # type: ignore[overload-overlap]  # str is iterable
-        self, question: str, context: str, *, top_k: int = 1, max_answer_tokens: int = 15, allow_empty: bool = False
+        self,
+        question: str,
+        context: str,
+        *,
+        top_k: int = 1,
+        max_answer_tokens: int = 15,
+        allow_empty: bool = False,
+        max_length: int | None = None,
     ) -> list[Answer]: ...
     @overload
     def answer(
@@ -50,6 +57,7 @@ class Reader(Model):
         top_k: int = 1,
         max_answer_tokens: int = 15,
         allow_empty: bool = False,
+        max_length: int | None = None,
     ) -> list[list[Answer]]: ...
     def answer(
         self,
@@ -59,21 +67,27 @@ class Reader(Model):
         top_k: int = 1,
         max_answer_tokens: int = 15,
         allow_empty: bool = False,
+        max_length: int | None = None,
     ) -> list[Answer] | list[list[Answer]]:
         """The ``top_k`` best spans of the context, best first; lists of questions and contexts go pair by pair.
 
-        A context of any length works: it is read in overlapping windows. Spans are widened to whole words, except in
-        scripts without blanks. Probabilities are over the context and the special tokens around it; models trained on
-        questions without answer (SQuAD 2) point at the first of those: the surer they are, the lower all spans score.
+        A context of any length works: up to ``max_length`` tokens, question included, it is read in one pass, beyond in
+        overlapping windows. None takes :attr:`max_length`; less takes less memory. Spans are widened to whole words,
+        except in scripts without blanks. Probabilities are over the context and the special tokens around it; models
+        trained on questions without answer (SQuAD 2) point at the first of those: the surer they are, the lower all
+        spans score.
         With ``allow_empty`` the empty answer takes part, with the lowest probability of no answer that any window
         gives, so that all must agree. An empty context has no other answer.
+
+        Raises ValueError for a question that leaves no room, or a ``max_length`` beyond what the model reads.
         """
         check_count("top_k", top_k)
         check_count("max_answer_tokens", max_answer_tokens)
         (questions, single), (contexts, _) = as_list(question, "question"), as_list(context, "context")
         if len(questions) != len(contexts):
             raise ValueError(f"{len(questions)} questions and {len(contexts)} contexts; give one context a question")
-        spans, nulls = self._spans(questions, contexts, top_k, max_answer_tokens)
+        length = self._reader.check_length(max_length)
+        spans, nulls = self._spans(questions, contexts, top_k, max_answer_tokens, length)
         results = []
         for text, found, null in zip(contexts, spans, nulls, strict=True):
             if allow_empty:
@@ -83,13 +97,13 @@ class Reader(Model):
         return results[0] if single else results
 
     def _spans(
-        self, questions: Sequence[str], contexts: Sequence[str], top_k: int, longest: int
+        self, questions: Sequence[str], contexts: Sequence[str], top_k: int, longest: int, max_length: int
     ) -> tuple[list[dict[Span, float]], list[float]]:
         """For each question the spans with their scores, and the probability of no answer."""
         windows: list[Encoding] = []
         owners: list[int] = []
         for owner, pair in enumerate(zip(questions, contexts, strict=True)):
-            found = self._reader.windows(*pair)
+            found = self._reader.windows(*pair, max_length)
             windows += found
             owners += [owner] * len(found)
         sequences = [np.array(window.ids, np.int32) for window in windows]
@@ -117,21 +131,24 @@ class Reader(Model):
         edges = [i for i in (0, len(special) - 1) if special[i]]
         starts, ends = softmax(logits[[*tokens, *edges]].T)
         nothing = float(starts[len(tokens)] * ends[len(tokens)]) if special[0] else 0.0
-        scores = np.tril(np.triu(np.outer(starts[: len(tokens)], ends[: len(tokens)])), longest - 1)
+        # Row by first token, column by how many follow: of a long document a square would be gigabytes.
+        longest = min(longest, len(tokens))
+        padded = np.pad(ends[: len(tokens)], (0, longest - 1))
+        scores = starts[: len(tokens), None] * np.lib.stride_tricks.sliding_window_view(padded, longest)
         spans: dict[Span, float] = {}
         for place in np.argsort(-scores, axis=None, kind="stable").tolist():
-            first, last = divmod(place, len(tokens))
-            if len(spans) == top_k or scores[first, last] <= 0:
+            first, more = divmod(place, longest)
+            if len(spans) == top_k or scores[first, more] <= 0:
                 break
-            start, end = self._whole_words(window, context, tokens[first], tokens[last])
+            start, end = self._whole_words(window, context, tokens[first], tokens[first + more])
             if start < end:  # not a blank alone
-                spans.setdefault((start, end), float(scores[first, last]))
+                spans.setdefault((start, end), float(scores[first, more]))
         return nothing, spans
 
     def _whole_words(self, window: Encoding, context: str, first: int, last: int) -> Span:
         """The characters of tokens ``first`` to ``last`` and of the rest of the words that they begin and end in."""
         offsets, words = window.offsets, window.word_ids
-        knows_words = bool(continuing_prefix(self._reader.tokenizer("only_second")))
+        knows_words = bool(continuing_prefix(self._reader.any_tokenizer()))
 
         def joined(left: int) -> bool:
             if words[left] is None or words[left] != words[left + 1]:

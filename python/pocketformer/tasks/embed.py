@@ -12,6 +12,7 @@ from ..batches import BATCH_TOKENS, Progress, sequence_outputs
 from ..engine import Outputs
 from ..model import Model
 from .inputs import Text, as_list, as_texts
+from .late_chunking import POOLS, LateChunking, Span, check_chunks, joined
 from .precision import Precision, check_precision, quantized
 
 Similarity: TypeAlias = Literal["cosine", "dot", "euclidean", "manhattan"]
@@ -49,6 +50,8 @@ class Embedder(Model):
         normalize: bool = False,
         truncate_dim: int | None = None,
         ranges: ArrayLike | None = None,
+        max_length: int | None = None,
+        late_chunking: bool = False,
         batch_tokens: int = BATCH_TOKENS,
         progress: Progress | None = None,
     ) -> NDArray[Any]:
@@ -63,24 +66,70 @@ class Embedder(Model):
         ``ranges`` [2, width], its lowest and highest value; None takes those of these texts), ``binary`` and
         ``ubinary`` (signs, eight to a byte).
 
+        Texts are cut at ``max_length`` tokens, special ones included; None takes :attr:`max_length`, and
+        ``info()["max_length"]`` is the most. With ``late_chunking`` the texts are the consecutive chunks of one
+        document, with the white space between them, and each is embedded within the whole: see :meth:`encode_chunks`.
+
         Texts of like length run together, at most ``batch_tokens`` tokens at once: more takes more memory, and the
         result is the same to the last bit. ``progress(done, total)`` is called after each batch.
 
-        Raises ValueError for an unknown prompt or precision, or a ``truncate_dim`` beyond the width.
+        Raises ValueError for an unknown prompt or precision, a ``truncate_dim`` beyond the width or a ``max_length``
+        beyond what the model reads.
         """
         if batch_tokens < 1:
             raise ValueError(f"batch_tokens is {batch_tokens}; it must be at least 1")
         check_precision(precision)
         width = self._dimensions(truncate_dim)
         single = isinstance(texts, str)
+        if late_chunking:
+            document, chunks = joined(as_list(texts)[0])  # type: ignore[arg-type]  # pairs are refused
+            rows = self._chunks(document, chunks, prompt, max_length, progress)
+            return _finished(rows[:, :width], normalize, precision, ranges)[0 if single else slice(None)]
+        self._reader.check_length(max_length)
         listed: list[Text] = list(as_list(texts)[0]) if _is_plain(texts) else as_texts(texts)[0]  # type: ignore[arg-type]
-        sequences, types = self._reader.inputs(self._prompted(listed, prompt))
+        sequences, types = self._reader.inputs(self._prompted(listed, prompt), max_length=max_length)
         rows = sequence_outputs(self._engine, sequences, types, batch_tokens=batch_tokens, progress=progress)
-        rows = rows[:, :width]
-        if normalize:
-            rows = normalized(rows)
-        result = quantized(rows, precision, ranges)
+        result = _finished(rows[:, :width], normalize, precision, ranges)
         return result[0] if single else result
+
+    def encode_chunks(
+        self,
+        document: str,
+        chunks: Iterable[Span],
+        *,
+        prompt: str | None = None,
+        precision: Precision = "float32",
+        normalize: bool = False,
+        truncate_dim: int | None = None,
+        ranges: ArrayLike | None = None,
+        max_length: int | None = None,
+        progress: Progress | None = None,
+    ) -> NDArray[Any]:
+        """Embeddings of parts of one document, each of which has seen all of it: float32 [chunks, width].
+
+        ``chunks`` are ``(start, end)`` in characters of ``document``, in any order; they may overlap. The document goes
+        through the model in one pass, and the states of the tokens that start in a chunk are pooled (late chunking,
+        Günther et al., arXiv 2409.04701). Special tokens and those of the prompt belong to no chunk.
+
+        A document beyond ``max_length`` tokens (None takes :attr:`max_length`) is read in overlapping windows, which a
+        UserWarning says once; each token is taken from the window that has more around it. ``progress(done, total)`` is
+        called after each. The other arguments are those of :meth:`encode`.
+
+        Example:
+            >>> sentences = [m.span() for m in re.finditer(r"[^.]+.", document)]  # doctest: +SKIP
+            >>> model.encode_chunks(document, sentences).shape  # doctest: +SKIP
+            (12, 768)
+
+        Raises ValueError for a chunk that lies outside of the document or has no token, and for a model that does not
+        pool by the mean or maximum of its tokens.
+        """
+        check_precision(precision)
+        width = self._dimensions(truncate_dim)
+        texts, single = as_list(document, "document")
+        if not single:
+            raise TypeError(f"document is a {type(document).__name__}; pass one str, or the chunks of it to encode")
+        rows = self._chunks(texts[0], check_chunks(list(chunks), len(document)), prompt, max_length, progress)
+        return _finished(rows[:, :width], normalize, precision, ranges)
 
     def encode_query(self, texts: str | Iterable[Text | list[str]], **options: Any) -> NDArray[Any]:
         """:meth:`encode` with the prompt ``query`` where the checkpoint has it."""
@@ -118,11 +167,36 @@ class Embedder(Model):
             raise ValueError(f"truncate_dim is {truncate_dim}; the model's embeddings have {whole} dimensions")
         return truncate_dim
 
+    def _chunks(
+        self, document: str, chunks: list[Span], prompt: str | None, max_length: int | None, progress: Progress | None
+    ) -> Outputs:
+        pools = sorted({op["kind"] for op in self._engine.file.graph.ops if op["op"] == "pool"})
+        if not set(pools) <= set(POOLS):
+            raise ValueError(
+                f"{self._source[0]} pools by {', '.join(pools)}, a token that chunks do not have; late chunking needs "
+                f"a model that pools by {' or '.join(POOLS)}: encode the chunks as texts"
+            )
+        prefix = self._prompt(prompt)
+        length = self._reader.check_length(max_length)
+        if not chunks:
+            return np.zeros((0, self._engine.width), np.float32)
+        text, moved = prefix + document, len(prefix)
+        windows, shared = self._reader.document(text, length)
+        spans = [(begin + moved, end + moved) for begin, end in chunks]
+        return LateChunking(self._engine).encode(text, windows, shared, spans, progress)
+
     def _prompted(self, texts: list[Text], prompt: str | None) -> list[Text]:
+        prefix = self._prompt(prompt)
+        if not prefix:
+            return texts
+        return [prefix + item if isinstance(item, str) else (prefix + item[0], item[1]) for item in texts]
+
+    def _prompt(self, prompt: str | None) -> str:
+        """What stands before each text."""
         text = self._engine.file.text
         name = text.get("default_prompt_name") if prompt is None else prompt
         if not name:
-            return texts
+            return ""
         if name not in self.prompts:
             known = ", ".join(map(repr, self.prompts)) or "none"
             raise ValueError(f"prompt is {name!r}; the model has {known}: put other words before the texts yourself")
@@ -132,7 +206,11 @@ class Embedder(Model):
                 f"prompt is {name!r}, whose tokens this model leaves out when it pools, which is not supported: "
                 "pass prompt='' to go without"
             )
-        return [prefix + item if isinstance(item, str) else (prefix + item[0], item[1]) for item in texts]
+        return prefix
+
+
+def _finished(rows: Outputs, normalize: bool, precision: Precision, ranges: ArrayLike | None) -> NDArray[Any]:
+    return quantized(normalized(rows) if normalize else rows, precision, ranges)
 
 
 def normalized(rows: Outputs) -> Outputs:

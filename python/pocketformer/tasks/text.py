@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 CHUNK = 32  # texts tokenized at once: encodings hold some hundred bytes a token until their ids are taken
 QUESTION_STRIDE = 128  # tokens that neighbouring windows of a long context share
+DOCUMENT_STRIDE = 256  # those that windows of a document share whose tokens are all wanted
+TOKENIZERS = 4  # kept: a large vocabulary takes tens of megabytes
 
 Truncation: TypeAlias = Literal["longest_first", "only_first", "only_second"]
 """What is cut of a pair that is too long, as transformers names it; ``only_second`` keeps the rest as windows."""
@@ -30,7 +32,7 @@ Truncation: TypeAlias = Literal["longest_first", "only_first", "only_second"]
 class TextReader:
     """Tokenizes for one model; the tokenizer is loaded when the first text comes.
 
-    Texts longer than ``max_length`` tokens are cut and a UserWarning says so once.
+    Texts longer than ``max_length`` tokens, that of the file or of a call, are cut and a UserWarning says so once.
     """
 
     def __init__(self, file: PocketFile, threads: int) -> None:
@@ -39,29 +41,54 @@ class TextReader:
         self._parallel = threads > 1
         self._typed = file.graph.type_vocab_size > 1
         self._lock = threading.Lock()
-        self._tokenizers: dict[Truncation, Tokenizer] = {}
-        self._warned = False
+        self._tokenizers: dict[tuple[Truncation, int, int], Tokenizer] = {}
+        self._warned: set[str] = set()
 
-    def tokenizer(self, truncation: Truncation = "longest_first") -> Tokenizer:
+    def tokenizer(
+        self, truncation: Truncation = "longest_first", max_length: int | None = None, stride: int = 0
+    ) -> Tokenizer:
         """Raises ValueError when the file has no tokenizer, PocketFileError when it cannot be read.
 
-        How it truncates is a state of the tokenizer, which several threads use: there is one for each way.
+        How it truncates is a state of the tokenizer, which several threads use: there is one for each way, of which the
+        latest are kept.
         """
+        key = truncation, max_length or self.max_length, stride
         with self._lock:
-            if truncation not in self._tokenizers:
-                self._tokenizers[truncation] = self._load(truncation)
-            return self._tokenizers[truncation]
+            found = self._tokenizers.pop(key) if key in self._tokenizers else self._load(*key)
+            while len(self._tokenizers) >= TOKENIZERS:
+                del self._tokenizers[next(iter(self._tokenizers))]
+            self._tokenizers[key] = found
+            return found
+
+    def any_tokenizer(self) -> Tokenizer:
+        """One whose way to truncate does not matter: what is there already."""
+        with self._lock:
+            found = next(reversed(self._tokenizers.values()), None)
+        return self.tokenizer() if found is None else found
+
+    def check_length(self, max_length: int | None) -> int:
+        """The tokens at which texts are cut. Raises ValueError for more than the model reads, or too few for a text."""
+        if max_length is None:
+            return self.max_length
+        limit, special = self._file.graph.max_length, self.any_tokenizer().num_special_tokens_to_add(True)
+        if not special < max_length <= limit:
+            raise ValueError(f"max_length is {max_length}; it must be between {special + 1} and the model's {limit}")
+        return max_length
 
     def sequences(self, texts: Sequence[Text]) -> list[Ids]:
         """The ids of each text or pair, special tokens included."""
         return self.inputs(texts)[0]
 
     def inputs(
-        self, texts: Sequence[Text], truncation: Truncation = "longest_first", name: str = "texts"
+        self,
+        texts: Sequence[Text],
+        truncation: Truncation = "longest_first",
+        name: str = "texts",
+        max_length: int | None = None,
     ) -> tuple[list[Ids], list[Ids] | None]:
         """The ids of each text or pair, and their token types where there are pairs and the model knows types.
 
-        Errors call text i ``name[i]``.
+        Errors call text i ``name[i]``. ``max_length`` is one that :meth:`check_length` allowed.
         """
         ids: list[Ids] = []
         types: list[Ids] = []
@@ -69,31 +96,50 @@ class TextReader:
         typed = self._typed and any(isinstance(text, tuple) for text in texts)
         for begin in range(0, len(texts), CHUNK):
             chunk = texts[begin : begin + CHUNK]
-            encodings = self._encode(chunk, truncation, name, begin)
+            encodings = self._encode(chunk, truncation, name, begin, max_length=max_length)
             ids += [_array(encoding.ids) for encoding in encodings]
             if typed:
                 types += [_array(encoding.type_ids) for encoding in encodings]
-            if not self._warned:
+            if "cut" not in self._warned:
                 cuts += self._cuts(chunk, encodings)
-        self._warn(len(texts), cuts)
+        self._warn_of_cuts(len(texts), cuts, max_length)
         return ids, types if typed else None
 
     def encodings(self, texts: Sequence[str]) -> list[Encoding]:
         """The encoding of each text, with offsets and word numbers."""
         encodings = self._encode(texts, offsets=True)
-        self._warn(len(texts), self._cuts(texts, encodings))
+        self._warn_of_cuts(len(texts), self._cuts(texts, encodings))
         return encodings
 
-    def windows(self, question: str, context: str) -> list[Encoding]:
+    def windows(self, question: str, context: str, max_length: int | None = None) -> list[Encoding]:
         """``question`` with each of the overlapping windows of ``context``."""
         check_unicode("question", question)
         check_unicode("context", context)
+        length = max_length or self.max_length
+        tokenizer = self.tokenizer("only_second", length, min(QUESTION_STRIDE, length // 4))
         with _explained(
             ValueError,
-            f"the question {question[:60]!r} leaves no room for its context in {self.max_length} tokens: shorten it",
+            f"the question {question[:60]!r} leaves no room for its context in {length} tokens: shorten it",
         ):
-            encoding = self.tokenizer("only_second").encode(*self._parts((question, context)))
+            encoding = tokenizer.encode(*self._parts((question, context)))
         return [encoding, *encoding.overflowing]
+
+    def document(self, text: str, max_length: int | None = None) -> tuple[list[Encoding], int]:
+        """The overlapping windows of a document, one where it fits, and the tokens that neighbours share."""
+        check_unicode("document", text)
+        length = max_length or self.max_length
+        stride = min(DOCUMENT_STRIDE, length // 4)
+        tokenizer = self.tokenizer("only_first", length, stride)
+        with self._refusal("longest_first"):
+            encoding = tokenizer.encode(*self._parts(text))
+        windows = [encoding, *encoding.overflowing]
+        if len(windows) > 1:
+            self._warn(
+                "windows",
+                f"the document is longer than the {length} tokens of one pass: it is read in {len(windows)} windows "
+                f"that share {stride} tokens with the next (later ones are not reported)",
+            )
+        return windows, stride
 
     def types(self, encodings: Iterable[Encoding]) -> list[Ids] | None:
         """The token types of pairs, or None for a model without them."""
@@ -106,8 +152,9 @@ class TextReader:
         name: str = "texts",
         begin: int = 0,
         offsets: bool = False,
+        max_length: int | None = None,
     ) -> list[Encoding]:
-        tokenizer = self.tokenizer(truncation)
+        tokenizer = self.tokenizer(truncation, max_length)
         batch = tokenizer.encode_batch if offsets else getattr(tokenizer, "encode_batch_fast", tokenizer.encode_batch)
         parts = [self._parts(text) for text in texts]
         try:
@@ -141,26 +188,31 @@ class TextReader:
 
     def _cuts(self, texts: Sequence[Text], encodings: Sequence[Encoding]) -> list[int]:
         """How many tokens each text that was too long lost; 0 of a pair, where it depends on which is counted."""
-        special = self.tokenizer().num_special_tokens_to_add(False) if any(e.overflowing for e in encodings) else 0
+        special = self.any_tokenizer().num_special_tokens_to_add(False) if any(e.overflowing for e in encodings) else 0
         return [
             sum(len(part.ids) - special for part in encoding.overflowing) if isinstance(text, str) else 0
             for text, encoding in zip(texts, encodings, strict=True)
             if encoding.overflowing
         ]
 
-    def _warn(self, texts: int, cuts: Sequence[int]) -> None:
-        if not cuts or self._warned:
+    def _warn_of_cuts(self, texts: int, cuts: Sequence[int], max_length: int | None = None) -> None:
+        if not cuts:
             return
-        self._warned = True
         longest = f"; {max(cuts)} tokens were cut from the longest" if max(cuts) else " and were cut"
-        warnings.warn(
-            f"{len(cuts)} of {texts} texts are longer than the {self.max_length} tokens this model reads{longest}: "
-            "split long texts (later cuts are not reported)",
-            UserWarning,
-            stacklevel=_caller(),
+        reads = f"{self.max_length} tokens this model reads" if max_length is None else f"{max_length} of max_length"
+        self._warn(
+            "cut",
+            f"{len(cuts)} of {texts} texts are longer than the {reads}{longest}: split long texts (later cuts are not "
+            "reported)",
         )
 
-    def _load(self, truncation: Truncation) -> Tokenizer:
+    def _warn(self, kind: str, message: str) -> None:
+        """Once for each kind."""
+        if kind not in self._warned:
+            self._warned.add(kind)
+            warnings.warn(message, UserWarning, stacklevel=_caller())
+
+    def _load(self, truncation: Truncation, max_length: int, stride: int) -> Tokenizer:
         content = self._file.tokenizer()
         if content is None:
             raise ValueError(
@@ -173,8 +225,9 @@ class TextReader:
             tokenizer: Tokenizer = Tokenizer.from_buffer(content)
             tokenizer.no_padding()
             side = (tokenizer.truncation or {}).get("direction", "right")
-            stride = min(QUESTION_STRIDE, self.max_length // 4) if truncation == "only_second" else 0
-            tokenizer.enable_truncation(self.max_length, stride=stride, strategy=truncation, direction=side)
+            if truncation == "only_first" and stride:
+                side = "right"  # windows in the order of the document
+            tokenizer.enable_truncation(max_length, stride=stride, strategy=truncation, direction=side)
         return tokenizer
 
 

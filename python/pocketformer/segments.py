@@ -1,0 +1,79 @@
+"""Parts of a packed graph as graphs of their own, which share its tensors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from .graph import TOKENS, Array, Graph, Op
+from .layout import ALIGNMENT, table_rows
+
+ROWS = "row of the first part"
+"""The input that looks up the rows that the second part works on."""
+
+_TABLE, _VALUE = "rows of the first part", "first part"
+_SUFFIXES = ("weight", "scale", "colsum", "codebook", "minimum")
+_MOST_ROWS = 1 << 20
+
+
+def before_pool(graph: Graph) -> Graph:
+    """What a graph of text does up to its pooling: float32 [tokens, width]."""
+    place = _pool_of(graph)
+    return _part(graph, graph.ops[:place], graph.ops[place]["in"], graph.domains[:1], graph.inputs)
+
+
+def after_pool(graph: Graph, rows: Array) -> Graph:
+    """What a graph of text makes of ``rows`` float32 [n, width] that stand where its pooling reads.
+
+    They are looked up by the input :data:`ROWS`, in sequences of any number of tokens.
+    """
+    place = _pool_of(graph)
+    tokens = {"name": TOKENS, "kind": "ragged", "max_rows": _MOST_ROWS}
+    read = graph.ops[place]["in"]
+    ops = [{**op, "in": _VALUE} if op.get("in") == read else op for op in graph.ops[place:]]
+    index = {"name": ROWS, "domain": TOKENS, "dtype": "i32", "limit": len(rows)}
+    part = _part(graph, ops, graph.output, [tokens, *graph.domains[1:]], [index])
+    facts = {"format": "f32", "n": len(rows), "k": rows.shape[1], "layout": "rows"}
+    return replace(
+        part,
+        ops=[{"op": "embed", "out": _VALUE, "tables": [{"weight": _TABLE, "index": ROWS}]}, *part.ops],
+        weights={**part.weights, _TABLE: facts},
+        params={**part.params, f"{_TABLE}.weight": _as_table(rows)},
+    )
+
+
+def _pool_of(graph: Graph) -> int:
+    return next(i for i, op in enumerate(graph.ops) if op["op"] == "pool")
+
+
+def _part(
+    graph: Graph, ops: list[Op], output: str, domains: list[dict[str, Any]], inputs: list[dict[str, Any]]
+) -> Graph:
+    weights = {op["weight"] for op in ops if op["op"] == "linear"}
+    weights |= {table["weight"] for op in ops for table in op.get("tables", [])}
+    names = {f"{weight}.{suffix}" for weight in weights for suffix in _SUFFIXES}
+    names |= {value for op in ops for value in op.values() if isinstance(value, str)}
+    states = {op["state"] for op in ops if "state" in op}
+    return replace(
+        graph,
+        domains=domains,
+        inputs=inputs,
+        weights={name: facts for name, facts in graph.weights.items() if name in weights},
+        states=[state for state in graph.states if state["name"] in states],
+        ops=ops,
+        output=output,
+        params={name: array for name, array in graph.params.items() if name in names},
+    )
+
+
+def _as_table(rows: Array) -> Array:
+    """A copy as tables lie in a file: aligned, and padded where the runtime reads beyond the last row."""
+    n, k = rows.shape
+    shape = table_rows(n, k, rows.itemsize), k
+    memory = np.zeros(shape[0] * k * rows.itemsize + ALIGNMENT, np.uint8)
+    begin = -memory.ctypes.data % ALIGNMENT
+    table: Array = memory[begin : begin + shape[0] * k * rows.itemsize].view(np.float32).reshape(shape)
+    table[:n] = rows
+    return table
