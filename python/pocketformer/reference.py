@@ -381,7 +381,7 @@ def pool(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Ar
         "cls": lambda x: x[0],
         "max": lambda x: x.max(axis=0),
     }
-    return np.stack([reduce[op["kind"]](inputs[0][rows]) for rows in batch.sequences[of]])
+    return np.stack([reduce[op["kind"]](inputs[0][rows][op.get("begin", 0) :]) for rows in batch.sequences[of]])
 
 
 def select(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import ViTConfig, ViTForImageClassification, ViTForMaskedImageModeling, ViTImageProcessor
+from transformers import ViTConfig, ViTForImageClassification
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil as ViTImageProcessor
 
 import pocketformer
 from pocketformer.errors import CheckpointError, UnsupportedModelError
@@ -100,9 +101,10 @@ def test_float_pixels_are_taken_as_they_are(folder: Path, tmp_path: Path) -> Non
     ("image", "error", "message"),
     [
         (np.zeros((SIZE, SIZE, 3)), TypeError, r"images\[0\] is float64; pass a numpy array of uint8 or float32"),
-        (np.zeros((SIZE, SIZE + 1, 3), np.uint8), ValueError, r"\[32, 33, 3\]; it must be \[32, 32, 3\]: resize it"),
-        (np.full((SIZE, SIZE, 3), np.nan, np.float32), ValueError, r"pixels\[0\] holds nan"),
-        (["photo.jpg"], TypeError, r"images\[0\] is str"),
+        (np.zeros((SIZE, SIZE + 1, 3), np.float32), ValueError, r"\[32, 33, 3\]; it must be \[32, 32, 3\] and normal"),
+        (np.full((SIZE, SIZE, 3), np.nan, np.float32), ValueError, r"images\[0\] holds nan"),
+        ([np.zeros((SIZE, SIZE, 3), np.uint8), 3], TypeError, r"images\[1\] is int"),
+        (["photo.jpg"], FileNotFoundError, "photo.jpg"),
     ],
 )
 def test_wrong_images(folder: Path, tmp_path: Path, image: Any, error: type[Exception], message: str) -> None:
@@ -117,11 +119,18 @@ def test_wrong_images(folder: Path, tmp_path: Path, image: Any, error: type[Exce
 
 def test_other_heads_and_sizes_are_refused_by_name(tmp_path: Path) -> None:
     config = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=16)
-    ViTForMaskedImageModeling(config).save_pretrained(tmp_path)
-    with pytest.raises(UnsupportedModelError, match=r"ViTForMaskedImageModeling.*supported of its family"):
-        load_checkpoint(tmp_path)
     ViTForImageClassification(config).save_pretrained(tmp_path)
-    text = (tmp_path / "config.json").read_text(encoding="utf-8")
-    (tmp_path / "config.json").write_text(text.replace('"image_size": 16', '"image_size": 24'), encoding="utf-8")
-    with pytest.raises((UnsupportedModelError, CheckpointError), match="'image_size' is 24, no multiple"):
+    with pytest.raises(CheckpointError, match=r"preprocessor_config.json is missing"):
         load_checkpoint(tmp_path)
+    ViTImageProcessor(size={"height": 24, "width": 24}).save_pretrained(tmp_path)
+    text = (tmp_path / "config.json").read_text(encoding="utf-8")
+    for old, new, message in (
+        ("ViTForImageClassification", "ViTForPoses", r"ViTForPoses.*supported of its family"),
+        ('"image_size": 16', '"image_size": 24', "'image_size' is 24, no multiple"),
+        ('"image_size": 16', '"image_size": 16', "'image_size' is 16, but the preprocessing makes images of 24 × 24"),
+        ('"num_channels": 3', '"num_channels": 1', "'num_channels' is 1; images have red, green and blue"),
+        ('"patch_size": 16', '"patch_size": 32', "'patch_size' is 32, larger than 'image_size' 16"),
+    ):
+        (tmp_path / "config.json").write_text(text.replace(old, new), encoding="utf-8")
+        with pytest.raises((UnsupportedModelError, CheckpointError), match=message):
+            load_checkpoint(tmp_path)

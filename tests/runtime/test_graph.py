@@ -135,6 +135,8 @@ FIELD_ERRORS: list[tuple[str, str, Any, str]] = [
     ("pool", "in", "pool99", "'in' names 'pool99', which no earlier operator writes"),
     ("pool", "domain", "tokens", "'domain' names 'tokens', which is not made from 'tokens' in this way"),
     ("pool", "domain", "rows", "'domain' names 'rows', which is no domain"),
+    ("pool", "begin", 1, "'begin' is 1, but 'tokens' may have sequences of 1 rows"),
+    ("pool", "begin", -1, "'begin' is -1"),
 ]
 
 

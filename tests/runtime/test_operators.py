@@ -91,7 +91,8 @@ def test_rows_before_every_sequence(isa: str) -> None:
     x = build.embed([Table("positions", floats(6, 24, seed=3), "positions")], add_to=x)
     qkv = build.linear(x, floats(72, 24), name="qkv")
     x = build.linear(build.attention(qkv, heads=2, head_dim=12), floats(24, 24), name="out", residual=x)
-    graph = build.build(build.pool(x, "cls"))
+    second, patches = build.pool(x, "cls", begin=1), build.pool(x, "mean", begin=2)
+    graph = build.build(build.linear(second, floats(24, 24), name="both", residual=patches))
     images = floats(2 * 80, 3)
     together = agree(graph, {"image": images}, isa)
     for row, part in zip(together, (images[:80], images[80:]), strict=True):

@@ -1,4 +1,4 @@
-"""Embed texts with a pocket file."""
+"""Embed texts or images with a pocket file."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 from .. import console
 from . import options
 
-HELP = "embed texts"
+HELP = "embed texts or images"
 EXAMPLE = """  pocketformer encode minilm.pocket "A cat sits on the mat." "It rains."
-  pocketformer encode minilm.pocket --input texts.txt -o embeddings.npy"""
+  pocketformer encode minilm.pocket --input texts.txt -o embeddings.npy
+  pocketformer encode dinov2.pocket photos/ -o features.npy"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +20,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     options.threads(parser)
     parser.add_argument("--prompt", metavar="NAME", help="a named prompt of the model, put before each text")
     parser.add_argument("--max-length", metavar="N", type=int, help="tokens at which texts are cut")
-    parser.add_argument("-o", "--output", metavar="FILE.npy", help="save float32 [texts, width] as a numpy file")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE.npy", help="save float32 [texts or images, width] as a numpy file"
+    )
 
 
 def execute(args: argparse.Namespace) -> dict[str, Any]:
@@ -27,24 +30,39 @@ def execute(args: argparse.Namespace) -> dict[str, Any]:
 
     from ..model import load
 
-    texts = options.read_texts(args)
-    embeddings = load(args.model, args.threads).encode(texts, prompt=args.prompt, max_length=args.max_length)
-    result: dict[str, Any] = {"texts": len(texts), "width": embeddings.shape[1]}
+    texts, model = options.read_texts(args), load(args.model, args.threads)
+    given = "image" if options.takes_images(model.task) else "text"
+    if given == "image":
+        from ..tasks.pixels import image_files
+
+        if args.prompt is not None:
+            raise ValueError(f"--prompt was given, but the model's task is {model.task!r}; leave it out")
+        if args.max_length is not None:
+            raise ValueError(f"--max-length was given, but the model's task is {model.task!r}; leave it out")
+        texts = image_files(texts)
+        embeddings = model.encode(texts)
+    else:
+        embeddings = model.encode(texts, prompt=args.prompt, max_length=args.max_length)
+    result: dict[str, Any] = {f"{given}s": len(texts), "width": embeddings.shape[1]}
     if args.output:
         with open(args.output, "wb") as file:  # np.save would append .npy to another name
             np.save(file, embeddings)
         return {**result, "file": args.output}
     rows = zip(texts, embeddings.tolist(), strict=True)
-    return {**result, "results": [{"text": text, "embedding": row} for text, row in rows]}
+    return {**result, "results": [{given: text, "embedding": row} for text, row in rows]}
 
 
 def show(result: dict[str, Any]) -> None:
     if "file" in result:
-        print(f"{result['file']}: float32 [{result['texts']}, {result['width']}]")
+        count = result.get("images") or result["texts"]
+        print(f"{result['file']}: float32 [{count}, {result['width']}]")
         return
     rows = [
-        (console.shorten(entry["text"]), " ".join(f"{value:+.4f}" for value in entry["embedding"][:4]) + " …")
+        (
+            console.shorten(entry.get("image") or entry["text"]),
+            " ".join(f"{value:+.4f}" for value in entry["embedding"][:4]) + " …",
+        )
         for entry in result["results"]
     ]
-    console.table(f"Embeddings of {result['width']} dimensions", ("text", "first values"), rows)
+    console.table(f"Embeddings of {result['width']} dimensions", ("", "first values"), rows)
     print("All values: --json, or -o FILE.npy")

@@ -71,6 +71,16 @@ def _ranges(ids: list[int]) -> str:
     return ", ".join(f"{a}-{b}" if b > a else str(a) for a, b in zip(firsts, lasts, strict=True))
 
 
+def _input_rows(model: dict[str, Any]) -> list[tuple[str, str]]:
+    if "image" in model:
+        return [("image", f"{model['image']['height']} × {model['image']['width']} pixels")]
+    return [
+        ("longest text", f"{model['text'].get('max_length') or model['max_length']} tokens"),
+        ("longest sequence", f"{model['max_length']} tokens"),
+        ("tokenizer", "in the file" if model["tokenizer"] else "none"),
+    ]
+
+
 def _show_model(model: dict[str, Any], plan: list[dict[str, int]]) -> None:
     rows = [
         *((key, model[key]) for key in ("source", "license") if model.get(key)),
@@ -81,14 +91,14 @@ def _show_model(model: dict[str, Any], plan: list[dict[str, int]]) -> None:
         ("weights", model["weights"]),
         ("file", console.megabytes(model["file_bytes"])),
         ("output", f"{model['output']} × {model['width']}"),
-        ("longest text", f"{model['text'].get('max_length') or model['max_length']} tokens"),
-        ("longest sequence", f"{model['max_length']} tokens"),
-        ("tokenizer", "in the file" if model["tokenizer"] else "none"),
+        *_input_rows(model),
         ("runs on", f"{model['isa']}, {model['threads']} threads"),
     ]
     console.table(model["name"], ("", ""), rows)
     sizes = sorted(model["tensor_bytes"].items(), key=lambda item: -item[1])
     console.table("Parameters by type", ("dtype", "size"), [(name, console.megabytes(size)) for name, size in sizes])
+    if not plan:
+        return
     console.table(
         "Working memory of one sequence",
         ("tokens", "memory"),

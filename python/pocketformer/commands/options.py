@@ -35,8 +35,15 @@ def batches(parser: argparse.ArgumentParser, default: list[int]) -> None:
 
 
 def texts(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts; without any, lines of --input or of stdin")
-    parser.add_argument("--input", metavar="FILE", help="read texts from FILE, one a line (- is stdin)")
+    parser.add_argument(
+        "texts",
+        nargs="*",
+        metavar="TEXT",
+        help="texts, or image files and folders of them; without any, lines of --input or of stdin",
+    )
+    parser.add_argument(
+        "--input", metavar="FILE", help="read texts or names of images from FILE, one a line (- is stdin)"
+    )
 
 
 def read_texts(args: argparse.Namespace) -> list[str]:
@@ -54,6 +61,11 @@ def read_texts(args: argparse.Namespace) -> list[str]:
     if not lines:
         raise ValueError("the input is empty; give at least one text")
     return lines
+
+
+def takes_images(task: str) -> bool:
+    """Whether what is given names images."""
+    return task in ("classify_image", "embed_image")
 
 
 def _lines(source: str, content: bytes) -> list[str]:

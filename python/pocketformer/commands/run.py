@@ -1,4 +1,4 @@
-"""Do with texts what the model was trained for: embed, classify, rank, tag, answer a question or fill a mask."""
+"""Do with texts or images what the model was trained for: embed, classify, rank, tag, answer or fill a mask."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from . import encode, options
 if TYPE_CHECKING:
     from ..model import Model
 
-HELP = "run the file's own task on texts"
+HELP = "run the file's own task on texts or images"
 EXAMPLE = """  pocketformer run sentiment.pocket "What a film!"
   pocketformer run nli.pocket "The stove is hot." --pair "Do not touch it."
   pocketformer run nli.pocket "The stove is hot." --labels kitchen weather
   pocketformer run reranker.pocket --query "Who wrote it?" "It rains." "Ada wrote the letter."
   pocketformer run qa.pocket --question "Who wrote it?" "The letter was written by Ada."
-  pocketformer run bert.pocket "Paris is the [MASK] of France." --top-k 3"""
+  pocketformer run bert.pocket "Paris is the [MASK] of France." --top-k 3
+  pocketformer run vit.pocket photo.jpg more-photos/"""
 
 AGGREGATIONS = ("none", "simple", "first", "max", "average")  # those of tasks/tag.py, whose import would cost
 _TASK_OPTIONS = {
@@ -53,8 +54,13 @@ def execute(args: argparse.Namespace) -> dict[str, Any]:
         if getattr(args, name) and model.task != task:
             option = name.replace("_", "-")
             raise ValueError(f"--{option} was given, but the model's task is {model.task!r}; leave it out")
+    if options.takes_images(model.task):
+        from ..tasks.pixels import image_files
+
+        texts = image_files(texts)
     found = _results(model, texts, args)
-    results = [{"text": text, **result} for text, result in found]
+    given = "image" if options.takes_images(model.task) else "text"
+    results = [{given: text, **result} for text, result in found]
     return {"task": model.task, "width": model.width, "results": results}
 
 
@@ -62,11 +68,13 @@ def _results(model: Model, texts: list[str], args: argparse.Namespace) -> list[t
     top_k: int = args.top_k
     if args.query:
         return [(texts[i], {"score": score, "index": i}) for i, score in model.rank(args.query, texts, top_k)]
-    if model.task == "embed":
+    if model.task in ("embed", "embed_image"):
         results: list[dict[str, Any]] = [{"embedding": row} for row in model.encode(texts).tolist()]
     elif model.task == "classify":
         rows: list[Any] = [text if args.pair is None else (text, args.pair) for text in texts]
         results = [{"labels": _dicts(labels[:top_k])} for labels in model.classify(rows, labels=args.labels)]
+    elif model.task == "classify_image":
+        results = [{"labels": _dicts(labels)} for labels in model.classify(texts, top_k=top_k)]
     elif model.task == "tag":
         results = [{"entities": _dicts(found)} for found in model.tag(texts, aggregation=args.aggregation)]
     elif model.task == "fill_mask":
@@ -88,15 +96,15 @@ def _dicts(results: Any) -> list[dict[str, Any]]:
 
 def show(result: dict[str, Any]) -> None:
     results = result["results"]
-    if result["task"] == "embed":
+    if result["task"] in ("embed", "embed_image"):
         encode.show({**result, "texts": len(results)})
         return
     if "index" in results[0]:
         console.table("Ranking", ("text", "score"), [_row(entry, "text") for entry in results])
         return
     for entry in results:
-        title = console.shorten(entry["text"], 100)
-        if result["task"] == "classify":
+        title = console.shorten(entry.get("image") or entry["text"], 100)
+        if result["task"] in ("classify", "classify_image"):
             console.table(title, ("label", "score"), [_row(label, "label") for label in entry["labels"]])
         elif result["task"] == "tag":
             rows = [(e["text"], e["label"], f"{e['score']:.3f}", f"{e['start']}–{e['end']}") for e in entry["entities"]]

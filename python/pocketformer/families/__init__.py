@@ -6,21 +6,23 @@ its ``config.json``, and add it to the parity tests.
 
 from __future__ import annotations
 
-from . import vit
 from .albert import ALBERT
 from .bert import BERT
+from .dinov2 import DINOV2, DINOV2_WITH_REGISTERS
 from .distilbert import DISTILBERT
 from .family import Family
+from .image import ImageFamily
 from .modernbert import MODERNBERT
 from .mpnet import MPNET
 from .roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
+from .vit import DEIT, VIT
 
 FAMILIES: dict[str, Family] = {
     family.name: family for family in (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, MPNET, ALBERT, MODERNBERT)
 }
 
-IMAGE_FAMILIES = {vit.NAME: vit}
-"""Families over pixels, by ``model_type``: modules with ``BASE``, ``PATCH_TABLE``, ``CLASSES`` and ``classifier``."""
+IMAGE_FAMILIES: dict[str, ImageFamily] = {family.name: family for family in (VIT, DEIT, DINOV2, DINOV2_WITH_REGISTERS)}
+"""Families over pixels, by ``model_type``."""
 
 TASKS = {
     "Model": "embed",
@@ -35,4 +37,4 @@ TASKS = {
 CLASSES = {family.classes + suffix: task for family in FAMILIES.values() for suffix, task in TASKS.items()}
 """The classes of transformers that are understood, and their tasks."""
 
-__all__ = ["CLASSES", "FAMILIES", "IMAGE_FAMILIES", "TASKS", "Family"]
+__all__ = ["CLASSES", "FAMILIES", "IMAGE_FAMILIES", "TASKS", "Family", "ImageFamily"]

@@ -14,6 +14,7 @@ from ..lazy import Float32
 from .adapter import Adapter, open_adapter, refuse_lone_adapter
 from .config import Config
 from .foreign import refuse_foreign_computation
+from .images import read_preprocessing
 from .names import Names, find_names
 from .provenance import license_of, model_name, repository
 from .sentence_settings import SentenceSettings
@@ -161,38 +162,28 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
 def _load_images(root: Path, config: Config) -> Checkpoint:
     family = IMAGE_FAMILIES[config.text("model_type", "")]
     refuse_foreign_computation(config, repository(root, config))
-    if _architecture(config) not in family.CLASSES:
+    architecture = _architecture(config) or next(iter(family.classes))
+    if architecture not in family.classes:
         raise UnsupportedModelError(
-            f"{config.path}: architecture {_architecture(config)!r} is not supported; supported of its family are "
-            f"{', '.join(family.CLASSES)}"
+            f"{config.path}: architecture {architecture!r} is not supported; supported of its family are "
+            f"{', '.join(family.classes)}"
         )
-    source = HuggingFaceSource.open(root, root, config, family.BASE, family.PATCH_TABLE)
-    builder, output = family.classifier(config, source)
+    task = family.classes[architecture]
+    source = HuggingFaceSource.open(root, root, config, family.base, family.table)
+    image = read_preprocessing(root)
+    builder, output = family.build(config, source, architecture, (image["height"], image["width"]))
     graph = builder.build(output)
-    grid = graph.domains[0]
     model: dict[str, Any] = {
         "name": source.name,
-        "family": family.NAME,
-        "task": family.CLASSES[_architecture(config)],
-        "labels": _labels(config, graph),
+        "family": family.name,
+        "task": task,
+        "labels": _labels(config, graph) if task == "classify_image" else [],
         "params": sum(array.size for array in graph.params.values()),
         "weights": "fp32",
-        "image": _preprocessing(root, grid["height"], grid["width"]),
+        "image": image,
     }
     model |= {key: value for key, value in (("license", source.license), ("source", source.repository)) if value}
     return Checkpoint(graph, model, {"max_length": 1}, None)
-
-
-def _preprocessing(root: Path, height: int, width: int) -> dict[str, Any]:
-    """What makes floats of an image's bytes; the defaults are those of transformers for this family."""
-    path = root / "preprocessor_config.json"
-    config = Config.read(path) if path.is_file() else Config({}, path)
-    config.refuse("do_center_crop", config.flag("do_center_crop"), "crop the images before")
-    plain, scaled = config.values.get("do_normalize") is False, config.values.get("do_rescale") is not False
-    mean = [0.0] * 3 if plain else config.values.get("image_mean", [0.5] * 3)
-    std = [1.0] * 3 if plain else config.values.get("image_std", [0.5] * 3)
-    scale = config.number("rescale_factor", 1 / 255) if scaled else 1.0
-    return {"height": height, "width": width, "mean": mean, "std": std, "scale": scale}
 
 
 def _family(config: Config) -> Family:

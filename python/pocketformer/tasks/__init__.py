@@ -17,6 +17,7 @@ MODELS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "answer": ("answer", "Reader", ("answer",)),
     "fill_mask": ("fill_mask", "MaskFiller", ("fill_mask", "mask_token")),
     "classify_image": ("images", "ImageClassifier", ("classify",)),
+    "embed_image": ("images", "ImageEmbedder", ("encode",)),
     "features": ("features", "Features", ()),
 }
 

@@ -1,61 +1,152 @@
-"""Labels of images."""
+"""Images to labels, and to features."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..batches import BATCH_TOKENS
+from ..engine import Outputs
+from ..errors import TaskError
 from ..model import Model
 from .classify import Label, softmax
+from .embed import normalized
+from .pixels import ImageInput, ImageReader, as_images
+
+Pooling: TypeAlias = Literal["cls", "mean", "pooler"]
 
 
-class ImageClassifier(Model):
-    """Images of the size that the model was trained on to labels."""
+class ImageModel(Model):
+    """What models of images share: a forward pass over a stream of them, a few in memory at a time."""
+
+    _method: ClassVar[str] = ""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._pixels = ImageReader(self._engine.file.model["image"])
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        """What the model's method does."""
+        return getattr(self, self._method)(*inputs, **options)
+
+    def run(self, *_: Any, **__: Any) -> Outputs:
+        raise TaskError(f"{self._source[0]} takes images, not token ids; use Model.{self._method}")
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width to which images are made."""
+        return self._pixels.shape[:2]
+
+    def _outputs(self, images: Iterable[ImageInput]) -> Iterator[Outputs]:
+        """The output rows of batches of ``images``, of about :data:`~pocketformer.batches.BATCH_TOKENS` tokens each."""
+        size, batch = max(1, BATCH_TOKENS // self._tokens), []
+        for i, image in enumerate(images):
+            batch.append(self._pixels.pixels(image, f"images[{i}]"))
+            if len(batch) == size:
+                yield self._engine.run_inputs({"pixels": np.concatenate(batch)})
+                batch.clear()
+        if batch:
+            yield self._engine.run_inputs({"pixels": np.concatenate(batch)})
+
+    @property
+    def _prepended(self) -> int:
+        """Class tokens and registers before the patches."""
+        return sum(int(domain.get("prepended", 0)) for domain in self._engine.file.graph.domains)
+
+    @property
+    def _grid(self) -> tuple[int, int]:
+        """Rows and columns of patches: the last grid that the graph makes."""
+        grid = [domain for domain in self._engine.file.graph.domains if domain["kind"] == "grid"][-1]
+        return int(grid["height"]), int(grid["width"])
+
+    @property
+    def _tokens(self) -> int:
+        down, across = self._grid
+        return self._prepended + down * across
+
+
+class ImageClassifier(ImageModel):
+    """Images to labels."""
 
     _method = "classify"
 
-    def __call__(self, *inputs: Any, **options: Any) -> Any:
-        return self.classify(*inputs, **options)
-
-    def classify(
-        self, images: NDArray[Any] | Sequence[NDArray[Any]], top_k: int = 5
-    ) -> list[Label] | list[list[Label]]:
+    def classify(self, images: ImageInput | Iterable[ImageInput], top_k: int = 5) -> list[Label] | list[list[Label]]:
         """The ``top_k`` likeliest labels of each image, best first (a plain list for a single image).
 
-        An image is an array [height, width, 3], red first: uint8, scaled and normalised as the model's preprocessing
-        says, or float32, taken as it is. Several are an array [images, height, width, 3] or a list.
+        An image is a path, the bytes of a file (JPEG, PNG, WebP, …), a Pillow image or an array [height, width, 3], red
+        first. It is turned upright, made RGB, resized, cropped and scaled as the model's preprocessing says; an array
+        of the model's own size is not resized or cropped, and one of float32 is taken as it is. Several are an array
+        [images, height, width, 3] or any iterable, of which a few are in memory at a time.
 
-        Raises TypeError for another dtype and ValueError for another size, which is named: resize the image before.
+        Raises TypeError for what is no image, ValueError for one that is damaged, too large, of an unknown format or a
+        wrong shape, ImportError where Pillow is needed and absent.
         """
         if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
             raise ValueError(f"top_k is {top_k!r}; it must be an integer of at least 1")
-        single = isinstance(images, np.ndarray) and images.ndim == 3
-        listed = [images] if single else list(images)
-        if not listed:
-            return []
-        rows = [self._pixels(image, i) for i, image in enumerate(listed)]
-        scores = softmax(self._engine.run_inputs({"pixels": np.concatenate(rows)}))
+        listed, single = as_images(images)
         names = self.labels or [f"LABEL_{i}" for i in range(self.width)]
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
-        found = [[Label(names[i], float(row[i])) for i in best] for row, best in zip(scores, order, strict=True)]
+        found = []
+        for logits in self._outputs(listed):
+            scores = softmax(logits)
+            order = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
+            found += [[Label(names[i], float(row[i])) for i in best] for row, best in zip(scores, order, strict=True)]
         return found[0] if single else found
 
-    def _pixels(self, image: Any, number: int) -> NDArray[np.float32]:
-        """float32 [height · width, 3]."""
-        settings = self._engine.file.model["image"]
-        shape = (settings["height"], settings["width"], 3)
-        if not isinstance(image, np.ndarray) or image.dtype not in (np.uint8, np.float32):
-            what = image.dtype if isinstance(image, np.ndarray) else type(image).__name__
-            raise TypeError(f"images[{number}] is {what}; pass a numpy array of uint8 or float32")
-        if image.shape != shape:
+
+class ImageEmbedder(ImageModel):
+    """Images to embeddings and to features of their patches."""
+
+    _method = "encode"
+
+    @property
+    def poolings(self) -> tuple[Pooling, ...]:
+        """What :meth:`encode` can give, its default first: ``pooler`` is a head that was trained for it."""
+        if self._engine.program.output_kind == "one":
+            return ("pooler",)
+        return ("cls", "mean") if self._prepended else ("mean",)
+
+    def encode(
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        *,
+        pooling: Pooling | None = None,
+        patches: bool = False,
+        normalize: bool = False,
+    ) -> NDArray[np.float32]:
+        """Embeddings: float32 [images, width], or [width] for a single image; see ``classify`` for what an image is.
+
+        ``pooling`` is one of :attr:`poolings`: the ``cls`` token, the ``mean`` of the patches or the trained
+        ``pooler``; None takes the first that the model has. ``normalize`` gives each row the length 1. ``patches=True``
+        gives the features of the patches instead, float32 [images, rows, columns, width], row by row of the image.
+
+        Raises ValueError for a pooling, or for patches, that the model does not give; and what ``classify`` raises.
+        """
+        pooling = self.poolings[0] if pooling is None else pooling
+        if pooling not in self.poolings:
+            raise ValueError(f"pooling is {pooling!r}; this model gives {', '.join(self.poolings)}")
+        if patches and self._engine.program.output_kind == "one":
             raise ValueError(
-                f"images[{number}] has shape {list(image.shape)}; it must be {list(shape)}: resize it, red first"
+                "patches is True, but this model's file ends in a pooler; compress the checkpoint without its pooler"
             )
-        pixels: NDArray[np.float32] = image.astype(np.float32)
-        if image.dtype == np.uint8:
-            mean, std = (np.array(settings[name], np.float32) for name in ("mean", "std"))
-            pixels = np.divide(pixels * np.float32(settings["scale"]) - mean, std, dtype=np.float32)
-        return np.ascontiguousarray(pixels.reshape(-1, 3))
+        listed, single = as_images(images)
+        parts = [self._pooled(rows, pooling, patches) for rows in self._outputs(listed)]
+        shape = (0, *self._grid, self.width) if patches else (0, self.width)
+        result = np.concatenate(parts) if parts else np.zeros(shape, np.float32)
+        if normalize:
+            result = normalized(result.reshape(-1, self.width)).reshape(result.shape)
+        return result[0] if single else result
+
+    def _pooled(self, rows: Outputs, pooling: Pooling, patches: bool) -> Outputs:
+        if self._engine.program.output_kind == "one":
+            return rows
+        tokens = rows.reshape(-1, self._tokens, self.width)
+        if patches:
+            return np.ascontiguousarray(tokens[:, self._prepended :]).reshape(-1, *self._grid, self.width)
+        if pooling == "cls":
+            return np.ascontiguousarray(tokens[:, 0])
+        return np.stack(
+            [image[self._prepended :].mean(axis=0) for image in tokens]
+        )  # row by row: the same bits anywhere
