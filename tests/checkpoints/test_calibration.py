@@ -14,7 +14,7 @@ import pytest
 from helpers.graphs import MODEL, TEXT, tiny_graph
 from helpers.tokenizers import WORDS, word_pieces
 from pocketformer import reference
-from pocketformer.compression import QuantizeOptions, calibration, compress_checkpoint, profile
+from pocketformer.compression import QuantizeOptions, calibration, compress_checkpoint, gptq, profile
 from pocketformer.compression.calibration import (
     Calibration,
     calibrate,
@@ -23,7 +23,8 @@ from pocketformer.compression.calibration import (
     random_tokens,
 )
 from pocketformer.compression.pipeline import make_profiler
-from pocketformer.graph import GraphBuilder
+from pocketformer.compression.quantize import quantize_graph
+from pocketformer.graph import TOKENS, GraphBuilder
 from pocketformer.sources.huggingface import Checkpoint
 
 VOCABULARY = word_pieces().get_vocab_size()
@@ -227,3 +228,42 @@ def test_images_are_rows_of_numbers() -> None:
 
 def test_images_are_not_calibrated_on_texts() -> None:
     assert make_profiler(checkpoint(), QuantizeOptions(random_tokens=0), None) is None
+
+
+def test_a_rounded_model_runs_beside_the_exact_one() -> None:
+    """Its observers see both: the same rows where nothing was changed, others behind what was."""
+    graph = tiny_graph()
+    names = ["layer0.qkv", "layer0.up", "layer1.qkv"]
+    rounded: dict[str, Any] = {}
+    plain = list(profile.profile(graph, names, random_tokens(graph, 200)))
+    for index, seen in enumerate(profile.profile(graph, names, random_tokens(graph, 200), rounded=rounded)):
+        assert seen.cross is not None
+        if index == 0:
+            np.testing.assert_array_equal(seen.moments, plain[0].moments)
+            np.testing.assert_allclose(seen.cross, seen.moments, rtol=1e-5, atol=0.01)
+            rounded["layer0.qkv.weight"] = graph.params["layer0.qkv.weight"] * np.float32(0.9)
+            continue
+        assert "layer0.qkv.weight" not in rounded, "it was multiplied by for the last time"
+        assert np.abs(seen.moments - plain[index].moments).max() > 1
+        change = gptq.refit(seen.moments, seen.cross, 0.01)
+        # ‖Z − X·(1 + change)ᵀ‖² less ‖Z‖², Z being the exact rows and X the rounded ones.
+        fitted = np.eye(len(change)) + change
+
+        def loss(matrix: Any, seen: Any = seen) -> float:
+            return float(np.trace(matrix @ seen.moments @ matrix.T) - 2 * np.trace(matrix @ seen.cross.T))
+
+        assert loss(fitted) < loss(np.eye(len(change)))
+
+
+def test_four_bits_are_fitted_to_what_was_rounded_before_them() -> None:
+    graph = tiny_graph(hidden=64, ffn=128)
+    ids = np.random.default_rng(3).integers(0, 101, 90)
+    inputs = {"ids": ids, TOKENS: np.cumsum([0, 1, 2, 7, 40, 40])}
+    exact = reference.run(graph, inputs)
+    cosines = []
+    for damping in (0.0, 0.3):
+        options = QuantizeOptions(refit=damping, group=32)
+        result = reference.run(quantize_graph(graph, options, linear_bits=4), inputs)
+        cosines.append(float((exact * result).sum(axis=1).mean()))
+    assert cosines[0] > 0.9
+    assert cosines[1] != cosines[0]

@@ -39,6 +39,18 @@ def error_shares(moments: Array) -> Array:
     return shares
 
 
+def refit(moments: Array, cross: Array, damping: float) -> Array:
+    """[K, K]: what weights W change by, W · this, so that their products with the rows x of a rounded model are those
+    with the exact rows z, in the least squares' sense: (Σ zᵀx − Σ xᵀx) · (Σ xᵀx + ``damping`` · mean · I)⁻¹.
+
+    Undamped it hurts: it follows what the samples happen to have in common.
+    """
+    k = len(moments)
+    damped = moments + np.eye(k) * (damping * np.trace(moments) / k)
+    change: Array = np.linalg.solve(damped, (cross - moments).T).T
+    return change
+
+
 def round_with_feedback(weight: Array, scale: Array, shares: Array) -> Array:
     """``weight`` float64 [N, K] → int8 [N, K] in steps of ``scale`` [N] that keep ``weight · x`` for typical ``x``."""
     n, k = weight.shape

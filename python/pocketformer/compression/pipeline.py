@@ -14,7 +14,7 @@ import numpy as np
 from ..graph import Array, Graph
 from ..packing import stored_weights
 from ..pocketwriter import writing
-from .calibration import Samples, calibrate, default_calibration, random_tokens, takes_tokens
+from .calibration import FEW_TOKENS, TOKENS, Samples, calibrate, default_calibration, random_tokens, takes_tokens
 from .packed import Sink, Slot, layout, write_plain, write_rows, write_scales
 from .profile import Progress, load_profile
 from .profile import save_profile as keep_profile
@@ -147,7 +147,9 @@ def compress_checkpoint(
     breaks the format; ``dst`` is then untouched, as it is after an interrupt.
     """
     options = options or QuantizeOptions()
-    profiler = make_profiler(loaded, options, calibration, save_profile) if weights != "fp32" else None
+    profiler = None
+    if weights in WEIGHTS and weights != "fp32":
+        profiler = make_profiler(loaded, options, calibration, save_profile, WEIGHTS[weights])
     if profiler is None and (calibration is not None or save_profile is not None):
         raise ValueError(f"weights is {weights!r} and rounded without calibration; leave calibration out")
     compression = Compression(loaded.graph, weights, options, profiler)
@@ -165,22 +167,28 @@ def make_profiler(
     options: QuantizeOptions,
     calibration: Samples | str | os.PathLike[str] | None,
     save_to: str | os.PathLike[str] | None = None,
+    linear_bits: int = 8,
 ) -> Profiler | None:
     """What runs the model of ``loaded``: on ``calibration``, or where that is None on our own texts, or on random
     tokens where these are strange to it; None where the options ask for none. An ``.npz`` is a profile that was kept.
+
+    A profile that is kept or used again is that of the fp32 model: nothing is then fitted to what rounding has changed.
     """
     graph = loaded.graph
     if isinstance(calibration, (str, os.PathLike)) and os.fspath(calibration).endswith(".npz"):
         path = calibration
-        return lambda names: load_profile(path, graph, list(names))
+        return lambda names, _: load_profile(path, graph, names)
     if calibration is not None:
         chosen = calibrate(loaded, calibration)
     elif options.random_tokens > 0 and takes_tokens(graph):
-        chosen = default_calibration(loaded) or random_tokens(graph, options.random_tokens)
+        few = not options.few_bits(graph, linear_bits)
+        chosen = default_calibration(loaded, FEW_TOKENS if few else TOKENS) or random_tokens(
+            graph, options.random_tokens
+        )
     else:
         return None
     profiler = calibrated_profiler(graph, chosen)
-    return profiler if save_to is None else lambda names: keep_profile(save_to, profiler(names))
+    return profiler if save_to is None else lambda names, _: keep_profile(save_to, profiler(names, None))
 
 
 def minify(tokenizer_json: bytes | None) -> bytes | None:

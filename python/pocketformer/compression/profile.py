@@ -11,7 +11,8 @@ import os
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections import ChainMap
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from typing import IO, Any
 
@@ -42,7 +43,8 @@ class Observer:
     """Streaming statistics of the rows that ``weights`` are multiplied by.
 
     ``highest`` float32, ``total`` and ``squares`` float64 [K] are max |x|, Σ|x| and Σx² of each channel; ``moments``
-    float64 [K, K] is Σ xᵀx; ``rows`` is how many there were.
+    float64 [K, K] is Σ xᵀx; ``rows`` is how many there were. Where the rows are those of a model that is rounded as far
+    as that, ``cross`` float64 [K, K] is Σ zᵀx, z being the rows of the fp32 model.
     """
 
     weights: tuple[str, ...]
@@ -52,18 +54,23 @@ class Observer:
     total: Array = field(init=False)
     squares: Array = field(init=False)
     moments: Array = field(init=False)
+    cross: Array | None = None
 
     def __post_init__(self) -> None:
         self.highest = np.zeros(self.width, np.float32)
         self.total, self.squares = np.zeros(self.width), np.zeros(self.width)
         self.moments = np.zeros((self.width, self.width))
 
-    def add(self, x: Array) -> None:
-        """``x`` is float32 [rows, K]. Its products are too: their errors drown in the damping of the moments."""
+    def add(self, x: Array, exact: Array | None = None) -> None:
+        """``x`` is float32 [rows, K], and ``exact`` what the fp32 model has there. Their products are float32 too: the
+        errors of these drown in the damping of the moments."""
         observe(x, self.highest, self.total, self.squares)
         for begin in range(0, len(x), CHUNK):
             part = x[begin : begin + CHUNK]
             self.moments += part.T @ part
+            if exact is not None:
+                self.cross = np.zeros_like(self.moments) if self.cross is None else self.cross
+                self.cross += exact[begin : begin + CHUNK].T @ part
         self.rows += len(x)
 
     def rotated(self, block: int) -> Array:
@@ -82,12 +89,18 @@ class Observer:
 
 
 def profile(
-    graph: Graph, names: Collection[str], calibration: Calibration, progress: Progress | None = None
+    graph: Graph,
+    names: Collection[str],
+    calibration: Calibration,
+    progress: Progress | None = None,
+    rounded: MutableMapping[str, Array] | None = None,
 ) -> Iterator[Observer]:
     """Runs ``graph`` on ``calibration``; yields an observer for all linears ``names`` that see the same rows.
 
     An observer comes as soon as all its rows have been seen, and has seen none where the rows are chosen by a caller
-    (``select``).
+    (``select``). With ``rounded`` the model runs a second time beside it, with these parameters in the place of its
+    own, and the observers see its rows: whoever takes an observer puts there what its linears have become before he
+    takes the next, and each is dropped when it was multiplied by for the last time.
     """
     flow = Dataflow(graph)
     groups: dict[tuple[str, ...], tuple[str, ...]] = {}
@@ -95,13 +108,17 @@ def profile(
         values = flow.rows_of(name)
         groups[values] = (*groups.get(values, ()), name)
     unfinished: dict[tuple[str, ...], Observer] = {}
-    for value, rows in _values(flow, {value for values in groups for value in values}, calibration, progress):
+    wanted = {value for values in groups for value in values}
+    for value, exact, rows in _values(flow, wanted, calibration, progress, rounded):
         for values, weights in groups.items():
             if value not in values:
                 continue
             observer = unfinished.pop(weights, None) or Observer(weights, graph.weights[weights[0]]["k"])
-            for chunk in rows or ():
-                observer.add(chunk)
+            for index, chunk in enumerate(exact or ()):
+                if rows is None:
+                    observer.add(chunk)
+                else:
+                    observer.add(rows[index], chunk)
             if value != values[-1]:
                 unfinished[weights] = observer
                 continue
@@ -176,24 +193,40 @@ def _readable(what: str) -> Iterator[None]:
 
 
 def _values(
-    flow: Dataflow, wanted: Collection[str], calibration: Calibration, progress: Progress | None
-) -> Iterator[tuple[str, _Rows | None]]:
-    """The rows of the ``wanted`` values in the order in which they are written; None where there are none."""
-    run = _Run(flow, calibration)
+    flow: Dataflow,
+    wanted: Collection[str],
+    calibration: Calibration,
+    progress: Progress | None,
+    rounded: MutableMapping[str, Array] | None,
+) -> Iterator[tuple[str, _Rows | None, _Rows | None]]:
+    """The rows of the ``wanted`` values in the order in which they are written, exact and rounded; None where there are
+    none."""
+    runs = [_Run(flow, calibration)]
+    if rounded is not None:
+        runs.append(_Run(flow, calibration, ChainMap(rounded, dict(flow.graph.params))))
     ops = list(flow.needed(wanted))
     last_use = {value: index for index, op in enumerate(ops) for value in flow.reads(op)}
-    live: dict[str, _Rows | None] = run.given()
-    for value in [value for value in live if value in wanted]:
-        yield value, live[value]
+    last_read = {op["weight"]: index for index, op in enumerate(ops) if op["op"] == "linear"}
+    live: list[dict[str, _Rows | None]] = [run.given() for run in runs]
+
+    def rows(value: str) -> tuple[str, _Rows | None, _Rows | None]:
+        return value, live[0][value], live[1][value] if rounded is not None else None
+
+    for value in [value for value in live[0] if value in wanted]:
+        yield rows(value)
     for index, op in enumerate(ops):
         if progress:
             progress(op["out"], index / len(ops))
-        live[op["out"]] = run.run(op, {value: live[value] for value in flow.reads(op)})
+        for run, values in zip(runs, live, strict=True):
+            values[op["out"]] = run.run(op, {value: values[value] for value in flow.reads(op)})
+        if rounded is not None and last_read.get(op.get("weight", "")) == index:
+            rounded.pop(f"{op['weight']}.weight", None)
         if op["out"] in wanted:
-            yield op["out"], live[op["out"]]
+            yield rows(op["out"])
         for value in (op["out"], *flow.reads(op)):
             if last_use.get(value, index) <= index:
-                live.pop(value, None)
+                for values in live:
+                    values.pop(value, None)
 
 
 class _Memory:
@@ -234,6 +267,9 @@ class _Rows:
         rows[...] = np.frombuffer(self._file.read(rows.nbytes), np.float32).reshape(shape)
         return rows
 
+    def __len__(self) -> int:
+        return len(self._chunks)
+
     def __iter__(self) -> Iterator[Array]:
         return (self[index] for index in range(len(self._chunks)))
 
@@ -246,8 +282,9 @@ class _Rows:
 class _Run:
     """Operators one by one, on the chunks of a calibration."""
 
-    def __init__(self, flow: Dataflow, calibration: Calibration) -> None:
+    def __init__(self, flow: Dataflow, calibration: Calibration, params: Mapping[str, Array] | None = None) -> None:
         self.flow, self.graph, self.calibration = flow, flow.graph, calibration
+        self.params = self.graph.params if params is None else params
         self.memory = _Memory()
         self.domains = {entry["name"]: entry for entry in self.graph.domains}
         self.chunks = list(calibration.chunks(CHUNK))
@@ -298,13 +335,13 @@ class _Segment:
     def __init__(self, run: _Run, op: Op, domain: str, values: Mapping[str, _Rows]) -> None:
         self._run, self._op, self._domain, self._values = run, op, domain, values
         graph = run.graph
-        params = {name: np.asarray(graph.params[name]) for name in parameters(op)}
+        params = {name: np.asarray(run.params[name]) for name in parameters(op)}
         weights = {op["weight"]: graph.weights[op["weight"]]} if op["op"] == "linear" else {}
         self._found: dict[str, Array] = {}  # of each index the rows of its tables, of which there are few
         limits: dict[str, int] = {}
         for table in op.get("tables", []):
             name, index = table["weight"], table["index"]
-            weight = graph.params[f"{name}.weight"]
+            weight = run.params[f"{name}.weight"]
             if index == "positions":
                 params[f"{name}.weight"] = np.asarray(weight[:])
                 weights[name] = graph.weights[name]

@@ -6,7 +6,7 @@ that one scale per row suffices for them. The operator rotates its input, the we
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,15 +15,19 @@ from ..graph import Array, Graph, Op
 from ..layout import MAX_HADAMARD
 from ._rounding import rotate, round_to_codes, round_to_nearest, squared_errors
 from .calibration import Calibration, random_tokens, takes_tokens
-from .codebook import SAMPLE, Codebook, learn, search
+from .codebook import SAMPLE, Codebook, learn, search, uniform
 from .dataflow import Dataflow
-from .gptq import error_shares, round_to_codes_with_feedback, round_with_feedback, steps
+from .gptq import error_shares, refit, round_to_codes_with_feedback, round_with_feedback, steps
 from .packed import row_parts
 from .precision import FP32, INT8, Precision, choose_block, choose_precisions
 from .profile import Observer, Progress, profile
 
-Profiler = Callable[[Iterable[str]], Iterator[Observer]]
-"""The observers of the linears that are named, in any order; ``profile`` with its graph and calibration, say."""
+SEEN = 1 << 24
+"""Numbers of the largest table whose rounding is seen by what comes after it: 64 MB that wait in memory."""
+
+Profiler = Callable[[Collection[str], "dict[str, Array] | None"], Iterator[Observer]]
+"""The observers of the linears that are named, in any order: ``profile`` with its graph and calibration, say, and what
+that calls ``rounded``."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,9 @@ class QuantizeOptions:
     keeps; the one with the least squared error wins. ``fp32_rows``: a table or a final linear with at most so many rows
     stays fp32: it costs nothing, while the error of MiniLM's two token types, part of every token, is that of all other
     tables together ten times over. ``random_tokens``: how many the model is run on to round with feedback (see gptq)
-    where no calibration is given and our own texts are strange to it; 0 rounds each weight to the nearest.
+    where no calibration is given and our own texts are strange to it; 0 rounds each weight to the nearest. ``refit``:
+    the damping with which 4-bit linears are fitted to what the rounding before them has made of their inputs, or 0.
+    ``learned``: whether codebooks are learned or evenly spaced.
 
     Raises ValueError for a block that is no power of two, and for bits or groups that there are not.
     """
@@ -51,6 +57,8 @@ class QuantizeOptions:
     clip: tuple[float, ...] = (1.0,)
     fp32_rows: int = 64
     random_tokens: int = 2048
+    refit: float = 0.3
+    learned: bool = True
 
     def __post_init__(self) -> None:
         if self.block < 0 or self.block & (self.block - 1):
@@ -64,6 +72,12 @@ class QuantizeOptions:
         """What each weight of ``graph`` becomes. Raises ValueError when ``precision`` does not fit the graph."""
         table_bits = self.table_bits or linear_bits
         return choose_precisions(graph, linear_bits, table_bits, self.group, self.fp32_rows, self.precision)
+
+    def few_bits(self, graph: Graph, linear_bits: int = INT8) -> bool:
+        """Whether some linear of ``graph`` becomes less than int8."""
+        linears = {op["weight"] for op in graph.ops if op["op"] == "linear"}
+        chosen = self.precisions(graph, linear_bits)
+        return any(chosen[name].bits < INT8 for name in linears)
 
 
 @dataclass(frozen=True)
@@ -84,6 +98,15 @@ class Rounded:
     peak: float
     codebook: Array | None = None
 
+    def real(self, block: int) -> Array:
+        """The weights that these stand for, float64 [rows, K], rotated back by ``block``."""
+        values = self.values if self.codebook is None else self.codebook[self.values]
+        scale = self.scale.reshape(len(self.scale), -1, 1).astype(np.float64)
+        weight: Array = (values.reshape(*scale.shape[:2], -1) * scale).reshape(values.shape)
+        if block:
+            rotate(weight, block)
+        return weight
+
 
 def quantize_rows(weight: Array, clip: tuple[float, ...] = (1.0,)) -> tuple[Array, Array]:
     """``weight`` [N, K] → int8 [N, K] in −127…127 and scales float32 [N], nearest even; zero rows get scale 0."""
@@ -101,10 +124,15 @@ def quantize_rows(weight: Array, clip: tuple[float, ...] = (1.0,)) -> tuple[Arra
     return best, best_scale
 
 
-def quantize_graph(graph: Graph, options: QuantizeOptions | None = None, progress: Progress | None = None) -> Graph:
+def quantize_graph(
+    graph: Graph,
+    options: QuantizeOptions | None = None,
+    progress: Progress | None = None,
+    linear_bits: int = INT8,
+    profiler: Profiler | None = None,
+) -> Graph:
     """A plain fp32 graph → a plain rounded graph: linears, embedding tables and attention; the input stays as it is."""
-    options = options or QuantizeOptions()
-    quantization = Quantization(graph, options)
+    quantization = Quantization(graph, options or QuantizeOptions(), linear_bits, profiler)
     params = dict(graph.params)
     parts: dict[str, list[Rounded]] = {}
     for part in quantization.round(progress):
@@ -138,6 +166,7 @@ class Quantization:
         if profiler is None and options.random_tokens > 0 and takes_tokens(graph):
             profiler = random_profiler(graph, options.random_tokens)
         self.profiler = profiler
+        self.rounded: dict[str, Array] | None = {} if options.refit and options.few_bits(graph, linear_bits) else None
         self.target = as_quantized(graph, self.rotations, self.precisions)
 
     def _block(self, name: str, precision: Precision) -> int:
@@ -153,35 +182,49 @@ class Quantization:
         watched = [name for name in self.rotations if name not in nearest]
         count = 0
 
-        def parts(name: str, shares: Array | None, peak: float) -> Iterator[Rounded]:
+        def parts(name: str, shares: Array | None, peak: float, change: Array | None = None) -> Iterator[Rounded]:
             nonlocal count
             if progress:
                 progress(name, count / len(self.rotations))
             count += 1
-            yield from self._rounded(name, shares, peak)
+            yield from self._rounded(name, shares, peak, change)
 
         for name in nearest:
             yield from parts(name, None, 0.0)
         if watched and self.profiler:
-            for observer in self.profiler(watched):
+            for observer in self.profiler(watched, self.rounded):
+                change = None
+                if observer.cross is not None:
+                    change = refit(observer.moments, observer.cross, self.options.refit)
                 blocks: dict[int, list[str]] = {}
                 for name in observer.weights:
                     blocks.setdefault(self.rotations[name], []).append(name)
                 for block, names in blocks.items():
                     shares = error_shares(observer.rotated(block)) if observer.squares.any() else None
                     for name in names:
-                        yield from parts(name, shares, observer.peak)
+                        yield from parts(name, shares, observer.peak, change)
 
-    def _rounded(self, name: str, shares: Array | None, peak: float) -> Iterator[Rounded]:
+    def _rounded(self, name: str, shares: Array | None, peak: float, change: Array | None) -> Iterator[Rounded]:
         weight, precision, block = self.graph.params[f"{name}.weight"], self.precisions[name], self.rotations[name]
+        change = change if precision.bits < INT8 else None
         codebook = None
         if precision.bits < INT8:
-            codebook = learn(_sample(weight, block), precision.bits, precision.group)
-        for begin, part in _rotated(weight, block):
+            codebook = uniform(precision.bits)
+            if self.options.learned:
+                codebook = learn(_rotated(_sample(weight), block, change), precision.bits, precision.group)
+        seen = self.rounded is not None and (name in self.flow.linears or weight.shape[0] * weight.shape[1] <= SEEN)
+        real = np.empty(weight.shape, np.float32) if seen else None
+        for begin, end in row_parts(weight.shape):
+            part = _rotated(np.array(weight[begin:end], np.float64, order="C"), block, change)
             if codebook is None:
-                yield _as_int8(name, begin, part, self.options.clip, shares, peak)
+                rounded = _as_int8(name, begin, part, self.options.clip, shares, peak)
             else:
-                yield _as_codes(name, begin, part, codebook, precision.group, shares, peak)
+                rounded = _as_codes(name, begin, part, codebook, precision.group, shares, peak)
+            if real is not None:
+                real[begin:end] = rounded.real(block)
+            yield rounded
+        if real is not None and self.rounded is not None:
+            self.rounded[f"{name}.weight"] = real
 
 
 def random_profiler(graph: Graph, tokens: int) -> Profiler:
@@ -191,7 +234,7 @@ def random_profiler(graph: Graph, tokens: int) -> Profiler:
 
 def calibrated_profiler(graph: Graph, calibration: Calibration) -> Profiler:
     """Runs ``graph`` on ``calibration``."""
-    return lambda names: profile(graph, list(names), calibration)
+    return lambda names, rounded: profile(graph, names, calibration, rounded=rounded)
 
 
 def choose_rotations(graph: Graph, options: QuantizeOptions) -> dict[str, int]:
@@ -199,24 +242,21 @@ def choose_rotations(graph: Graph, options: QuantizeOptions) -> dict[str, int]:
     return Quantization(graph, options).rotations
 
 
-def _rotated(weight: Array, block: int) -> Iterator[tuple[int, Array]]:
-    """The first row and the rows, float64, of parts that are as the runtime multiplies by them."""
-    for begin, end in row_parts(weight.shape):
-        yield begin, _rotate(np.array(weight[begin:end], np.float64, order="C"), block)
-
-
-def _rotate(part: Array, block: int) -> Array:
+def _rotated(part: Array, block: int, change: Array | None) -> Array:
+    """The rows ``part``, float64, as the runtime multiplies by them; ``change`` is that of ``refit``."""
+    if change is not None:
+        part = part + part @ change
     if block:
         rotate(part, block)
         part /= block
     return part
 
 
-def _sample(weight: Array, block: int) -> Array:
-    """Rows from all of ``weight``, rotated."""
+def _sample(weight: Array) -> Array:
+    """Rows from all of ``weight``, float64."""
     rows = max(SAMPLE // weight.shape[1], 1)
     chosen = np.unique(np.linspace(0, len(weight) - 1, min(rows, len(weight))).astype(np.int64))
-    return _rotate(np.concatenate([np.array(weight[i : i + 1], np.float64) for i in chosen]), block)
+    return np.concatenate([np.array(weight[i : i + 1], np.float64) for i in chosen])
 
 
 def _as_int8(name: str, begin: int, part: Array, clip: tuple[float, ...], shares: Array | None, peak: float) -> Rounded:
