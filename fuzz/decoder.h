@@ -230,10 +230,14 @@ class Decoder {
       if (i == 0 && bytes_.ConsumeBool()) {
         weight(table, int8_ ? "i8" : "f32", rows, width, int8_ ? rotation(width) : 0);
       } else {
-        facts(table, int8_ ? "i8" : "f32", rows, width, or_wrong(0), 0, "rows");
+        const char* format = !int8_ ? "f32" : bytes_.PickValueInArray({"i8", "i8", "i3", "i4", "i5", "i6", "i7"});
+        const int bits = int8_ ? format[1] - '0' : 32;
+        facts(table, format, rows, width, int8_ && i == 0 ? rotation(width) : or_wrong(0), 0, "rows");
         const bool possible = width > 0 && width < (1 << 20);
-        const int64_t padded = possible ? up(rows, table_row_multiple(width * (int8_ ? 1 : 4))) : rows;
-        tensor(table + ".weight", int8_ ? DType::kI8 : DType::kF32, {padded, width});
+        const int64_t columns = possible && bits < 8 ? up(width, 16) / 8 * bits : width;
+        const int64_t padded = possible ? up(rows, table_row_multiple(columns * (int8_ ? 1 : 4))) : rows;
+        tensor(table + ".weight", bits == 32 ? DType::kF32 : bits == 8 ? DType::kI8 : DType::kU8, {padded, columns});
+        if (bits < 8) tensor(table + ".codebook", DType::kI8, {bits == 7 ? 128 : 64});
         if (int8_) tensor(table + ".scale", DType::kF32, {up(rows, 16)}, true);
       }
       tables.push_back(record({{"weight", text(table)}, {"index", text(kIndices[which])}, {"offset", number(offset)}}));

@@ -245,8 +245,16 @@ struct Kernels {
     const auto which = input<const int32_t>(index, "index", {{rows}});
     for (int64_t i = 0; i < rows; ++i) at_least("index", which.data[i], 0, entries - 1);
     const auto to = output<float>(out, "out", {{rows}, {width, kLanes}});
-    table.embed({data, optional<float>(scale, "scale", {{entries, kLanes}}), panels, which.data, static_cast<int>(rows),
-                 static_cast<int>(width), static_cast<int>(rotate), accumulate, to.data, to.ld()});
+    table.embed({.table = data,
+                 .scale = optional<float>(scale, "scale", {{entries, kLanes}}),
+                 .panels = panels,
+                 .index = which.data,
+                 .rows = static_cast<int>(rows),
+                 .width = static_cast<int>(width),
+                 .rotate = static_cast<int>(rotate),
+                 .accumulate = accumulate,
+                 .out = to.data,
+                 .ldo = to.ld()});
   }
 
   void norm(Object x, Object weight, Object bias, Object out, int64_t width, float eps, const std::string& kind) const {

@@ -159,8 +159,7 @@ struct DotProd : Neon {
     const auto low_x = [&](auto r) POCKETFORMER_LAMBDA { t.x[r] = t.load8(rows[r], low); };
     const auto high_w = [&](auto i) POCKETFORMER_LAMBDA { t.w[4 + i] = load16(weights[i], at); };
     // By a constant offset: one micro-operation less on the Cortex-A76, one cycle more on the A55.
-    const auto low_w = [&](auto i)
-                           POCKETFORMER_LAMBDA { t.w[i] = load16<256 + 64 * (i / 2) + 16 * (i % 2)>(w); };
+    const auto low_w = [&](auto i) POCKETFORMER_LAMBDA { t.w[i] = load16<256 + 64 * (i / 2) + 16 * (i % 2)>(w); };
     while (at != end) {
       t.template block<0>(high_x, high_w);
       t.template block<1>(low_x, low_w);

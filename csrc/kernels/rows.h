@@ -78,6 +78,49 @@ POCKETFORMER_INLINE void gather_panel_row(const EmbedArgs& g, size_t row, float*
   }
 }
 
+// What 16 consecutive indices of `bits` bits stand for; eight of them fill `bits` bytes.
+template <int bits>
+POCKETFORMER_INLINE void look_up(const uint8_t* packed, const int8_t* codebook, int8_t* values) {
+  for (int half = 0; half < 2; ++half) {
+    uint64_t codes = 0;
+    std::memcpy(&codes, packed + half * bits, bits);
+    for (int i = 0; i < 8; ++i) values[8 * half + i] = codebook[(codes >> (i * bits)) & ((1u << bits) - 1)];
+  }
+}
+
+POCKETFORMER_INLINE void look_up(int bits, const uint8_t* packed, const int8_t* codebook, int8_t* values) {
+  switch (bits) {
+    case 3:
+      return look_up<3>(packed, codebook, values);
+    case 4:
+      return look_up<4>(packed, codebook, values);
+    case 5:
+      return look_up<5>(packed, codebook, values);
+    case 6:
+      return look_up<6>(packed, codebook, values);
+    default:
+      return look_up<7>(packed, codebook, values);
+  }
+}
+
+// Columns [c, c + 16) of a row of a table by rows, zeros beyond its width.
+template <class V>
+POCKETFORMER_INLINE typename V::F table_columns(const EmbedArgs& g, size_t row, int c) {
+  const int left = g.width - c < kLanes ? g.width - c : kLanes;
+  if (g.scale == nullptr) return V::load_partial(static_cast<const float*>(g.table) + row * g.width + c, left);
+  alignas(16) int8_t values[kLanes] = {};
+  if (g.bits < 8) {
+    const size_t block = 2 * static_cast<size_t>(g.bits), blocks = (g.width + kLanes - 1) / kLanes;
+    look_up(g.bits, static_cast<const uint8_t*>(g.table) + (row * blocks + c / kLanes) * block, g.codebook, values);
+    for (int i = left; i < kLanes; ++i) values[i] = 0;
+    return V::load_i8(values);
+  }
+  const auto* bytes = static_cast<const int8_t*>(g.table) + row * g.width + c;
+  if (left == kLanes) return V::load_i8(bytes);
+  std::memcpy(values, bytes, left);
+  return V::load_i8(values);
+}
+
 template <class V>
 void embed(const EmbedArgs& g) {
   using F = typename V::F;
@@ -90,26 +133,14 @@ void embed(const EmbedArgs& g) {
       gather_panel_row<V>(g, row, out);
       for (int c = g.width; c < padded; ++c) out[c] = 0;
       for (int c = 0; c < padded; c += kLanes) V::store(out + c, V::mul(V::load(out + c), scale));
-      if (g.rotate > 1) rotate_row<V>(out, out, padded, g.rotate);
-      continue;
-    }
-    const auto* bytes = static_cast<const int8_t*>(g.table) + row * g.width;
-    const auto* floats = static_cast<const float*>(g.table) + row * g.width;
-    for (int c = 0; c < padded; c += kLanes) {
-      const int left = g.width - c < kLanes ? g.width - c : kLanes;
-      F v;
-      if (g.scale == nullptr) {
-        v = V::load_partial(floats + c, left);
-      } else if (left == kLanes) {
-        v = V::load_i8(bytes + c);
-      } else {
-        alignas(16) int8_t tail[kLanes] = {};
-        std::memcpy(tail, bytes + c, left);
-        v = V::load_i8(tail);
+    } else {
+      for (int c = 0; c < padded; c += kLanes) {
+        const F v = table_columns<V>(g, row, c);
+        // One fused step for the tables after the first; every ISA takes the same.
+        V::store(out + c, g.accumulate ? V::fma(v, scale, V::load(out + c)) : V::mul(v, scale));
       }
-      // One fused step for the tables after the first; every ISA takes the same.
-      V::store(out + c, g.accumulate ? V::fma(v, scale, V::load(out + c)) : V::mul(v, scale));
     }
+    if (g.rotate > 1) rotate_row<V>(out, out, padded, g.rotate);
   }
 }
 

@@ -37,15 +37,16 @@ struct QuantizeArgs {
   size_t ld_sum = 0;
 };
 
-enum class Format : int32_t { kF32, kF16, kI8, kI4 };
-inline constexpr int kFormats = 4;
+// Those from kI3 on are of tables alone, which are looked up and never multiplied.
+enum class Format : int32_t { kF32, kF16, kI8, kI4, kI3, kI5, kI6, kI7 };
+inline constexpr int kFormats = 4;  // of products
 
-// A weight as it lies in the file: n channels in panels of 16.
+// A weight as it lies in the file: n channels in panels of 16, or a table by rows.
 struct WeightView {
   Format format;
   const void* panels;  // kF32 [n/16][k][16]; kI8 [n/16][⌈k/4⌉][16][4]; kI4 [n/16][⌈k/8⌉][16][4]: k-group 2i in the low
                        // nibbles, 2i + 1 in the high ones
-  const int8_t* codebook = nullptr;  // kI4: what the nibbles stand for, 16 values within ±127
+  const int8_t* codebook = nullptr;  // what indices of 3 to 7 bits stand for, values within ±127
   const float* scale = nullptr;      // not kF32: one a channel [round_up(n, 16)], or with a group [n/16][k/group][16]
   const float* minimum = nullptr;    // or like scale: times Σ of the group's x, added
   const int32_t* colsum = nullptr;   // kI8: Σ of a channel's values
@@ -85,10 +86,14 @@ struct GemmArgs {
 // One embedding table added to (or, first, written to) `out`.
 struct EmbedArgs {
   const void* table;
-  const float* scale;    // per row for int8, null for fp32
-  bool panels;           // table stored as a linear's panels instead of by rows
+  const float* scale;  // per row for integers, null for fp32
+  bool panels;         // table stored as a linear's panels instead of by rows
+  int bits = 8;        // of an integer; below 8 rows are [⌈width/16⌉][2·bits] bytes: 16 indices into `codebook`, which
+                       // has 2^bits values, each `bits` bits on from the one before, lowest bit first
+  const int8_t* codebook = nullptr;
   const int32_t* index;  // [rows]
-  int rows, width, rotate;
+  int rows, width;
+  int rotate;  // Hadamard block that the sum is rotated by; of a table that is not accumulated
   bool accumulate;
   float* out;
   size_t ldo;

@@ -67,17 +67,26 @@ struct WeightSpec {
   Layout layout = Layout::kPanels;
   int64_t n = 0, k = 0, group = 0, rotate = 0;
 
-  static constexpr Choice<Format> kFormats[] = {{"f32", Format::kF32}, {"i8", Format::kI8}, {"i4", Format::kI4}};
+  static constexpr Choice<Format> kFormats[] = {{"f32", Format::kF32}, {"i8", Format::kI8}, {"i4", Format::kI4},
+                                                {"i3", Format::kI3},   {"i5", Format::kI5}, {"i6", Format::kI6},
+                                                {"i7", Format::kI7}};
+  // Of a stored number; those below 8 are indices into a codebook.
+  static constexpr int bits(Format format) {
+    constexpr int kBits[] = {32, 16, 8, 4, 3, 5, 6, 7};
+    return kBits[static_cast<int>(format)];
+  }
   static constexpr Choice<Layout> kLayouts[] = {{"panels", Layout::kPanels}, {"rows", Layout::kRows}};
   static constexpr auto fields() {
     return std::tuple{
-        choice("format", &WeightSpec::format, kFormats, "of a stored number"),
+        choice("format", &WeightSpec::format, kFormats,
+               "of a stored number; i3, i5, i6 and i7 of tables by rows alone"),
         integer("n", &WeightSpec::n, 1, kMaxRows, "output channels, or rows of a table"),
         integer("k", &WeightSpec::k, 1, kMaxWidth, "inputs, or columns of a table"),
         optional_integer("group", &WeightSpec::group, 0, 128,
                          "inputs that share a scale: 16, 32, 64 or 128; 0: all of a channel"),
-        optional_integer("rotate", &WeightSpec::rotate, 0, 128,
-                         "Hadamard block that inputs are rotated by, 0 or a power of two that divides k"),
+        optional_integer(
+            "rotate", &WeightSpec::rotate, 0, 128,
+            "Hadamard block that inputs, or looked up rows, are rotated by; 0 or a power of two that divides k"),
         optional_choice("layout", &WeightSpec::layout, kLayouts, "`rows` for a table that is only looked up")};
   }
 };

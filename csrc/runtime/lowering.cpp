@@ -130,25 +130,30 @@ void Lowering::take_weights(const Item* items) {
 
 void Lowering::load(const std::string& name, const WeightSpec& spec) {
   const int64_t n = padded(spec.n), panels = n / kLanes, k = spec.k, group = spec.group;
-  const bool by_rows = spec.layout == Layout::kRows, int4 = spec.format == Format::kI4;
+  const bool by_rows = spec.layout == Layout::kRows, int4 = spec.format == Format::kI4 && !by_rows;
+  const int bits = WeightSpec::bits(spec.format);
   Weight weight{{}, spec.layout};
   weight.view.format = spec.format;
   weight.view.n = static_cast<int>(spec.n);
   weight.view.k = static_cast<int>(k);
   weight.view.rotate = rotation(place_, spec.rotate, k);
   check(group == 0 || (int4 && (group == 16 || group == 32 || group == 64 || group == 128) && k % group == 0), "group",
-        "is ", group, "; it must be 0, or for i4 one of 16, 32, 64 and 128 that divides ", k);
+        "is ", group, "; it must be 0, or for i4 in panels one of 16, 32, 64 and 128 that divides ", k);
   weight.view.group = static_cast<int>(group);
   check(spec.rotate == 0 || spec.format != Format::kF32, "rotate", "is ", spec.rotate, "; f32 weights are not rotated");
-  check(!by_rows || !int4, "layout", "is 'rows'; i4 weights lie in panels");
+  check(by_rows || bits == 32 || bits == 8 || bits == 4, "layout", "is 'panels'; numbers of ", bits,
+        " bits are those of tables by rows");
   const std::string stored = name + ".weight";
   if (by_rows) {
-    const int64_t size = spec.format == Format::kI8 ? 1 : sizeof(float), multiple = table_row_multiple(k * size);
-    const std::vector<int64_t> shape{(spec.n + multiple - 1) / multiple * multiple, k};
-    if (size == 1) {
+    const int64_t size = bits == 32 ? sizeof(float) : 1, columns = bits < 8 ? padded(k) / 8 * bits : k;
+    const int64_t multiple = table_row_multiple(columns * size);
+    const std::vector<int64_t> shape{(spec.n + multiple - 1) / multiple * multiple, columns};
+    if (bits == 32) {
+      weight.view.panels = tensors_.take<float>(place_, stored, shape);
+    } else if (bits == 8) {
       weight.view.panels = tensors_.take<int8_t>(place_, stored, shape);
     } else {
-      weight.view.panels = tensors_.take<float>(place_, stored, shape);
+      weight.view.panels = tensors_.take<uint8_t>(place_, stored, shape);
     }
   } else if (spec.format == Format::kF32) {
     weight.view.panels = tensors_.take<float>(place_, stored, {panels, k, kLanes});
@@ -164,8 +169,11 @@ void Lowering::load(const std::string& name, const WeightSpec& spec) {
   } else {
     check(k <= kMaxInt8K, "k", "is ", k, "; 4-bit products overflow int32 beyond ", kMaxInt8K, ", use f32 weights");
     weight.view.panels = tensors_.take<uint8_t>(place_, stored, {panels, (k + 7) / 8, kLanes, 4});
-    weight.view.codebook = tensors_.take<int8_t>(place_, name + ".codebook", {64});
-    for (int i = 0; weight.view.codebook != nullptr && i < 16; ++i) {
+  }
+  if (bits < 8) {
+    const int entries = 1 << bits;
+    weight.view.codebook = tensors_.take<int8_t>(place_, name + ".codebook", {std::max(entries, 64)});
+    for (int i = 0; weight.view.codebook != nullptr && i < entries; ++i) {
       require(weight.view.codebook[i] != -128, place_.text(), ": tensor '", name,
               ".codebook' holds -128; its entries are within ±127");
     }

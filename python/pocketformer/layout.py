@@ -16,6 +16,8 @@ MAX_HEAD_DIM = 256
 """Bounds the stack scratch of the attention kernels."""
 MAX_HADAMARD = 128
 """Largest rotation block that the compressor chooses."""
+BITS = {"f32": 32, "i8": 8, "i7": 7, "i6": 6, "i5": 5, "i4": 4, "i3": 3}
+"""Of a stored number, by format; below 8 it is an index into a codebook."""
 
 
 def round_up(value: int, multiple: int) -> int:
@@ -37,6 +39,16 @@ def fp32_panels(n: int, k: int) -> tuple[int, int, int]:
 def table_rows(rows: int, width: int, itemsize: int) -> int:
     """Rows of a table stored by rows: the least number ≥ ``rows`` that makes its bytes a multiple of 64."""
     return round_up(rows, ALIGNMENT // gcd(ALIGNMENT, width * itemsize))
+
+
+def table_columns(width: int, bits: int) -> int:
+    """Bytes of a table's row of indices of ``bits`` bits: 16 of them fill 2 · ``bits``."""
+    return round_up(width, LANES) // 8 * bits
+
+
+def codebook_size(bits: int) -> int:
+    """Bytes of the codebook of indices of ``bits`` bits."""
+    return round_up(1 << bits, ALIGNMENT)
 
 
 def attention_bias_width(max_length: int) -> int:

@@ -10,10 +10,11 @@ import numpy as np
 
 from .graph import Array, Graph
 from .layout import (
-    ALIGNMENT,
+    BITS,
     GROUP,
     LANES,
     attention_bias_width,
+    codebook_size,
     fp32_panels,
     int4_panels,
     int8_panels,
@@ -49,6 +50,20 @@ def pack_nibbles(codes: Array) -> Array:
     panels, pairs, _, _ = int4_panels(n, k)
     padded = pad(codes, panels * LANES, pairs * 2 * GROUP).reshape(panels, LANES, pairs, 2, GROUP)
     return np.ascontiguousarray((padded[..., 0, :] | padded[..., 1, :] << 4).transpose(0, 2, 1, 3))
+
+
+def pack_bits(codes: Array, bits: int) -> Array:
+    """[N, K] uint8 codes of ``bits`` bits → [N, 2 · ``bits`` · ⌈K/16⌉]: each ``bits`` bits on, lowest bit first."""
+    n, k = codes.shape
+    digits = np.unpackbits(pad(codes, n, round_up(k, LANES))[:, :, None], axis=2, count=bits, bitorder="little")
+    return np.packbits(digits.reshape(n, -1), axis=1, bitorder="little")
+
+
+def unpack_bits(packed: Array, bits: int, k: int) -> Array:
+    """The inverse of ``pack_bits``: [N, K]."""
+    digits = np.unpackbits(packed, axis=1, bitorder="little").reshape(len(packed), -1, bits)
+    codes: Array = np.packbits(digits, axis=2, bitorder="little")[:, :k, 0]
+    return codes
 
 
 def unpack_panels(panels: Array, n: int, k: int) -> Array:
@@ -111,20 +126,22 @@ def stored_weights(graph: Graph) -> dict[str, dict[str, Any]]:
 def pack_weight(name: str, facts: dict[str, Any], plain: dict[str, Array], by_rows: bool) -> dict[str, Array]:
     """The tensors of the weight ``name``."""
     weight = plain[f"{name}.weight"]
-    rows, width = weight.shape
-    if facts["format"] == "f32":
+    bits = BITS[facts["format"]]
+    rows = len(weight)
+    if bits == 32:
         weight = weight.astype(np.float32, copy=False)
     if by_rows:
-        packed = {f"{name}.weight": pad(weight, table_rows(rows, width, weight.itemsize), width)}
+        table = pack_bits(weight, bits) if bits < 8 else weight
+        packed = {f"{name}.weight": pad(table, table_rows(rows, table.shape[1], table.itemsize), table.shape[1])}
     else:
-        packed = {f"{name}.weight": (pack_nibbles if facts["format"] == "i4" else pack_panels)(weight)}
-    if facts["format"] == "f32":
+        packed = {f"{name}.weight": pack_nibbles(weight) if bits == 4 else pack_panels(weight)}
+    if bits == 32:
         return packed
     packed[f"{name}.scale"] = pack_scales(plain[f"{name}.scale"])
-    if facts["format"] == "i8" and not by_rows:
+    if bits == 8 and not by_rows:
         packed[f"{name}.colsum"] = pad(weight.sum(axis=1, dtype=np.int32), round_up(rows, LANES))
-    if facts["format"] == "i4":
-        packed[f"{name}.codebook"] = pad(plain[f"{name}.codebook"], ALIGNMENT)
+    if bits < 8:
+        packed[f"{name}.codebook"] = pad(plain[f"{name}.codebook"], codebook_size(bits))
         if f"{name}.minimum" in plain:
             packed[f"{name}.minimum"] = pack_scales(plain[f"{name}.minimum"])
     return packed
@@ -148,16 +165,21 @@ def pack_graph(graph: Graph) -> Graph:
 def unpack_graph(graph: Graph) -> Graph:
     """The same graph with plain parameters; a plain graph stays as it is."""
     params = dict(graph.params)
+    weights = {name: {k: v for k, v in facts.items() if k != "layout"} for name, facts in graph.weights.items()}
     for name, facts in graph.weights.items():
-        n, k = facts["n"], facts["k"]
+        n, k, bits = facts["n"], facts["k"], BITS[facts["format"]]
         weight = params[f"{name}.weight"]
-        params[f"{name}.weight"] = unpack_panels(weight, n, k) if weight.ndim > 2 else weight[:n]
+        if weight.ndim > 2:
+            weight = unpack_panels(weight, n, k)
+        elif facts.get("layout") == "rows" and bits < 8:
+            weight = unpack_bits(weight[:n], bits, k)
+        params[f"{name}.weight"] = weight[:n]
         params.pop(f"{name}.colsum", None)
         for part in (f"{name}.scale", f"{name}.minimum"):
             if part in params and params[part].ndim != 2:
                 params[part] = unpack_scales(params[part], n)
         if f"{name}.codebook" in params:
-            params[f"{name}.codebook"] = params[f"{name}.codebook"][:16]
+            params[f"{name}.codebook"] = params[f"{name}.codebook"][: 1 << bits]
     for name, shape, _ in vectors(graph):
         params[name] = params[name][tuple(slice(0, size) for size in shape)]
-    return replace(graph, params=params)
+    return replace(graph, params=params, weights=weights)

@@ -60,7 +60,7 @@ _MODEL = {
         "a list of strings or null",
     ),
     "params": integer(0, 2**63 - 1),
-    "weights": one_of("int8", "fp32"),
+    "weights": one_of("int8", "int4", "fp32"),
 }
 OUTPUTS = {
     **dict.fromkeys(("embed", "classify", "classify_image"), "one"),

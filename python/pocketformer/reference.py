@@ -172,7 +172,10 @@ def embed(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> A
             index = batch.positions(of) + table.get("offset", 0)
         else:
             index = batch.inputs[table["index"]]
-        found = graph.params[f"{name}.weight"][index].astype(np.float32)
+        found = graph.params[f"{name}.weight"][index]
+        if f"{name}.codebook" in graph.params:
+            found = graph.params[f"{name}.codebook"][found]
+        found = found.astype(np.float32)
         if f"{name}.scale" in graph.params:
             found = found * graph.params[f"{name}.scale"][index, None]
         total = total + hadamard(found, graph.weights[name].get("rotate", 0))

@@ -13,6 +13,7 @@ import pytest
 from helpers.by_rows import ByRows
 from helpers.graphs import tiny_graph
 from pocketformer import reference
+from pocketformer.compression.calibration import random_tokens
 from pocketformer.compression.dataflow import Dataflow
 from pocketformer.compression.profile import Observer, profile
 from pocketformer.graph import TOKENS, Array, Graph, GraphBuilder, Op, Table
@@ -30,7 +31,7 @@ def all_linears(graph: Graph) -> dict[str, int]:
 
 
 def observers(graph: Graph, rotations: dict[str, int], tokens: int) -> dict[str, Observer]:
-    return {name: seen for seen in profile(graph, rotations, tokens) for name in seen.weights}
+    return {name: seen for seen in profile(graph, rotations, random_tokens(graph, tokens)) for name in seen.weights}
 
 
 def inputs_of_linears(graph: Graph, length: int, count: int) -> dict[str, Array]:
@@ -65,19 +66,20 @@ def test_statistics_are_those_of_the_interpreter(options: dict[str, Any]) -> Non
         rotated, off = hadamard(x, block), max(block, 1) * off
         sums = np.abs(rotated).sum(axis=0)
         bound = off * (sums[:, None] + sums + len(x) * off)
-        assert (np.abs(observer.moments - rotated.T @ rotated) <= bound).all()
+        assert (np.abs(observer.rotated(block) - rotated.T @ rotated) <= bound).all()
 
 
 def test_moments_of_given_rows_are_exact_but_for_float32() -> None:
     rng = np.random.default_rng(1)
     parts = [rng.standard_normal((rows, 24)).astype(np.float32) for rows in (1, 30, 64)]
-    observer = Observer(("weight",), 24, 8)
+    observer = Observer(("weight",), 24)
     for part in parts:
         observer.add(part)
-    x = hadamard(np.concatenate(parts).astype(np.float64), 8)
-    # Three levels of butterflies and a sum of at most 64 products: each rounds once.
-    bound = (3 * 2 + 64) * EPSILON * (np.abs(x).T @ np.abs(x)) + (3 * 2) * EPSILON * 8 * np.abs(x).max() ** 2 * len(x)
+    x = np.concatenate(parts).astype(np.float64)
+    bound = 65 * EPSILON * (np.abs(x).T @ np.abs(x))  # a sum of at most 64 products: each rounds once
     assert (np.abs(observer.moments - x.T @ x) <= bound).all()
+    rotated = hadamard(x, 8)
+    assert (np.abs(observer.rotated(8) - rotated.T @ rotated) <= 64 * bound.max()).all()
     assert observer.rows == 95
 
 
@@ -113,7 +115,7 @@ def shared_graph(uses: int) -> Graph:
 
 
 def test_shared_weights_are_seen_once_with_all_their_inputs() -> None:
-    (observer,) = profile(shared_graph(3), {"shared": 0}, 16)
+    (observer,) = profile(shared_graph(3), ["shared"], random_tokens(shared_graph(3), 16))
     assert observer.weights == ("shared",)
     assert observer.rows == 3 * 16
     expected = inputs_of_linears(shared_graph(3), 8, 2)["shared"]
@@ -128,12 +130,8 @@ def test_linears_of_one_input_share_an_observer() -> None:
     gate = build.linear(x, rng.standard_normal((16, 16)).astype(np.float32), name="gate")
     up = build.linear(x, rng.standard_normal((16, 16)).astype(np.float32), name="up", residual=gate)
     graph = build.build(build.linear(up, rng.standard_normal((4, 16)).astype(np.float32), name="down"))
-    assert [seen.weights for seen in profile(graph, dict.fromkeys(("gate", "up", "down"), 16), 16)] == [
-        ("gate", "up"),
-        ("down",),
-    ]
-    split = [seen.weights for seen in profile(graph, {"gate": 16, "up": 0}, 16)]
-    assert split == [("gate",), ("up",)], "they are rotated differently"
+    seen = profile(graph, ["gate", "up", "down"], random_tokens(graph, 16))
+    assert [observer.weights for observer in seen] == [("gate", "up"), ("down",)]
 
 
 def test_dataflow() -> None:
@@ -151,15 +149,15 @@ def test_dataflow() -> None:
 def test_only_what_the_linears_need_is_run() -> None:
     graph = tiny_graph()
     cut = replace(graph, params={name: array for name, array in graph.params.items() if "layer1" not in name})
-    assert [seen.weights for seen in profile(cut, {"layer0.qkv": 4}, 40)] == [("layer0.qkv",)]
+    assert [seen.weights for seen in profile(cut, ["layer0.qkv"], random_tokens(cut, 40))] == [("layer0.qkv",)]
 
 
 def test_vocabularies_are_read_by_rows() -> None:
     graph = tiny_graph(vocab=5000)
     words: Any = ByRows(graph.params["words.weight"])
     read = replace(graph, params={**graph.params, "words.weight": words})
-    (observer,) = profile(read, {"layer0.qkv": 4}, 40)
-    (expected,) = profile(graph, {"layer0.qkv": 4}, 40)
+    (observer,) = profile(read, ["layer0.qkv"], random_tokens(read, 40))
+    (expected,) = profile(graph, ["layer0.qkv"], random_tokens(graph, 40))
     assert words.most == 1
     np.testing.assert_array_equal(observer.moments, expected.moments)
 
@@ -167,7 +165,7 @@ def test_vocabularies_are_read_by_rows() -> None:
 def test_observers_and_values_are_dropped_after_their_last_use() -> None:
     """However long the chain of linears is."""
     observers: list[weakref.ref[Observer]] = []
-    for seen in profile(chain(12), {f"linear{i}": 0 for i in range(12)}, 8):
+    for seen in profile(chain(12), [f"linear{i}" for i in range(12)], random_tokens(chain(12), 8)):
         observers.append(weakref.ref(seen))
         gc.collect()
         assert sum(observer() is not None for observer in observers) <= 2
@@ -190,5 +188,5 @@ def test_a_shared_weight_may_read_the_later_value_first() -> None:
     second = build.normalize(first)
     x = build.linear(second, weight, name="shared")
     graph = build.build(build.linear(first, weight, name="shared", residual=x))
-    (observer,) = profile(graph, {"shared": 8}, 16)
+    (observer,) = profile(graph, ["shared"], random_tokens(graph, 16))
     assert observer.rows == 32

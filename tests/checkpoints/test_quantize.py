@@ -205,7 +205,7 @@ def test_report_and_file(tmp_path: Path) -> None:
 
 
 def test_unknown_weights_are_refused() -> None:
-    with pytest.raises(ValueError, match="weights is 'int3'; it must be one of int8, fp32"):
+    with pytest.raises(ValueError, match="weights is 'int3'; it must be one of int8, int4, fp32"):
         compress_graph(tiny_graph(), "int3")
 
 

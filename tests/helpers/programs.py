@@ -33,13 +33,17 @@ def program(graph: Graph, isa: str = "") -> _core.Program:
     return _core.Program(ready.description(), ready.params, isa)
 
 
-def quantize_graph(graph: Graph) -> Graph:
+def quantize_graph(graph: Graph, linear_bits: int = 8, **options: Any) -> Graph:
     """Rounded to the nearest: in a hundredth of the time that feedback takes, and alike on every machine."""
-    return quantize.quantize_graph(graph, quantize.QuantizeOptions(random_tokens=0))
+    chosen = quantize.QuantizeOptions(random_tokens=0, **options)
+    return quantize.quantize_graph(graph, chosen, linear_bits=linear_bits)
 
 
 def encoder(weights: str, **options: Any) -> Graph:
+    """``weights`` is fp32, int8 or int4: that with a table of 5 bits, where it is only looked up."""
     graph = tiny_graph(**options)
+    if weights == "int4":
+        return quantize_graph(graph, 4, table_bits=5)
     return quantize_graph(graph) if weights == "int8" else graph
 
 

@@ -33,6 +33,27 @@ def feed_back(weight: Array, errors: Array, shares: Array, step: Array, begin: i
     return values, errors
 
 
+def nearest_codes(weight: Array, step: Array, entries: Array) -> Array:
+    """uint8 [N, K]: the index of the nearest of the ascending ``entries``, the higher one of a tie."""
+    x = np.clip(weight / np.repeat(step, weight.shape[1] // step.shape[1], axis=1), -127, 127)
+    order = np.abs(x[:, :, None] - entries[::-1].astype(np.float64)).argmin(axis=2)
+    return (len(entries) - 1 - order).astype(np.uint8)
+
+
+def feed_back_codes(
+    weight: Array, errors: Array, shares: Array, step: Array, entries: Array, begin: int, end: int
+) -> tuple[Array, Array]:
+    """As ``feed_back``, with indices into ``entries`` and ``step`` [N, groups]."""
+    errors, size = errors.copy(), weight.shape[1] // step.shape[1]
+    codes = np.empty((len(weight), end - begin), np.uint8)
+    for i in range(begin, end):
+        own = step[:, i // size]
+        codes[:, i - begin] = nearest_codes((weight[:, i] + errors[:, i])[:, None], own[:, None], entries)[:, 0]
+        errors[:, i] = weight[:, i] - entries[codes[:, i - begin]] * own
+        errors[:, i + 1 : end] += errors[:, i, None] * shares[i, i + 1 : end]
+    return codes, errors
+
+
 def observe(x: Array, highest: Array, total: Array, squares: Array) -> tuple[Array, Array, Array]:
     size = np.abs(x)
     square = size.astype(np.float64) * size

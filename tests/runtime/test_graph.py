@@ -172,6 +172,8 @@ def test_tables(table: int, field: str, value: Any, message: str) -> None:
         ("layer0.qkv", "n", 200, r"'layer0.qkv.weight' is int8 \[15, 9, 16, 4\]; it must be int8 \[13, 9, 16, 4\]"),
         ("layer0.qkv", "k", True, "'k' is true; it must be an integer in 1"),
         ("layer0.qkv", "format", "i2", "'format' is 'i2'; it must be one of f32, i8, i4"),
+        ("layer0.qkv", "format", "i5", "'layout' is 'panels'; numbers of 5 bits are those of tables by rows"),
+        ("words", "format", "i5", r"'words.weight' is int8 .*; it must be uint8 \[128, 30\]"),
         ("layer0.qkv", "format", "f32", "'rotate' is 4; f32 weights are not rotated"),
         ("layer1.down", "format", "f32", r"'layer1.down.weight' is int8 .* it must be float32 \[3, 41, 16\]"),
         ("layer0.qkv", "rotate", 3, "'rotate' is 3; it must be 0 or a power of two that divides 36"),

@@ -16,7 +16,7 @@ from pocketformer.graph import Array, Graph
 
 GRAPHS = {
     f"{weights}-{task}": encoder(weights, task=task, relative=True)
-    for weights in ("fp32", "int8")
+    for weights in ("fp32", "int8", "int4")
     for task in ("embed", "fill_mask")
 }
 SCALARS: tuple[Any, ...] = (
@@ -129,6 +129,8 @@ def test_hostile_values_do_no_harm() -> None:
                 lowest, highest = (0, np.inf) if key.endswith(".scale") else (-np.inf, np.inf)
                 if key.endswith(".colsum"):
                     lowest, highest = -128 * 36, 128 * 36
+                if key.endswith(".codebook"):
+                    lowest, highest = -127, 127
                 harmless = bool(np.isfinite(value)) and lowest <= value <= highest
                 assert attempt(graph, arrays | {key: filled[key]}) == harmless, (key, fill)
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers.programs import packed, program
+from helpers.programs import packed, program, quantize_graph
 from pocketformer import _core, reference
 from pocketformer.graph import Array, Graph, GraphBuilder, Table
+from pocketformer.hadamard import hadamard
 
 every_isa = pytest.mark.parametrize("isa", _core.isas())
 LENGTHS = (1, 40, 17, 3, 33)
@@ -131,6 +132,48 @@ def test_four_bit_weights(isa: str, group: int, minimum: bool) -> None:
     graph = replace(graph, params=params, weights={**graph.weights, "w": facts})
     agree(graph, text_inputs(), isa, 1e-4)
     np.testing.assert_array_equal(reference.run(graph, text_inputs()), reference.run(packed(graph), text_inputs()))
+
+
+@every_isa
+@pytest.mark.parametrize("bits", [3, 4, 5, 6, 7])
+@pytest.mark.parametrize(("width", "rotate"), [(26, 2), (16, 16), (96, 0)])
+def test_tables_of_few_bits(isa: str, bits: int, width: int, rotate: int) -> None:
+    """Looked up and rotated back, as the interpreter has it, packed or plain."""
+    build, rng = GraphBuilder.text(50, 0, 40), np.random.default_rng(bits)
+    x = build.embed([Table("words", floats(50, width), "ids"), Table("places", floats(40, width), "positions")])
+    graph = build.build(x)
+    params = {
+        **graph.params,
+        "words.weight": rng.integers(0, 1 << bits, (50, width)).astype(np.uint8),
+        "words.codebook": np.sort(rng.integers(-127, 128, 1 << bits)).astype(np.int8),
+        "words.scale": rng.random(50).astype(np.float32) / 100,
+    }
+    facts = {"format": f"i{bits}", "n": 50, "k": width, "rotate": rotate}
+    graph = replace(graph, params=params, weights={**graph.weights, "words": facts})
+    agree(graph, text_inputs(), isa)
+    np.testing.assert_array_equal(reference.run(graph, text_inputs()), reference.run(packed(graph), text_inputs()))
+    ids = text_inputs()["ids"]
+    real = params["words.codebook"][params["words.weight"][ids]] * params["words.scale"][ids, None]
+    np.testing.assert_allclose(
+        reference.run(graph, text_inputs())[0] - graph.params["places.weight"][0], hadamard(real[0], rotate), atol=1e-4
+    )
+
+
+@every_isa
+@pytest.mark.parametrize("bits", [4, 5])
+def test_tables_by_rows_in_bytes_are_rotated_too(isa: str, bits: int) -> None:
+    build = GraphBuilder.text(50, 0, 40)
+    x = build.embed([Table("words", floats(50, 32), "ids")])
+    graph = quantize_graph(build.build(x), table_bits=bits)
+    assert graph.weights["words"]["rotate"] == 32
+    agree(graph, text_inputs(), isa)
+    byte = {"format": "i8", "n": 50, "k": 32, "rotate": 32}
+    values = graph.params["words.codebook"][graph.params["words.weight"]]
+    wide = replace(graph, params={**graph.params, "words.weight": values}, weights={"words": byte})
+    wide.params.pop("words.codebook")
+    inputs = text_inputs()
+    few, whole = (_core.Session(program(part, isa)).run(inputs) for part in (graph, wide))
+    assert few.tobytes() == whole.tobytes()
 
 
 @pytest.mark.parametrize(

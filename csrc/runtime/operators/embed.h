@@ -25,11 +25,10 @@ struct EmbedTable {
 class EmbedStep final : public Step {
  public:
   struct Lookup {
-    const void* table;
-    const float* scale;
+    WeightView weight;
     bool panels;
     int input;  // or kNone: positions
-    int offset, rotate;
+    int offset;
   };
 
   EmbedStep(int domain, Operand in, Operand index, Operand out, std::vector<Lookup> lookups)
@@ -50,13 +49,15 @@ class EmbedStep final : public Step {
     }
     for (const Lookup& lookup : lookups_) {
       fill(w, lookup, index);
-      w.kernels().embed({.table = lookup.table,
-                         .scale = lookup.scale,
+      w.kernels().embed({.table = lookup.weight.panels,
+                         .scale = lookup.weight.scale,
                          .panels = lookup.panels,
+                         .bits = WeightSpec::bits(lookup.weight.format),
+                         .codebook = lookup.weight.codebook,
                          .index = index,
                          .rows = w.rows(),
                          .width = out_.width,
-                         .rotate = lookup.rotate,
+                         .rotate = lookup.weight.rotate,
                          .accumulate = accumulate,
                          .out = out,
                          .ldo = w.ld(out_)});
@@ -133,16 +134,14 @@ struct Embed {
     const int64_t reach = positions ? of.max_rows + table.offset : input->limit;
     l.check(reach <= weight.view.n, "weight", "names '", table.weight, "' of ", weight.view.n,
             " rows; its index reaches ", reach - 1);
-    l.check(weight.view.format == Format::kF32 || weight.view.format == Format::kI8, "weight", "names '", table.weight,
-            "'; only f32 and i8 tables are looked up");
+    l.check(!panels || weight.view.format == Format::kF32 || weight.view.format == Format::kI8, "weight", "names '",
+            table.weight, "'; in panels only f32 and i8 tables are looked up");
     l.check(first || (weight.view.rotate == 0 && !panels), "weight", "names '", table.weight,
             "', rotated or in panels; only the first table may be");
-    return {.table = weight.view.panels,
-            .scale = weight.view.scale,
+    return {.weight = weight.view,
             .panels = panels,
             .input = positions ? kNone : static_cast<int>(input - l.program().inputs.data()),
-            .offset = static_cast<int>(table.offset),
-            .rotate = weight.view.rotate};
+            .offset = static_cast<int>(table.offset)};
   }
 };
 

@@ -27,5 +27,30 @@ def feed_back(
     ``end``.
     """
 
+def match_codes(
+    weight: _F64, step: _F64, index: NDArray[np.uint8], codebook: _F64, products: _F64, squares: _F64
+) -> None:
+    """``products`` and ``squares`` [N, groups] become Σ w·c and Σ c² of each group, c being nearest to w / ``step``.
+
+    ``step`` is [N, groups], ``codebook`` [256] whole numbers within ±127, and ``index`` [512] the nearest entry of the
+    numbers from i/2 − 128 on, up to the next half.
+    """
+
+def round_to_codes(weight: _F64, step: _F64, index: NDArray[np.uint8], codes: NDArray[np.uint8]) -> None:
+    """``codes`` [N, K] become the indices of what is nearest to ``weight`` / ``step`` [N, groups]."""
+
+def feed_back_codes(
+    weight: _F64,
+    errors: _F64,
+    shares: _F64,
+    step: _F64,
+    index: NDArray[np.uint8],
+    codebook: _F64,
+    codes: NDArray[np.uint8],
+    begin: int,
+    end: int,
+) -> None:
+    """``feed_back`` with a codebook, a step for each group of inputs, and indices for values."""
+
 def observe(x: NDArray[np.float32], highest: NDArray[np.float32], total: _F64, squares: _F64) -> None:
     """Takes the rows of ``x`` [rows, K] into the max |x|, Σ|x| and Σx² [K] of each column so far."""

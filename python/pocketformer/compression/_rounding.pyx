@@ -110,6 +110,113 @@ def feed_back(
                     owed[j] += error * share[j]
 
 
+# Index of the nearest entry of a codebook of int8: its entries are whole numbers, so the borders between two of them are
+# halves, and between two borders all numbers have the same index.
+cdef inline unsigned char code(double x, double step, const unsigned char* index) noexcept nogil:
+    cdef double y = 2 * (x / step)
+    cdef int half
+    y = 254.0 if y > 254.0 else (-254.0 if y < -254.0 else y)
+    half = <int> (y + 256.0)  # not negative: rounds down
+    return index[half]
+
+
+cdef int check_codes(
+    Py_ssize_t rows, Py_ssize_t width, const double[:, ::1] step, const unsigned char[::1] index
+) except -1:
+    check("step's first axis", step.shape[0], rows)
+    if step.shape[1] < 1 or width % step.shape[1]:
+        raise ValueError(f"step's last axis is {step.shape[1]}; it must divide {width}")
+    check("index's length", index.shape[0], 512)
+    return 0
+
+
+def match_codes(
+    const double[:, ::1] weight,
+    const double[:, ::1] step,
+    const unsigned char[::1] index,
+    const double[::1] codebook,
+    double[:, ::1] products,
+    double[:, ::1] squares,
+):
+    cdef Py_ssize_t rows = weight.shape[0], width = weight.shape[1], row, group, i, size
+    cdef double product, square, value
+    check_codes(rows, width, step, index)
+    check("codebook's length", codebook.shape[0], 256)
+    check("products' first axis", products.shape[0], rows)
+    check("products' last axis", products.shape[1], step.shape[1])
+    check("squares' first axis", squares.shape[0], rows)
+    check("squares' last axis", squares.shape[1], step.shape[1])
+    size = width // step.shape[1]
+    with nogil:
+        for row in range(rows):
+            for group in range(step.shape[1]):
+                product = square = 0
+                for i in range(group * size, (group + 1) * size):
+                    value = codebook[code(weight[row, i], step[row, group], &index[0])]
+                    product += weight[row, i] * value
+                    square += value * value
+                products[row, group] = product
+                squares[row, group] = square
+
+
+def round_to_codes(
+    const double[:, ::1] weight,
+    const double[:, ::1] step,
+    const unsigned char[::1] index,
+    unsigned char[:, ::1] codes,
+):
+    cdef Py_ssize_t rows = weight.shape[0], width = weight.shape[1], row, group, i, size
+    check_codes(rows, width, step, index)
+    check("codes' first axis", codes.shape[0], rows)
+    check("codes' last axis", codes.shape[1], width)
+    size = width // step.shape[1]
+    with nogil:
+        for row in range(rows):
+            for group in range(step.shape[1]):
+                for i in range(group * size, (group + 1) * size):
+                    codes[row, i] = code(weight[row, i], step[row, group], &index[0])
+
+
+def feed_back_codes(
+    const double[:, ::1] weight,
+    double[:, ::1] errors,
+    const double[:, ::1] shares,
+    const double[:, ::1] step,
+    const unsigned char[::1] index,
+    const double[::1] codebook,
+    unsigned char[:, ::1] codes,
+    Py_ssize_t begin,
+    Py_ssize_t end,
+):
+    cdef Py_ssize_t rows = weight.shape[0], width = weight.shape[1], row, i, j, size
+    cdef double error
+    cdef unsigned char found
+    cdef double* owed
+    cdef const double* share
+    check_codes(rows, width, step, index)
+    check("codebook's length", codebook.shape[0], 256)
+    check("errors' first axis", errors.shape[0], rows)
+    check("errors' last axis", errors.shape[1], width)
+    check("shares' first axis", shares.shape[0], width)
+    check("shares' last axis", shares.shape[1], width)
+    check("codes' first axis", codes.shape[0], rows)
+    check("codes' last axis", codes.shape[1], width)
+    if not 0 <= begin < end <= width:
+        raise ValueError(f"begin and end are {begin} and {end}; they must be 0 ≤ begin < end ≤ {width}")
+    size = width // step.shape[1]
+    with nogil:
+        for row in range(rows):
+            owed = &errors[row, 0]
+            for i in range(begin, end):
+                found = code(weight[row, i] + owed[i], step[row, i // size], &index[0])
+                error = weight[row, i] - codebook[found] * step[row, i // size]
+                codes[row, i] = found
+                owed[i] = error
+                share = &shares[i, 0]
+                for j in range(i + 1, end):
+                    owed[j] += error * share[j]
+
+
 def observe(const float[:, ::1] x, float[::1] highest, double[::1] total, double[::1] squares):
     cdef Py_ssize_t rows = x.shape[0], width = x.shape[1], row, i
     cdef float size

@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..graph import Array
-from ._rounding import feed_back
+from ._rounding import feed_back, feed_back_codes
+from .codebook import Codebook
 
 DAMPING = 0.01
 """Share of the mean second moment that is added to all, so that the factorization is stable."""
@@ -38,6 +39,18 @@ def error_shares(moments: Array) -> Array:
     return shares
 
 
+def refit(moments: Array, cross: Array, damping: float) -> Array:
+    """[K, K]: what weights W change by, W · this, so that their products with the rows x of a rounded model are those
+    with the exact rows z, in the least squares' sense: (Σ zᵀx − Σ xᵀx) · (Σ xᵀx + ``damping`` · mean · I)⁻¹.
+
+    Undamped it hurts: it follows what the samples happen to have in common.
+    """
+    k = len(moments)
+    damped = moments + np.eye(k) * (damping * np.trace(moments) / k)
+    change: Array = np.linalg.solve(damped, (cross - moments).T).T
+    return change
+
+
 def round_with_feedback(weight: Array, scale: Array, shares: Array) -> Array:
     """``weight`` float64 [N, K] → int8 [N, K] in steps of ``scale`` [N] that keep ``weight · x`` for typical ``x``."""
     n, k = weight.shape
@@ -52,6 +65,20 @@ def round_with_feedback(weight: Array, scale: Array, shares: Array) -> Array:
     return values
 
 
+def round_to_codes_with_feedback(weight: Array, scale: Array, codebook: Codebook, shares: Array) -> Array:
+    """``weight`` float64 [N, K] → uint8 [N, K], indices into ``codebook``, with a ``scale`` [N, groups]."""
+    n, k = weight.shape
+    step, index, entries = steps(scale), codebook.index, codebook.values
+    errors = np.zeros((n, k))
+    codes = np.empty((n, k), np.uint8)
+    for begin in range(0, k, BLOCK):
+        end = min(begin + BLOCK, k)
+        if begin:
+            errors[:, begin:end] = errors[:, :begin] @ shares[:begin, begin:end]
+        feed_back_codes(weight, errors, shares, step, index, entries, codes, begin, end)
+    return codes
+
+
 def steps(scale: Array) -> Array:
-    """``scale`` [N] in float64, 1 for a row of zeros."""
+    """``scale`` in float64, 1 where all is zero."""
     return np.where(scale > 0, scale, 1).astype(np.float64)

@@ -13,8 +13,18 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..graph import Array, Graph
-from ..layout import LANES, fp32_panels, int8_panels, round_up, table_rows
-from ..packing import pack_panels, pad, vectors
+from ..layout import (
+    BITS,
+    LANES,
+    codebook_size,
+    fp32_panels,
+    int4_panels,
+    int8_panels,
+    round_up,
+    table_columns,
+    table_rows,
+)
+from ..packing import pack_bits, pack_nibbles, pack_panels, pack_scales, pad, vectors
 
 ELEMENTS_AT_ONCE = 1 << 20
 """Of a weight that is copied: 8 MB in float64. A vocabulary of 250,000 rows is never held as a whole."""
@@ -22,11 +32,13 @@ ELEMENTS_AT_ONCE = 1 << 20
 
 @dataclass(frozen=True)
 class Slot:
-    """Room for a tensor. ``plain`` is the shape that padding is added to."""
+    """Room for a tensor. ``plain`` is the shape that padding is added to; ``bits`` those of a number, where that is not
+    the dtype's: several share a byte."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     plain: tuple[int, ...]
+    bits: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -39,7 +51,7 @@ class Slot:
     @property
     def by_rows(self) -> bool:
         """Whether its rows [n, K] can be packed one by one: it is a weight, no vector and no attention bias."""
-        return len(self.plain) == 2 and (self.panels or self.shape[1] == self.plain[1])
+        return len(self.plain) == 2 and (self.panels or bool(self.bits) or self.shape[1] == self.plain[1])
 
 
 class Sink(Protocol):
@@ -56,16 +68,25 @@ def layout(target: Graph) -> dict[str, Slot]:
     """
     slots: dict[str, Slot] = {}
     for name, facts in target.weights.items():
-        n, k, int8 = facts["n"], facts["k"], facts["format"] == "i8"
-        dtype = np.dtype(np.int8 if int8 else np.float32)
-        rows = facts.get("layout") == "rows"
-        panels: tuple[int, ...] = int8_panels(n, k) if int8 else fp32_panels(n, k)
-        shape = (table_rows(n, k, dtype.itemsize), k) if rows else panels
-        slots[f"{name}.weight"] = Slot(dtype, shape, (n, k))
-        if int8:
-            slots[f"{name}.scale"] = Slot(np.dtype(np.float32), (round_up(n, LANES),), (n,))
-            if not rows:
-                slots[f"{name}.colsum"] = Slot(np.dtype(np.int32), (round_up(n, LANES),), (n,))
+        n, k, bits, rows = facts["n"], facts["k"], BITS[facts["format"]], facts.get("layout") == "rows"
+        dtype = np.dtype(np.float32 if bits == 32 else np.int8 if bits == 8 else np.uint8)
+        shape: tuple[int, ...]
+        if rows:
+            columns = table_columns(k, bits) if bits < 8 else k
+            shape = (table_rows(n, columns, dtype.itemsize), columns)
+        else:
+            shape = {32: fp32_panels, 8: int8_panels, 4: int4_panels}[bits](n, k)
+        slots[f"{name}.weight"] = Slot(dtype, shape, (n, k), bits if bits < 8 else 0)
+        if bits == 32:
+            continue
+        group = facts.get("group", 0)
+        panels, channels = round_up(n, LANES) // LANES, round_up(n, LANES)
+        scales: tuple[int, ...] = (panels, k // group, LANES) if group else (channels,)
+        slots[f"{name}.scale"] = Slot(np.dtype(np.float32), scales, (n, k // group) if group else (n,))
+        if bits == 8 and not rows:
+            slots[f"{name}.colsum"] = Slot(np.dtype(np.int32), (channels,), (n,))
+        if bits < 8:
+            slots[f"{name}.codebook"] = Slot(np.dtype(np.int8), (codebook_size(bits),), (1 << bits,))
     for name, plain, shape in vectors(target):
         slots.setdefault(name, Slot(np.dtype(np.float32), shape, plain))
     return slots
@@ -74,9 +95,17 @@ def layout(target: Graph) -> dict[str, Slot]:
 def write_rows(sink: Sink, name: str, slot: Slot, begin: int, rows: Array) -> None:
     """Packs ``rows`` [rows, K] of a weight, the first of which is ``begin``, a multiple of 16."""
     if slot.panels:
-        sink.write(name, begin // LANES, pack_panels(rows))
+        sink.write(name, begin // LANES, pack_nibbles(rows) if slot.bits else pack_panels(rows))
     else:
-        sink.write(name, begin, rows)
+        sink.write(name, begin, pack_bits(rows, slot.bits) if slot.bits else rows)
+
+
+def write_scales(sink: Sink, name: str, begin: int, scale: Array) -> None:
+    """Packs the scales [rows] or [rows, groups] of the rows from ``begin`` on, a multiple of 16."""
+    if scale.ndim > 1:
+        sink.write(name, begin // LANES, pack_scales(scale))
+    else:
+        sink.write(name, begin, scale)
 
 
 def write_plain(sink: Sink, name: str, slot: Slot, tensor: Array) -> None:

@@ -14,14 +14,22 @@ import numpy as np
 from ..graph import Array, Graph
 from ..packing import stored_weights
 from ..pocketwriter import writing
-from .packed import Sink, Slot, layout, write_plain, write_rows
-from .quantize import Progress, QuantizeOptions, as_quantized, choose_rotations, round_weights
+from .calibration import FEW_TOKENS, TOKENS, Samples, calibrate, default_calibration, random_tokens, takes_tokens
+from .packed import Sink, Slot, layout, write_plain, write_rows, write_scales
+from .profile import Progress, load_profile
+from .profile import save_profile as keep_profile
+from .quantize import Profiler, Quantization, QuantizeOptions, calibrated_profiler
 from .report import CompressionReport, Stage, TensorReport
 
 if TYPE_CHECKING:
     from ..sources.huggingface import Checkpoint
 
-WEIGHTS = ("int8", "fp32")
+WEIGHTS = {"int8": 8, "int4": 4, "fp32": 32}
+"""Bits of linears."""
+
+
+EXTRAS = ("scale", "codebook", "colsum")
+"""What is stored beside a rounded weight, and counted with it."""
 
 
 class Memory:
@@ -37,16 +45,26 @@ class Memory:
 class Compression:
     """A plain fp32 ``graph`` on its way to be packed: its ``target`` without parameters, and the ``slots`` of these.
 
-    ``weights`` is ``int8`` (linears, embedding tables, attention) or ``fp32``. Raises ValueError for another word.
+    ``weights`` is the precision of linears where ``options`` name no other: ``int8`` or ``int4``, and tables and
+    attention are rounded too, or ``fp32``, and nothing is. ``profiler``: see Quantization. Raises ValueError for
+    another word.
     """
 
-    def __init__(self, graph: Graph, weights: str = "int8", options: QuantizeOptions | None = None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        weights: str = "int8",
+        options: QuantizeOptions | None = None,
+        profiler: Profiler | None = None,
+    ) -> None:
         if weights not in WEIGHTS:
             raise ValueError(f"weights is {weights!r}; it must be one of {', '.join(WEIGHTS)}")
         self.graph = graph
-        self.options = options or QuantizeOptions()
-        self.rotations = choose_rotations(graph, self.options) if weights == "int8" else {}
-        target = as_quantized(graph, self.rotations) if weights == "int8" else replace(graph, params={})
+        rounded = weights != "fp32"
+        self.quantization = (
+            Quantization(graph, options or QuantizeOptions(), WEIGHTS[weights], profiler) if rounded else None
+        )
+        target = self.quantization.target if self.quantization else replace(graph, params={})
         self.target = replace(target, weights=stored_weights(target))
         self.slots = layout(self.target)
 
@@ -54,12 +72,14 @@ class Compression:
         """Fills ``sink`` with the tensors of ``slots``."""
         errors: dict[str, tuple[float, float]] = {}
         peaks: dict[str, float] = {}
-        for part in round_weights(self.graph, self.rotations, self.options, progress):
+        for part in self.quantization.round(progress) if self.quantization else ():
             weight = f"{part.name}.weight"
             slot = self.slots[weight]
             write_rows(sink, weight, slot, part.begin, part.values)
-            sink.write(f"{part.name}.scale", part.begin, part.scale)
-            if slot.panels:
+            write_scales(sink, f"{part.name}.scale", part.begin, part.scale)
+            if part.codebook is not None:
+                sink.write(f"{part.name}.codebook", 0, part.codebook)
+            elif slot.panels:
                 sink.write(f"{part.name}.colsum", part.begin, part.values.sum(axis=1, dtype=np.int32))
             error, norm = errors.get(weight, (0.0, 0.0))
             errors[weight] = error + part.error, norm + part.norm
@@ -76,26 +96,34 @@ class Compression:
             if name not in params:
                 continue  # scales and sums are counted with their weight
             base = name.removesuffix(".weight")
-            extras = sum(slots[extra].nbytes for extra in (f"{base}.scale", f"{base}.colsum") if extra in slots)
+            extras = sum(slots[f"{base}.{extra}"].nbytes for extra in EXTRAS if f"{base}.{extra}" in slots)
             after = slot.nbytes + extras
             tensors.append(TensorReport(name, params[name].nbytes, after, errors.get(name, 0.0), peaks.get(name, 0.0)))
         used = sum(tensor.before for tensor in tensors)
-        rounded = sum(prod(slot.plain) * slot.dtype.itemsize for slot in slots.values() if slot.dtype != np.int32)
+        rounded = sum(
+            prod(slot.plain) * (slot.bits or 8 * slot.dtype.itemsize) // 8
+            for slot in slots.values()
+            if slot.dtype != np.int32
+        )
         stages = [Stage("import", sum(array.nbytes for array in params.values()), used)]
-        if self.rotations:
+        if self.quantization:
             stages.append(Stage("quantize", used, rounded))
         stages.append(Stage("pack", rounded, sum(slot.nbytes for slot in slots.values())))
         return CompressionReport(tuple(stages), tuple(tensors))
 
 
 def compress_graph(
-    graph: Graph, weights: str = "int8", options: QuantizeOptions | None = None, progress: Progress | None = None
+    graph: Graph,
+    weights: str = "int8",
+    options: QuantizeOptions | None = None,
+    progress: Progress | None = None,
+    profiler: Profiler | None = None,
 ) -> tuple[Graph, CompressionReport]:
     """A plain fp32 graph → the packed graph of a pocket file, in memory, and a report.
 
-    ``weights`` is ``int8`` (linears, embedding tables, attention) or ``fp32``. Raises ValueError for another word.
+    ``weights``, ``options`` and ``profiler`` are those of Compression.
     """
-    compression = Compression(graph, weights, options)
+    compression = Compression(graph, weights, options, profiler)
     memory = Memory(compression.slots)
     report = compression.run(memory, progress)
     return replace(compression.target, params=memory.params), report
@@ -107,13 +135,24 @@ def compress_checkpoint(
     weights: str = "int8",
     progress: Progress | None = None,
     options: QuantizeOptions | None = None,
+    calibration: Samples | str | os.PathLike[str] | None = None,
+    save_profile: str | os.PathLike[str] | None = None,
 ) -> CompressionReport:
     """Compresses an imported checkpoint into the pocket file ``dst``; a part of one weight is in memory at a time.
 
-    Raises ValueError for unknown ``weights`` and PocketFileError when the graph breaks the format; ``dst`` is then
-    untouched, as it is after an interrupt.
+    ``calibration``: what the model is run on, see :func:`~pocketformer.compress`; ``save_profile``: where what was seen
+    of it is kept.
+
+    Raises ValueError for unknown ``weights`` or a calibration that is of no use, and PocketFileError when the graph
+    breaks the format; ``dst`` is then untouched, as it is after an interrupt.
     """
-    compression = Compression(loaded.graph, weights, options)
+    options = options or QuantizeOptions()
+    profiler = None
+    if weights in WEIGHTS and weights != "fp32":
+        profiler = make_profiler(loaded, options, calibration, save_profile, WEIGHTS[weights])
+    if profiler is None and (calibration is not None or save_profile is not None):
+        raise ValueError(f"weights is {weights!r} and rounded without calibration; leave calibration out")
+    compression = Compression(loaded.graph, weights, options, profiler)
     model = {**loaded.model, "weights": weights}
     tokenizer = minify(loaded.tokenizer_json)
     with writing(dst, compression.target, compression.slots, model, loaded.text, tokenizer) as file:
@@ -121,6 +160,35 @@ def compress_checkpoint(
         if progress:
             progress("write", 1.0)
     return replace(report, file_bytes=os.stat(dst).st_size)
+
+
+def make_profiler(
+    loaded: Checkpoint,
+    options: QuantizeOptions,
+    calibration: Samples | str | os.PathLike[str] | None,
+    save_to: str | os.PathLike[str] | None = None,
+    linear_bits: int = 8,
+) -> Profiler | None:
+    """What runs the model of ``loaded``: on ``calibration``, or where that is None on our own texts, or on random
+    tokens where these are strange to it; None where the options ask for none. An ``.npz`` is a profile that was kept.
+
+    A profile that is kept or used again is that of the fp32 model: nothing is then fitted to what rounding has changed.
+    """
+    graph = loaded.graph
+    if isinstance(calibration, (str, os.PathLike)) and os.fspath(calibration).endswith(".npz"):
+        path = calibration
+        return lambda names, _: load_profile(path, graph, names)
+    if calibration is not None:
+        chosen = calibrate(loaded, calibration)
+    elif options.random_tokens > 0 and takes_tokens(graph):
+        few = not options.few_bits(graph, linear_bits)
+        chosen = default_calibration(loaded, FEW_TOKENS if few else TOKENS) or random_tokens(
+            graph, options.random_tokens
+        )
+    else:
+        return None
+    profiler = calibrated_profiler(graph, chosen)
+    return profiler if save_to is None else lambda names, _: keep_profile(save_to, profiler(names, None))
 
 
 def minify(tokenizer_json: bytes | None) -> bytes | None:

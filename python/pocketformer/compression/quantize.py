@@ -1,4 +1,4 @@
-"""Int8 weights without calibration data: rotate, then round to one scale per output channel, with feedback.
+"""Rounded weights: rotate, then round with feedback, to int8 or to indices into a learned codebook.
 
 The rotation is QuaRot's (arXiv 2404.00456) in blocks: it spreads outlier channels of the *activations* over a block, so
 that one scale per row suffices for them. The operator rotates its input, the weights absorb the inverse.
@@ -6,49 +6,84 @@ that one scale per row suffices for them. The operator rotates its input, the we
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ..graph import Array, Graph, Op
-from ..layout import MAX_HADAMARD, MAX_INT8_K
-from ._rounding import rotate, round_to_nearest, squared_errors
+from ..layout import MAX_HADAMARD
+from ._rounding import rotate, round_to_codes, round_to_nearest, squared_errors
+from .calibration import Calibration, random_tokens, takes_tokens
+from .codebook import SAMPLE, Codebook, learn, search, uniform
 from .dataflow import Dataflow
-from .gptq import error_shares, round_with_feedback, steps
+from .gptq import error_shares, refit, round_to_codes_with_feedback, round_with_feedback, steps
 from .packed import row_parts
-from .profile import can_profile, profile
+from .precision import FP32, INT8, Precision, choose_block, choose_precisions
+from .profile import Observer, Progress, profile
 
-Progress = Callable[[str, float], None]
-"""Called with what is being done and the share, 0…1, that is done."""
+SEEN = 1 << 24
+"""Numbers of the largest table whose rounding is seen by what comes after it: 64 MB that wait in memory."""
+
+Profiler = Callable[[Collection[str], "dict[str, Array] | None"], Iterator[Observer]]
+"""The observers of the linears that are named, in any order: ``profile`` with its graph and calibration, say, and what
+that calls ``rounded``."""
 
 
 @dataclass(frozen=True)
 class QuantizeOptions:
-    """``block``: largest rotation block. ``rotate_attention_output``: also rotate what attention produces; its rows are
-    averages, free of outliers. ``clip``: candidates for the share of a channel's range that is kept; the one
-    with the least squared error wins. ``fp32_rows``: a table or a final linear with at most so many rows stays
-    fp32: it costs nothing, while the error of MiniLM's two token types, part of every token, is that of all
-    other tables together ten times over. ``random_tokens``: how many the model is run on to round with feedback
-    (see gptq); 0 rounds each weight to the nearest.
+    """``table_bits``: of the table of words, 3 to 8 or 32; None: 4 where linears have 4, else 8. ``group``: inputs of a
+    4-bit linear that share a scale, 16, 32, 64 or 128, or 0 for a scale a channel; where it does not divide the inputs,
+    the largest of these below it that does. ``precision``: of single weights, by name or by a pattern such as
+    ``layer.5.*``; the last that matches counts.
 
-    Raises ValueError for a block that is no power of two.
+    ``block``: largest rotation block. ``rotate_attention_output``: also rotate what attention produces for int8
+    linears; its rows are averages, free of outliers. ``clip``: candidates for the share of a channel's range that int8
+    keeps; the one with the least squared error wins. ``fp32_rows``: a table or a final linear with at most so many rows
+    stays fp32: it costs nothing, while the error of MiniLM's two token types, part of every token, is that of all other
+    tables together ten times over. ``random_tokens``: how many the model is run on to round with feedback (see gptq)
+    where no calibration is given and our own texts are strange to it; 0 rounds each weight to the nearest. ``refit``:
+    the damping with which 4-bit linears are fitted to what the rounding before them has made of their inputs, or 0.
+    ``learned``: whether codebooks are learned or evenly spaced.
+
+    Raises ValueError for a block that is no power of two, and for bits or groups that there are not.
     """
 
+    table_bits: int | None = None
+    group: int = 64
+    precision: Mapping[str, Precision] = field(default_factory=dict)
     block: int = MAX_HADAMARD
     rotate_attention_output: bool = False
     clip: tuple[float, ...] = (1.0,)
     fp32_rows: int = 64
     random_tokens: int = 2048
+    refit: float = 0.3
+    learned: bool = True
 
     def __post_init__(self) -> None:
         if self.block < 0 or self.block & (self.block - 1):
             raise ValueError(f"block is {self.block}; it must be 0 or a power of two")
+        if self.table_bits not in (None, 3, 4, 5, 6, 7, 8, 32):
+            raise ValueError(f"table_bits is {self.table_bits}; it must lie in 3…8, or be 32")
+        if self.group not in (0, 16, 32, 64, 128):
+            raise ValueError(f"group is {self.group}; it must be 16, 32, 64 or 128, or 0 for a scale a channel")
+
+    def precisions(self, graph: Graph, linear_bits: int = INT8) -> dict[str, Precision]:
+        """What each weight of ``graph`` becomes. Raises ValueError when ``precision`` does not fit the graph."""
+        table_bits = self.table_bits or linear_bits
+        return choose_precisions(graph, linear_bits, table_bits, self.group, self.fp32_rows, self.precision)
+
+    def few_bits(self, graph: Graph, linear_bits: int = INT8) -> bool:
+        """Whether some linear of ``graph`` becomes less than int8."""
+        linears = {op["weight"] for op in graph.ops if op["op"] == "linear"}
+        chosen = self.precisions(graph, linear_bits)
+        return any(chosen[name].bits < INT8 for name in linears)
 
 
 @dataclass(frozen=True)
 class Rounded:
-    """Consecutive rows of a quantized weight: ``values`` int8 [rows, K] in steps of ``scale`` float32 [rows].
+    """Consecutive rows of a quantized weight: ``values`` int8 [rows, K] in steps of ``scale`` float32 [rows], or uint8
+    indices into ``codebook``, with a scale a row or [rows, groups].
 
     ``begin`` is the first of them, a multiple of 16. ``error`` and ``norm`` are the sums of squares of what rounding
     changed and of the weights, both rotated. ``peak`` is the Observer's of what the weight is multiplied by, or 0.
@@ -61,6 +96,16 @@ class Rounded:
     error: float
     norm: float
     peak: float
+    codebook: Array | None = None
+
+    def real(self, block: int) -> Array:
+        """The weights that these stand for, float64 [rows, K], rotated back by ``block``."""
+        values = self.values if self.codebook is None else self.codebook[self.values]
+        scale = self.scale.reshape(len(self.scale), -1, 1).astype(np.float64)
+        weight: Array = (values.reshape(*scale.shape[:2], -1) * scale).reshape(values.shape)
+        if block:
+            rotate(weight, block)
+        return weight
 
 
 def quantize_rows(weight: Array, clip: tuple[float, ...] = (1.0,)) -> tuple[Array, Array]:
@@ -79,76 +124,142 @@ def quantize_rows(weight: Array, clip: tuple[float, ...] = (1.0,)) -> tuple[Arra
     return best, best_scale
 
 
-def quantize_graph(graph: Graph, options: QuantizeOptions | None = None, progress: Progress | None = None) -> Graph:
-    """A plain fp32 graph → a plain int8 graph: linears, embedding tables and attention. The input is left as it is."""
-    options = options or QuantizeOptions()
-    rotations = choose_rotations(graph, options)
+def quantize_graph(
+    graph: Graph,
+    options: QuantizeOptions | None = None,
+    progress: Progress | None = None,
+    linear_bits: int = INT8,
+    profiler: Profiler | None = None,
+) -> Graph:
+    """A plain fp32 graph → a plain rounded graph: linears, embedding tables and attention; the input stays as it is."""
+    quantization = Quantization(graph, options or QuantizeOptions(), linear_bits, profiler)
     params = dict(graph.params)
-    for name in rotations:
-        shape = graph.params[f"{name}.weight"].shape
-        params[f"{name}.weight"], params[f"{name}.scale"] = np.empty(shape, np.int8), np.empty(shape[0], np.float32)
-    for part in round_weights(graph, rotations, options, progress):
-        rows = slice(part.begin, part.begin + len(part.values))
-        params[f"{part.name}.weight"][rows], params[f"{part.name}.scale"][rows] = part.values, part.scale
-    return replace(as_quantized(graph, rotations), params=params)
+    parts: dict[str, list[Rounded]] = {}
+    for part in quantization.round(progress):
+        parts.setdefault(part.name, []).append(part)
+    for name, rounded in parts.items():
+        params[f"{name}.weight"] = np.concatenate([part.values for part in rounded])
+        params[f"{name}.scale"] = np.concatenate([part.scale for part in rounded])
+        if rounded[0].codebook is not None:
+            params[f"{name}.codebook"] = rounded[0].codebook
+    return replace(quantization.target, params=params)
+
+
+class Quantization:
+    """What each weight of ``graph`` becomes: ``precisions`` of all, linears having ``linear_bits`` where the options
+    name no other, and of those that are rounded the ``rotations``, the blocks that they are rotated by. ``target`` is
+    the graph that comes of it, without parameters.
+
+    ``profiler`` runs the model for those that are rounded with feedback: on random tokens where it is None and the
+    options ask for them.
+    """
+
+    def __init__(
+        self, graph: Graph, options: QuantizeOptions, linear_bits: int = INT8, profiler: Profiler | None = None
+    ) -> None:
+        self.graph, self.options = graph, options
+        self.flow = Dataflow(graph)
+        self.precisions = options.precisions(graph, linear_bits)
+        self.rotations = {
+            name: self._block(name, precision) for name, precision in self.precisions.items() if precision.bits < FP32
+        }
+        if profiler is None and options.random_tokens > 0 and takes_tokens(graph):
+            profiler = random_profiler(graph, options.random_tokens)
+        self.profiler = profiler
+        self.rounded: dict[str, Array] | None = {} if options.refit and options.few_bits(graph, linear_bits) else None
+        self.target = as_quantized(graph, self.rotations, self.precisions)
+
+    def _block(self, name: str, precision: Precision) -> int:
+        linears, place = self.flow.linears.get(name, []), self.flow.tables.get(name)
+        averages = any(self.flow.writer.get(op["in"], {}).get("op") == "attention" for op in linears)
+        averages = averages and not self.options.rotate_attention_output
+        k = self.graph.weights[name]["k"]
+        return choose_block(precision.bits, k, self.options.block, bool(linears), place, averages)
+
+    def round(self, progress: Progress | None = None) -> Iterator[Rounded]:
+        """The rounded weights, part by part: tables, then linears as soon as their inputs were seen."""
+        nearest = [name for name in self.rotations if name in self.flow.tables or self.profiler is None]
+        watched = [name for name in self.rotations if name not in nearest]
+        count = 0
+
+        def parts(name: str, shares: Array | None, peak: float, change: Array | None = None) -> Iterator[Rounded]:
+            nonlocal count
+            if progress:
+                progress(name, count / len(self.rotations))
+            count += 1
+            yield from self._rounded(name, shares, peak, change)
+
+        for name in nearest:
+            yield from parts(name, None, 0.0)
+        if watched and self.profiler:
+            for observer in self.profiler(watched, self.rounded):
+                change = None
+                if observer.cross is not None:
+                    change = refit(observer.moments, observer.cross, self.options.refit)
+                blocks: dict[int, list[str]] = {}
+                for name in observer.weights:
+                    blocks.setdefault(self.rotations[name], []).append(name)
+                for block, names in blocks.items():
+                    shares = error_shares(observer.rotated(block)) if observer.squares.any() else None
+                    for name in names:
+                        yield from parts(name, shares, observer.peak, change)
+
+    def _rounded(self, name: str, shares: Array | None, peak: float, change: Array | None) -> Iterator[Rounded]:
+        weight, precision, block = self.graph.params[f"{name}.weight"], self.precisions[name], self.rotations[name]
+        change = change if precision.bits < INT8 else None
+        codebook = None
+        if precision.bits < INT8:
+            codebook = uniform(precision.bits)
+            if self.options.learned:
+                codebook = learn(_rotated(_sample(weight), block, change), precision.bits, precision.group)
+        seen = self.rounded is not None and (name in self.flow.linears or weight.shape[0] * weight.shape[1] <= SEEN)
+        real = np.empty(weight.shape, np.float32) if seen else None
+        for begin, end in row_parts(weight.shape):
+            part = _rotated(np.array(weight[begin:end], np.float64, order="C"), block, change)
+            if codebook is None:
+                rounded = _as_int8(name, begin, part, self.options.clip, shares, peak)
+            else:
+                rounded = _as_codes(name, begin, part, codebook, precision.group, shares, peak)
+            if real is not None:
+                real[begin:end] = rounded.real(block)
+            yield rounded
+        if real is not None and self.rounded is not None:
+            self.rounded[f"{name}.weight"] = real
+
+
+def random_profiler(graph: Graph, tokens: int) -> Profiler:
+    """Runs ``graph`` on about ``tokens`` random tokens."""
+    return calibrated_profiler(graph, random_tokens(graph, tokens))
+
+
+def calibrated_profiler(graph: Graph, calibration: Calibration) -> Profiler:
+    """Runs ``graph`` on ``calibration``."""
+    return lambda names, rounded: profile(graph, names, calibration, rounded=rounded)
 
 
 def choose_rotations(graph: Graph, options: QuantizeOptions) -> dict[str, int]:
     """The weights to quantize and the rotation block of each; a weight that several operators share has one block."""
-    flow = Dataflow(graph)
-    rotations = {}
-    for name in {**flow.tables, **flow.linears}:
-        linears, place = flow.linears.get(name, []), flow.tables.get(name)
-        rows, k = graph.weights[name]["n"], graph.weights[name]["k"]
-        final = any(op["out"] == graph.output for op in linears)
-        if (linears and k > MAX_INT8_K) or (rows <= options.fp32_rows and (final or place is not None)):
-            continue
-        averages = any(flow.writer.get(op["in"], {}).get("op") == "attention" for op in linears)
-        # A lookup undoes the rotation of its first table only; a table that nothing multiplies gains nothing by one.
-        rotated = linears and not place and (options.rotate_attention_output or not averages)
-        block = min(k & -k, options.block) if rotated else 0
-        rotations[name] = block if block > 1 else 0
-    return rotations
+    return Quantization(graph, options).rotations
 
 
-def round_weights(
-    graph: Graph, rotations: Mapping[str, int], options: QuantizeOptions, progress: Progress | None = None
-) -> Iterator[Rounded]:
-    """The weights that ``rotations`` names, part by part: tables, then linears as soon as their inputs were seen."""
-    flow = Dataflow(graph)
-    seen = options.random_tokens > 0 and can_profile(graph)
-    nearest = [name for name in rotations if name in flow.tables or not seen]
-    watched = {name: block for name, block in rotations.items() if name not in nearest}
-    count = 0
-
-    def parts(name: str, shares: Array | None, peak: float) -> Iterator[Rounded]:
-        nonlocal count
-        if progress:
-            progress(name, count / len(rotations))
-        count += 1
-        for begin, part in _rotated(graph.params[f"{name}.weight"], rotations[name]):
-            yield _rounded(name, begin, part, options.clip, shares, peak)
-
-    for name in nearest:
-        yield from parts(name, None, 0.0)
-    if watched:
-        for observer in profile(graph, watched, options.random_tokens):
-            shares = error_shares(observer.moments) if observer.squares.any() else None
-            for name in observer.weights:
-                yield from parts(name, shares, observer.peak)
+def _rotated(part: Array, block: int, change: Array | None) -> Array:
+    """The rows ``part``, float64, as the runtime multiplies by them; ``change`` is that of ``refit``."""
+    if change is not None:
+        part = part + part @ change
+    if block:
+        rotate(part, block)
+        part /= block
+    return part
 
 
-def _rotated(weight: Array, block: int) -> Iterator[tuple[int, Array]]:
-    """The first row and the rows, float64, of parts that are as the runtime multiplies by them."""
-    for begin, end in row_parts(weight.shape):
-        part = np.array(weight[begin:end], np.float64, order="C")
-        if block:
-            rotate(part, block)
-            part /= block
-        yield begin, part
+def _sample(weight: Array) -> Array:
+    """Rows from all of ``weight``, float64."""
+    rows = max(SAMPLE // weight.shape[1], 1)
+    chosen = np.unique(np.linspace(0, len(weight) - 1, min(rows, len(weight))).astype(np.int64))
+    return np.concatenate([np.array(weight[i : i + 1], np.float64) for i in chosen])
 
 
-def _rounded(name: str, begin: int, part: Array, clip: tuple[float, ...], shares: Array | None, peak: float) -> Rounded:
+def _as_int8(name: str, begin: int, part: Array, clip: tuple[float, ...], shares: Array | None, peak: float) -> Rounded:
     values, scale = quantize_rows(part, clip)
     if shares is not None:
         values = round_with_feedback(part, scale, shares)
@@ -158,11 +269,33 @@ def _rounded(name: str, begin: int, part: Array, clip: tuple[float, ...], shares
     return Rounded(name, begin, values, scale, float(errors.sum()), norm, peak)
 
 
-def as_quantized(graph: Graph, rotations: Mapping[str, int]) -> Graph:
-    """``graph`` without parameters, the weights that ``rotations`` names and its attention being int8."""
+def _as_codes(
+    name: str, begin: int, part: Array, codebook: Codebook, group: int, shares: Array | None, peak: float
+) -> Rounded:
+    scale = search(part, codebook, group)
+    if shares is not None:
+        codes = round_to_codes_with_feedback(part, scale, codebook, shares)
+    else:
+        codes = np.empty(part.shape, np.uint8)
+        round_to_codes(part, steps(scale), codebook.index, codes)
+    real = codebook.values[codes].reshape(*scale.shape, -1) * scale[:, :, None]
+    error = float(np.square(real.reshape(part.shape) - part).sum())
+    norm = float(np.vdot(part, part))
+    scale = scale if group else scale[:, 0]
+    return Rounded(name, begin, codes, scale, error, norm, peak, codebook.entries)
+
+
+def as_quantized(
+    graph: Graph, rotations: Mapping[str, int], precisions: Mapping[str, Precision] | None = None
+) -> Graph:
+    """``graph`` without parameters, its attention being int8 and the weights that ``rotations`` names being rounded, to
+    int8 where ``precisions`` says nothing else.
+    """
     weights = dict(graph.weights)
     for name, block in rotations.items():
-        weights[name] = {**weights[name], "format": "i8", **({"rotate": block} if block else {})}
+        precision = (precisions or {}).get(name, Precision())
+        rounded = {"format": precision.format, "group": precision.group, "rotate": block}
+        weights[name] = {**weights[name], **{key: value for key, value in rounded.items() if value}}
     states = [{**state, "dtype": "int8"} for state in graph.states]
     return replace(graph, weights=weights, states=states, ops=_with_int8_queries(graph), params={})
 

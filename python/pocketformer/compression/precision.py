@@ -1,0 +1,99 @@
+"""How many bits each weight gets: the choice of the options, and what is said of single weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from ..graph import Graph
+from ..layout import MAX_INT8_K
+from .dataflow import Dataflow
+
+GROUPS = (16, 32, 64, 128)
+FP32, INT8, INT4 = 32, 8, 4
+ROTATED_TABLE = 5
+"""Bits up to which the rows of a table gain by being rotated."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """``bits`` of a stored number: 32 (fp32), 8 (int8) or 4 (indices into a learned codebook of 16); of a table that is
+    only looked up also 3, 5, 6 or 7. ``group``: how many inputs of a 4-bit linear share a scale, 16, 32, 64 or 128; 0:
+    all of an output channel."""
+
+    bits: int = INT8
+    group: int = 0
+
+    @property
+    def format(self) -> str:
+        """As docs/format.md names it."""
+        return "f32" if self.bits == FP32 else f"i{self.bits}"
+
+
+def choose_precisions(
+    graph: Graph,
+    linear_bits: int,
+    table_bits: int,
+    group: int,
+    fp32_rows: int,
+    overrides: Mapping[str, Precision] | None = None,
+) -> dict[str, Precision]:
+    """The precision of every weight that an operator reads, tables first.
+
+    Tables and final linears of at most ``fp32_rows`` rows stay fp32; ``table_bits`` is of the first table of a lookup
+    alone, as the others are small and part of every token. ``overrides`` names weights, or patterns of their names
+    (``layer.5.*``), of which the last that matches counts.
+
+    Raises ValueError when an override matches nothing, or asks for what the weight cannot be.
+    """
+    flow = Dataflow(graph)
+    chosen: dict[str, Precision] = {}
+    for name in {**flow.tables, **flow.linears}:
+        linears, place = flow.linears.get(name, []), flow.tables.get(name)
+        rows, k = graph.weights[name]["n"], graph.weights[name]["k"]
+        final = any(op["out"] == graph.output for op in linears)
+        if (linears and k > MAX_INT8_K) or (rows <= fp32_rows and (final or place is not None)):
+            chosen[name] = Precision(FP32)
+        elif place is not None:
+            chosen[name] = Precision(table_bits if place == 0 and not linears else INT8)
+        else:
+            chosen[name] = Precision(linear_bits, _divisor(group, k) if linear_bits == INT4 else 0)
+    for pattern, precision in (overrides or {}).items():
+        names = [name for name in chosen if fnmatchcase(name, pattern)]
+        if not names:
+            raise ValueError(f"precision names {pattern!r}, which is no weight; weights are {', '.join(chosen)}")
+        for name in names:
+            _check(name, precision, graph.weights[name]["k"], name in flow.linears, name in flow.tables)
+            chosen[name] = precision
+    return chosen
+
+
+def _divisor(group: int, k: int) -> int:
+    """``group``, or the largest below it that divides ``k``; 0, a scale a channel, where none does."""
+    return next((size for size in reversed(GROUPS) if size <= group and k % size == 0), 0)
+
+
+def _check(name: str, precision: Precision, k: int, linear: bool, table: bool) -> None:
+    allowed = {FP32, INT8} | ({INT4} if not table else set()) | ({3, 4, 5, 6, 7} if not linear else set())
+    if linear and k > MAX_INT8_K:
+        allowed = {FP32}
+    if precision.bits not in allowed:
+        kind = "a table that a product reads too" if table and linear else "a table" if table else "a linear"
+        known = ", ".join(map(str, sorted(allowed)))
+        raise ValueError(f"precision of {name!r} is {precision.bits} bits; {kind} has one of {known}")
+    grouped = linear and precision.bits == INT4
+    if precision.group and not (grouped and precision.group in GROUPS and k % precision.group == 0):
+        fits = ", ".join(str(size) for size in GROUPS if k % size == 0) if grouped else ""
+        remedy = f"one of {fits} divides its {k} inputs" if fits else "leave it 0"
+        raise ValueError(f"precision of {name!r} has groups of {precision.group}; {remedy}")
+
+
+def choose_block(bits: int, k: int, largest: int, linear: bool, place: int | None, averages: bool) -> int:
+    """The Hadamard block of a weight. A lookup undoes the rotation of its first table only; ``averages`` are rows that
+    attention produces, free of outliers."""
+    if bits == FP32 or place:
+        return 0
+    rotated = (bits == INT4 or not averages) if linear else bits <= ROTATED_TABLE
+    block = min(k & -k, largest) if rotated else 0
+    return block if block > 1 else 0
