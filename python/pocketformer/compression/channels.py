@@ -198,8 +198,8 @@ class Channels:
         for label in self._fixed_labels:
             holders.pop(int(label), None)
         found: dict[tuple[Axis, ...], list[int]] = {}
-        for label, axes in holders.items():
-            found.setdefault(tuple(axes), []).append(label)
+        for label, held in holders.items():
+            found.setdefault(tuple(held), []).append(label)
         linears = Dataflow(self.graph).linears
         few = self._rare()
         spaces = []

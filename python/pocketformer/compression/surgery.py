@@ -120,8 +120,7 @@ def _cuts(graph: Graph) -> list[int]:
     """Places between operators at which one value alone is read later; the place is that of the operator after it."""
     last: dict[str, int] = {graph.output: len(graph.ops)}
     for index, op in enumerate(graph.ops):
-        names = [op[key] for key in READS if op.get(key) is not None] + ([op["state"]] if "state" in op else [])
-        last |= dict.fromkeys(names, index)
+        last |= {str(op[key]): index for key in (*READS, "state") if op.get(key) is not None}
     last[graph.output] = len(graph.ops)
     live: set[str] = set()
     cuts = []
@@ -155,21 +154,18 @@ def _ops(graph: Graph, channels: Channels, removed: Array) -> list[Op]:
 def _selected(array: Array, rows: Array | None, columns: Array | None) -> Array:
     """The entries at ``rows`` and ``columns``; those of a matrix are read when they are used."""
 
-    def cut(part: Array) -> Array:
-        return part if columns is None else part[:, columns]
-
     if array.ndim == 1:
         return np.asarray(array)[rows]
-    if rows is None:
-        return lazy(
-            (len(array), len(columns)), lambda begin, end: np.ascontiguousarray(cut(np.asarray(array[begin:end])))
-        )
+    height, width = (size if kept is None else len(kept) for size, kept in zip(array.shape, (rows, columns), strict=True))
 
     def chosen(begin: int, end: int) -> Array:
-        wanted = rows[begin:end]
-        if not len(wanted):
-            return np.empty((0, array.shape[1] if columns is None else len(columns)), np.float32)
-        first = int(wanted[0])
-        return np.ascontiguousarray(cut(np.asarray(array[first : int(wanted[-1]) + 1])[wanted - first]))
+        if rows is None:
+            part = np.asarray(array[begin:end])
+        elif begin < end:
+            first = int(rows[begin])
+            part = np.asarray(array[first : int(rows[end - 1]) + 1])[rows[begin:end] - first]
+        else:
+            part = np.empty((0, array.shape[1]), np.float32)
+        return np.ascontiguousarray(part if columns is None else part[:, columns])
 
-    return lazy((len(rows), array.shape[1] if columns is None else len(columns)), chosen)
+    return lazy((height, width), chosen)
