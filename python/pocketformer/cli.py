@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from . import __version__
-from .commands import bench, compress, demo, encode, info, predict, run
+from .commands import bench, compare, compress, demo, encode, info, predict, run
 from .errors import TaskError
 
 COMMANDS: dict[str, ModuleType] = {
     "compress": compress,
+    "compare": compare,
     "encode": encode,
     "run": run,
     "info": info,

@@ -35,14 +35,20 @@ def reference(
 
 
 def native(
-    graph: Graph, ids: Ids, lengths: Sequence[int], types: Ids | None = None, rows: Ids | None = None
+    graph: Graph,
+    ids: Ids,
+    lengths: Sequence[int],
+    types: Ids | None = None,
+    rows: Ids | None = None,
+    *,
+    threads: int = 2,
 ) -> NDArray[np.float32]:
     """Packs ``graph`` and runs it in C++; arguments as in :func:`feeds`."""
     from pocketformer.packing import pack_graph
 
     packed = pack_graph(graph)
     packed.params = {name: aligned(array) for name, array in packed.params.items()}
-    return native_packed(packed, ids, lengths, types, rows)
+    return native_packed(packed, ids, lengths, types, rows, threads=threads)
 
 
 def native_packed(

@@ -1,0 +1,161 @@
+"""Structured pruning: which units of a graph leave, chosen and refitted on what its linears read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..graph import Array, Graph
+from .channels import Channels, Space
+from .importance import NAMES, NORMS, Seen, importance
+from .profile import can_profile, profile
+from .refit import DAMPING, error, refit
+from .surgery import keep_units, remove_units
+
+MULTIPLE = 64
+"""Widths of hidden channels are multiples of this: whole panels of 16 outputs, and a rotation block of 64 and more."""
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class PruneOptions:
+    """``criterion``: ``obs`` (what removing costs after the refit; the default), ``wanda``, ``activation``, ``l1`` or
+    ``l2``. ``refit``: whether the weights that read what is left take over what was removed, with ``damping`` as a
+    share of the mean second moment. ``tokens``: how many random ones the model is run on.
+
+    Raises ValueError for another criterion.
+    """
+
+    criterion: str = "obs"
+    refit: bool = True
+    damping: float = DAMPING
+    tokens: int = 2048
+
+    def __post_init__(self) -> None:
+        if self.criterion not in NAMES:
+            raise ValueError(f"criterion is {self.criterion!r}; it must be one of {', '.join(NAMES)}")
+
+
+@dataclass(frozen=True)
+class PrunedSpace:
+    """What pruning did to one space: its widths ``before`` and ``after``, and how far its readers' products moved.
+
+    ``plain`` and ``refitted`` are root mean squares relative to the products before, without and with the refit; 0
+    where no profile was taken.
+    """
+
+    name: str
+    before: int
+    after: int
+    plain: float
+    refitted: float
+
+
+def widths_by_share(channels: Channels, share: float, *, heads: bool = False) -> dict[str, int]:
+    """Widths that remove about ``share`` of every space of hidden channels, or of heads.
+
+    Channels are kept in multiples of 64 where there are more than that. Raises ValueError for a share outside 0…1.
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"share is {share}; it must be at least 0 and below 1")
+    return {
+        space.name: rounded_width(space, (1 - share) * space.width)
+        for space in channels.spaces.values()
+        if space.heads == heads
+    }
+
+
+def rounded_width(space: Space, width: float) -> int:
+    """The width nearest to ``width`` that ``space`` can have, at most its own."""
+    multiple = space.size if space.heads else MULTIPLE
+    return min(max(round(width / multiple), 1) * multiple, space.width)
+
+
+def collect(graph: Graph, spaces: Iterable[Space], options: PruneOptions) -> dict[str, Seen]:
+    """Statistics of what each reader of ``spaces`` reads. Empty for criteria that need none, without refit.
+
+    Raises ValueError where they are needed and no inputs can be made up for ``graph``.
+    """
+    names = {name: 0 for space in spaces for name in space.readers}
+    if not names or (options.criterion in NORMS and not options.refit):
+        return {}
+    if not can_profile(graph):
+        raise ValueError("random inputs cannot be made up for this model; use criterion l2 without refit")
+    found: dict[str, Seen] = {}
+    for observer in profile(graph, names, options.tokens):
+        found |= dict.fromkeys(observer.weights, Seen(observer.rows, observer.total, observer.moments))
+    return found
+
+
+def prune_graph(
+    graph: Graph,
+    widths: Mapping[str, int],
+    options: PruneOptions | None = None,
+    seen: Mapping[str, Seen] | None = None,
+    progress: Progress | None = None,
+) -> tuple[Graph, list[PrunedSpace]]:
+    """``graph``, plain fp32, with each space that ``widths`` names cut to so many columns; and what that did.
+
+    ``seen`` are statistics by weight as ``collect`` gives them, which it is else asked for. The input is left as it is.
+    Raises ValueError for a name that no space has and for a width that it cannot have.
+    """
+    options = options or PruneOptions()
+    channels = Channels(graph)
+    spaces = {name: channels.space(name) for name in widths}
+    for name, space in spaces.items():
+        check_width(space, widths[name])
+    spaces = {name: space for name, space in spaces.items() if widths[name] < space.width}
+    seen = collect(graph, spaces.values(), options) if seen is None else seen
+    removed: list[Array] = []
+    params: dict[str, Array] = {}
+    results = []
+    for index, (name, space) in enumerate(spaces.items()):
+        if progress:
+            progress(f"prune {name}", index / len(spaces))
+        count = widths[name] // space.size
+        scores = importance(options.criterion, graph, channels, space, seen, count)
+        leaving = keep_units(space, count, scores)
+        removed.append(leaving)
+        fitted, result = _fitted(graph, space, leaving, seen, options)
+        params |= fitted
+        results.append(result)
+    if not removed:
+        return graph, []
+    pruned = remove_units(graph, channels, np.concatenate(removed))
+    return replace(pruned, params={**pruned.params, **params}), results
+
+
+def check_width(space: Space, width: int) -> None:
+    """Raises ValueError where ``space`` cannot have ``width`` columns."""
+    if not 0 < width <= space.width or width % space.size:
+        raise ValueError(
+            f"{space.name} cannot have {width} columns; it must be a multiple of {space.size}, from {space.size} to "
+            f"{space.width}"
+        )
+
+
+def _fitted(
+    graph: Graph, space: Space, leaving: Array, seen: Mapping[str, Seen], options: PruneOptions
+) -> tuple[dict[str, Array], PrunedSpace]:
+    """The refitted readers of ``space`` where that is asked for."""
+    gone = np.isin(space.units, leaving)
+    kept = np.sort(space.columns[~gone].ravel())
+    fitted: dict[str, Array] = {}
+    plain = after = whole = 0.0
+    for name in space.readers:
+        if name in seen:
+            moments = seen[name].moments
+            weight = np.asarray(graph.params[f"{name}.weight"], np.float64)
+            whole += error(weight, np.zeros((len(weight), 0)), moments, kept[:0])
+            plain += (cut := error(weight, weight[:, kept], moments, kept))
+            if not options.refit:
+                after += cut
+                continue
+            new = refit(weight, moments, kept, options.damping)
+            after += error(weight, new, moments, kept)
+            fitted[f"{name}.weight"] = new.astype(np.float32)
+    relative = [float(np.sqrt(max(value, 0) / whole)) if whole else 0.0 for value in (plain, after)]
+    return fitted, PrunedSpace(space.name, space.width, len(kept), *relative)
