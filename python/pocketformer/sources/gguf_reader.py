@@ -52,7 +52,7 @@ _LEAST_BYTES = {_STRING: 8, _ARRAY: 12, **{kind: dtype.itemsize for kind, dtype 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor's ``shape`` as numpy has it (the file lists the innermost dimension first), and its bytes in the file."""
+    """A tensor; ``shape`` as numpy has it (a file lists the innermost first), and its bytes in the file."""
 
     name: str
     shape: tuple[int, ...]
