@@ -57,11 +57,11 @@ class Weights:
                 is read, that it is not finite.
         """
         stored, where = self._checked(name, shape)
-        return lazy(shape, lambda begin, end: _widen(stored[begin:end], where))
+        return lazy(shape, lambda begin, end: widen(stored[begin:end], where))
 
     def tensor(self, name: str, *shape: int) -> Float32:
         """The values of the tensor ``name``, of F32 a view of the mapped file; errors as in :meth:`weight`."""
-        return _widen(*self._checked(name, shape))
+        return widen(*self._checked(name, shape))
 
     def vector(self, name: str, length: int) -> Float32:
         return self.tensor(name, length)
@@ -96,7 +96,7 @@ class Weights:
         return self.entries[name]
 
 
-def _widen(stored: NDArray[Any], where: str) -> Float32:
+def widen(stored: NDArray[Any], where: str) -> Float32:
     """``stored`` as aligned, contiguous, finite float32; uint16 is bfloat16, the upper half of a float32."""
     if stored.dtype == np.uint16:
         stored = (stored.astype(np.uint32) << 16).view(np.float32)
