@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..graph import Array, Graph
+from .calibration import random_tokens, takes_tokens
 from .channels import Channels, Space
 from .importance import NAMES, NORMS, Seen, importance
-from .profile import can_profile, profile
+from .profile import profile
 from .refit import DAMPING, error, refit
 from .surgery import keep_units, remove_units
 
@@ -79,13 +80,13 @@ def collect(graph: Graph, spaces: Iterable[Space], options: PruneOptions) -> dic
 
     Raises ValueError where they are needed and no inputs can be made up for ``graph``.
     """
-    names = {name: 0 for space in spaces for name in space.readers}
+    names = [name for space in spaces for name in space.readers]
     if not names or (options.criterion in NORMS and not options.refit):
         return {}
-    if not can_profile(graph):
+    if not takes_tokens(graph):
         raise ValueError("random inputs cannot be made up for this model; use criterion l2 without refit")
     found: dict[str, Seen] = {}
-    for observer in profile(graph, names, options.tokens):
+    for observer in profile(graph, names, random_tokens(graph, options.tokens)):
         found |= dict.fromkeys(observer.weights, Seen(observer.rows, observer.total, observer.moments))
     return found
 

@@ -156,7 +156,9 @@ def _selected(array: Array, rows: Array | None, columns: Array | None) -> Array:
 
     if array.ndim == 1:
         return np.asarray(array)[rows]
-    height, width = (size if kept is None else len(kept) for size, kept in zip(array.shape, (rows, columns), strict=True))
+    height, width = (
+        size if kept is None else len(kept) for size, kept in zip(array.shape, (rows, columns), strict=True)
+    )
 
     def chosen(begin: int, end: int) -> Array:
         if rows is None:

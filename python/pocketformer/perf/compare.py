@@ -62,7 +62,7 @@ def compare(
             "p1": float(np.quantile(cosines, 0.01)),
             "min": float(cosines.min()),
         },
-        "agreement": None if tasks[0] in ("embed", "features") else _agreement(*rows, tasks[0]),
+        "agreement": None if tasks[0] in ("embed", "features") else _agreement(rows[0], rows[1], tasks[0]),
     }
     times: list[list[float]] = [[], []]
     while min(map(sum, times)) < seconds or min(map(len, times)) < 3:
