@@ -99,7 +99,7 @@ def drop_layers(graph: Graph, dropped: Collection[int]) -> Graph:
         inside = next((i for i, (begin, end) in enumerate(found) if begin <= index < end), -1)
         if inside in dropped:
             begin, end = found[inside]
-            before, after = graph.ops[begin - 1]["out"], graph.ops[end - 1]["out"]
+            before, after = str(graph.ops[begin - 1]["out"]), str(graph.ops[end - 1]["out"])
             renamed[after] = renamed.get(before, before)
             continue
         ops.append({key: renamed.get(value, value) if key in READS else value for key, value in op.items()})
