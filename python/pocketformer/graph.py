@@ -223,7 +223,6 @@ class GraphBuilder:
         """
         kv_heads = heads if kv_heads is None else kv_heads
         q_width, k_width = heads * head_dim, kv_heads * head_dim
-        v = self.columns(qkv, q_width + k_width, k_width)
         if norms is not None:
             q, k = (
                 self.norm(self.columns(qkv, begin, n * head_dim), weight, name=name, eps=eps, kind="rms", heads=n)
@@ -237,6 +236,7 @@ class GraphBuilder:
                 qk = self.columns(qkv, 0, q_width + k_width)  # in one pass: a row's angles are those of all its heads
                 qk = self.rope(qk, rope[1], name=rope[0], head_dim=head_dim, factor=rope[2])
             q, k = self.columns(qk, 0, q_width), self.columns(qk, q_width, k_width)
+        v = self.columns(qkv, q_width + k_width, k_width)
         state = self.store(k, v, heads=kv_heads, head_dim=head_dim, domain=domain, kept=kept)
         return self.attend(q, state, scale=head_dim**-0.5 if scale is None else scale, **options)
 

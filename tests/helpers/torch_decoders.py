@@ -114,3 +114,25 @@ def change_config(folder: Path, **values: Any) -> None:
 @torch.no_grad()
 def torch_logits(model: Any, ids: Sequence[int] | np.ndarray) -> np.ndarray:
     return np.asarray(model(input_ids=torch.tensor(np.asarray(ids)[None])).logits[0])
+
+
+def add_tokenizer(folder: Path) -> Any:
+    """A byte-level tokenizer with a beginning token, an end token and one token for each byte: 260 in all."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+    special = ["<pad>", "<s>", "</s>", "<end>"]
+    pieces = special + sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(special)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    return tokenizer
+
+
+BYTES = 260
+"""Tokens of :func:`add_tokenizer`."""

@@ -1,0 +1,69 @@
+"""Continue a text, as it is written; --json prints it at the end, with its tokens and times."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from typing import Any
+
+from . import options
+
+HELP = "continue a text"
+EXAMPLE = """  pocketformer generate smollm2.pocket "The capital of France is" --max-tokens 32
+  pocketformer generate smollm2.pocket "Once upon a time" --temperature 0.8 --top-p 0.95 --seed 1"""
+
+_NUMBERS = {
+    "temperature": "0 takes the likeliest token; above, more varied texts",
+    "top_p": "draw from the likeliest tokens that have this probability together",
+    "min_p": "draw from tokens with at least so much of the likeliest one's probability",
+    "repetition_penalty": "above 1: fewer tokens that were there before",
+    "presence_penalty": "above 0: fewer tokens that the text has already",
+}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    options.model_file(parser)
+    parser.add_argument("prompt", metavar="PROMPT", help="the text to continue; - reads it from stdin")
+    parser.add_argument("--max-tokens", type=options.positive, default=256, metavar="N", help="(default: 256)")
+    for name, text in _NUMBERS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="X", help=text)
+    parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens; 0: from all")
+    parser.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same text (default: a new one)")
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before TEXT; may be repeated")
+    parser.add_argument("--context", type=options.positive, metavar="N", help="most tokens of prompt and text together")
+    options.threads(parser)
+
+
+def execute(args: argparse.Namespace) -> dict[str, Any]:
+    from ..tasks.generate import Generator
+
+    prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
+    model = Generator.load(args.model, args.threads, context=args.context)
+    given = {name: getattr(args, name) for name in (*_NUMBERS, "top_k") if getattr(args, name) is not None}
+    start = time.perf_counter()
+    stream = model.generate(prompt, args.max_tokens, stream=True, seed=args.seed, stop=args.stop, **given)
+    pieces: list[str] = []
+    first = start
+    for piece in stream:
+        if not pieces:
+            first = time.perf_counter()
+        pieces.append(piece)
+        if not args.json:
+            print(piece, end="", flush=True)
+    end = time.perf_counter()
+    return {
+        "prompt": prompt,
+        "text": "".join(pieces),
+        "finish_reason": stream.finish_reason,
+        "prompt_tokens": stream.prompt_tokens,
+        "tokens": len(stream.ids),
+        "seed": stream.seed,
+        "seconds_to_first": first - start,
+        "seconds": end - start,
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    """The text has been printed as it came."""
+    print()
