@@ -416,6 +416,10 @@ _GENERATE = {
     "end_token_ids": Field(lambda value: _are_sizes(value, 0, 64), "a list of at most 64 integers ≥ 0"),
     "sampling": Field(lambda value: isinstance(value, dict) and set(value) <= set(_SAMPLING), "an object of settings"),
     "chat_template": Field(lambda value: value is None or isinstance(value, str), "a string or null"),
+    "special_tokens": Field(
+        lambda value: isinstance(value, dict) and all(isinstance(text, str) for text in value.values()),
+        "an object of strings",
+    ),
 }
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import options
+
+if TYPE_CHECKING:
+    from ..tasks.generate import TextStream
 
 HELP = "continue a text"
 EXAMPLE = """  pocketformer generate smollm2.pocket "The capital of France is" --max-tokens 32
@@ -25,6 +28,12 @@ _NUMBERS = {
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.model_file(parser)
     parser.add_argument("prompt", metavar="PROMPT", help="the text to continue; - reads it from stdin")
+    sampling(parser)
+    options.threads(parser)
+
+
+def sampling(parser: argparse.ArgumentParser) -> None:
+    """What says how texts are written, for `chat` too."""
     parser.add_argument("--max-tokens", type=options.positive, default=256, metavar="N", help="(default: 256)")
     for name, text in _NUMBERS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, metavar="X", help=text)
@@ -32,7 +41,33 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same text (default: a new one)")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before TEXT; may be repeated")
     parser.add_argument("--context", type=options.positive, metavar="N", help="most tokens of prompt and text together")
-    options.threads(parser)
+
+
+def given(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of `Generator.generate` that :func:`sampling` read."""
+    numbers = {name: getattr(args, name) for name in (*_NUMBERS, "top_k") if getattr(args, name) is not None}
+    return {"seed": args.seed, "stop": args.stop, **numbers}
+
+
+def follow(stream: TextStream, begin: float, quiet: bool) -> dict[str, Any]:
+    """Prints a text as it comes unless ``quiet``; what it was, and the seconds since ``begin``."""
+    pieces: list[str] = []
+    first = None
+    for piece in stream:
+        first = first or time.perf_counter()
+        pieces.append(piece)
+        if not quiet:
+            print(piece, end="", flush=True)
+    end = time.perf_counter()
+    return {
+        "text": "".join(pieces),
+        "finish_reason": stream.finish_reason,
+        "prompt_tokens": stream.prompt_tokens,
+        "tokens": len(stream.ids),
+        "seed": stream.seed,
+        "seconds_to_first": (first or end) - begin,
+        "seconds": end - begin,
+    }
 
 
 def execute(args: argparse.Namespace) -> dict[str, Any]:
@@ -40,28 +75,9 @@ def execute(args: argparse.Namespace) -> dict[str, Any]:
 
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
     model = Generator.load(args.model, args.threads, context=args.context)
-    given = {name: getattr(args, name) for name in (*_NUMBERS, "top_k") if getattr(args, name) is not None}
-    start = time.perf_counter()
-    stream = model.generate(prompt, args.max_tokens, stream=True, seed=args.seed, stop=args.stop, **given)
-    pieces: list[str] = []
-    first = start
-    for piece in stream:
-        if not pieces:
-            first = time.perf_counter()
-        pieces.append(piece)
-        if not args.json:
-            print(piece, end="", flush=True)
-    end = time.perf_counter()
-    return {
-        "prompt": prompt,
-        "text": "".join(pieces),
-        "finish_reason": stream.finish_reason,
-        "prompt_tokens": stream.prompt_tokens,
-        "tokens": len(stream.ids),
-        "seed": stream.seed,
-        "seconds_to_first": first - start,
-        "seconds": end - start,
-    }
+    begin = time.perf_counter()
+    stream = model.generate(prompt, args.max_tokens, stream=True, **given(args))
+    return {"prompt": prompt, **follow(stream, begin, quiet=args.json)}
 
 
 def show(result: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ _NEUTRAL = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetit
 
 
 def generation_settings(root: Path, config: Config, vocab: int) -> dict[str, Any]:
-    """``end_token_ids``, ``sampling`` and ``chat_template`` of a folder, as docs/format.md defines them.
+    """``end_token_ids``, ``sampling``, ``chat_template`` and ``special_tokens`` of a folder: docs/format.md.
 
     ``generation_config.json`` goes before ``config.json``. Sampling is empty where ``do_sample`` is not set: the
     likeliest token is meant.
@@ -35,6 +35,7 @@ def generation_settings(root: Path, config: Config, vocab: int) -> dict[str, Any
         "end_token_ids": _tokens(ends, "eos_token_id", vocab),
         "sampling": sampling,
         "chat_template": _chat_template(root),
+        "special_tokens": _special_tokens(root),
     }
 
 
@@ -45,6 +46,19 @@ def _tokens(config: Config, key: str, vocab: int) -> list[int]:
         if type(token) is not int or not 0 <= token < vocab:
             raise CheckpointError(f"{config.path}: {key!r} is {value!r}; it must name tokens in 0…{vocab - 1}")
     return list(dict.fromkeys(listed))
+
+
+def _special_tokens(root: Path) -> dict[str, str]:
+    """The texts of those that a template may name."""
+    path = root / "tokenizer_config.json"
+    values = read_json(path) if path.is_file() else {}
+    found = {}
+    for key in ("bos_token", "eos_token", "unk_token", "pad_token"):
+        value = values.get(key)
+        text = value.get("content") if isinstance(value, dict) else value
+        if isinstance(text, str):
+            found[key] = text
+    return found
 
 
 def _chat_template(root: Path) -> str | None:

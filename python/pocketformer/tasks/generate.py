@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator as PyGenerator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..engine import Ids, Outputs
+from .._core import StateCache
+from ..engine import Engine, Ids, Outputs
 from ..model import Model
 from ..sampling import Sampler, Sampling
 from .text import check_unicode
@@ -72,9 +74,17 @@ class TextStream(Iterator[str]):
 
 
 class Generator(Model):
-    """Continues texts. Any number of threads may call it at once: every call has keys and values of its own."""
+    """Continues texts. Any number of threads may call it at once: every call has keys and values of its own.
+
+    Those of the last text are kept: a prompt that begins as it did, such as the next turn of a conversation, is read
+    from where they part. Not a bit depends on that.
+    """
 
     _method = "generate"
+
+    def __init__(self, engine: Engine, source: tuple[str, int | None, bool, int | None]) -> None:
+        super().__init__(engine, source)
+        self._kept = _Kept()
 
     @property
     def context(self) -> int:
@@ -125,13 +135,13 @@ class Generator(Model):
             "min_p": min_p,
             "repetition_penalty": repetition_penalty,
         }
+        ids = self.tokenize(prompt) if isinstance(prompt, str) else _token_ids(prompt, self.width)
         sampling = replace(
             Sampling(presence_penalty=presence_penalty, logit_bias=dict(logit_bias or {}), seed=seed),
             **self._engine.file.text["sampling"] | {key: value for key, value in given.items() if value is not None},
         )
         if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
             raise ValueError(f"max_tokens is {max_tokens!r}; it must be an integer of at least 1")
-        ids = self.tokenize(prompt) if isinstance(prompt, str) else _token_ids(prompt, self.width)
         if len(ids) + max_tokens > self.context:
             raise ValueError(
                 f"the prompt has {len(ids)} tokens and max_tokens is {max_tokens}, together more than the context of "
@@ -147,6 +157,33 @@ class Generator(Model):
         pieces = self._write(progress, ids, max_tokens, sampler, stops)
         written = TextStream(pieces, progress, len(ids), sampler.seed)
         return written if stream else "".join(written)
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], max_tokens: int = 256, **options: Any) -> Any:
+        """The assistant's answer to ``messages``, a list of ``{"role": …, "content": …}``; else as :meth:`generate`.
+
+        The checkpoint's own template makes a prompt of them, in jinja2's sandbox.
+
+        Example:
+            >>> model.chat([{"role": "user", "content": "What is 2 + 2?"}])  # doctest: +SKIP
+            '2 + 2 equals 4.'
+
+        Raises:
+            ImportError: jinja2 is absent (``pip install 'pocketformer[generate]'``).
+            ValueError: the checkpoint has no template, or it refuses the messages.
+        """
+        return self.generate(self.chat_ids(messages), max_tokens, **options)
+
+    def chat_ids(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """The prompt of :meth:`chat`, as tokens."""
+        from .chat import check_messages, render
+
+        listed, text = check_messages(messages), self._engine.file.text
+        if not text.get("chat_template"):
+            raise ValueError(f"{self._source[0]} has no chat template: use generate with the prompt that it expects")
+        prompt = render(text["chat_template"], listed, text.get("special_tokens") or {})
+        check_unicode("messages", prompt)
+        ids: list[int] = self._tokenizer().encode(prompt, add_special_tokens=False).ids
+        return ids
 
     def tokenize(self, text: str) -> list[int]:
         """The tokens of a prompt, behind the beginning token where the model has one; a text that begins with it gets
@@ -218,24 +255,59 @@ class Generator(Model):
 
     def _tokens(self, ids: Ids, max_tokens: int, sampler: Sampler) -> Iterator[int]:
         """Reads ``ids`` and yields what follows."""
-        cache = self._engine.cache(len(ids) + max_tokens, min(CHUNK, len(ids) + max_tokens))
         last = np.zeros(1, np.int64)
         out = np.empty((1, self.width), np.float32)
         nothing = np.empty((0, self.width), np.float32)
-        for begin in range(0, len(ids), CHUNK):
-            chunk, final = ids[begin : begin + CHUNK], begin + CHUNK >= len(ids)
-            last[0] = len(chunk) - 1
-            self._engine.run([chunk], rows=last if final else last[:0], caches=[cache], out=out if final else nothing)
-        last[0] = 0
-        token = np.empty(1, np.int32)
-        for count in range(1, max_tokens + 1):
-            token[0] = sampler.choose(out[0])
-            yield int(token[0])
-            if count < max_tokens:
-                self._engine.run([token], rows=last, caches=[cache], out=out)
+        chunk_tokens = min(CHUNK, self.context)
+        cache = self._kept.take(ids) or self._engine.cache(self.context, chunk_tokens)
+        seen = ids.tolist()
+        try:
+            for begin in range(cache.length, len(ids), chunk_tokens):
+                chunk, final = ids[begin : begin + chunk_tokens], begin + chunk_tokens >= len(ids)
+                last[0] = len(chunk) - 1
+                rows, to = (last, out) if final else (last[:0], nothing)
+                self._engine.run([chunk], rows=rows, caches=[cache], out=to)
+            last[0] = 0
+            token = np.empty(1, np.int32)
+            for count in range(1, max_tokens + 1):
+                token[0] = sampler.choose(out[0])
+                seen.append(int(token[0]))
+                yield seen[-1]
+                if count < max_tokens:
+                    self._engine.run([token], rows=last, caches=[cache], out=out)
+        finally:
+            self._kept.give(seen, cache)
 
     def _tokenizer(self) -> Tokenizer:
         return self._reader.tokenizer("never")
+
+
+class _Kept:
+    """The keys and values of one text, for the next that begins like it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ids: list[int] = []
+        self._cache: StateCache | None = None
+
+    def take(self, ids: Ids) -> StateCache | None:
+        """The cache cut to what ``ids`` share with it, but for their last, whose logits are wanted; or None."""
+        with self._lock:
+            cache, self._cache = self._cache, None
+        if cache is None:
+            return None
+        limit = min(len(ids) - 1, cache.length)
+        differ = np.flatnonzero(ids[:limit] != np.array(self._ids[:limit], np.int32))
+        try:
+            cache.truncate(int(differ[0]) if len(differ) else limit)
+        except ValueError:  # a window has dropped what would be needed
+            return None
+        return cache
+
+    def give(self, ids: list[int], cache: StateCache) -> None:
+        """``cache`` holds the first of ``ids``."""
+        with self._lock:
+            self._ids, self._cache = ids, cache
 
 
 class _Spelling:
