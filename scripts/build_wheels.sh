@@ -57,9 +57,9 @@ for target in "$@"; do
   _PYTHON_HOST_PLATFORM=linux-$WHEEL_PROCESSOR CMAKE_TOOLCHAIN_FILE=$PWD/cmake/wheel.cmake \
     pip wheel -q --no-deps --no-build-isolation -w "$build" -C build-dir="$build/cmake" -C install.strip=false . >&2
   mkdir -p "$out/symbols/$tag-$target"
-  cp "$build"/cmake/_core.*.so "$build"/cmake/compression/_rounding.*.so "$out/symbols/$tag-$target/"
+  cp "$build"/cmake/_core.*.so "$build"/cmake/{compression/_rounding,_sampling}.*.so "$out/symbols/$tag-$target/"
   wheel unpack -d "$build/unpacked" "$build"/*.whl > /dev/null
-  "$triplet-strip" "$build"/unpacked/*/pocketformer/{_core,compression/_rounding}.*.so
+  "$triplet-strip" "$build"/unpacked/*/pocketformer/{_core,_sampling,compression/_rounding}.*.so
   wheel pack -d "$build/packed" "$build"/unpacked/* > /dev/null
   name=$(wheel tags --remove --python-tag "$tag" --abi-tag "$tag" --platform-tag "$target" "$build"/packed/*.whl)
   # What it needs the target's systems have. On a glibc machine auditwheel knows musl no policy: tests/builds/test_wheels.py looks itself.

@@ -36,11 +36,11 @@ build() {  # folder, sanitizers, targets …
 }
 
 mkdir -p "$build/package" "$build/findings"
-build cmake address,undefined,fuzzer-no-link _core _rounding fuzz_program drive_memory
+build cmake address,undefined,fuzzer-no-link _core _rounding _sampling fuzz_program drive_memory
 build threads thread drive_threads
 rm -rf "$build/package/pocketformer"
 cp -r python/pocketformer "$build/package/"
-cp "$build"/cmake/_core*.so "$build/package/pocketformer/"
+cp "$build"/cmake/_{core,sampling}*.so "$build/package/pocketformer/"
 cp "$build"/cmake/compression/_rounding*.so "$build/package/pocketformer/compression/"
 
 # The sanitizer's runtime must be the first library of the process. Python itself frees nothing at exit.

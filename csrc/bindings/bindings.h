@@ -8,6 +8,7 @@
 namespace pocketformer::bindings {
 
 void bind_attention_calls(pybind11::module_& m);
+void bind_cache(pybind11::module_& m);
 void bind_calls(pybind11::module_& m);
 void bind_kernels(pybind11::module_& m);
 void bind_key_value_cache(pybind11::module_& m);

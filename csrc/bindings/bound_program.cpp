@@ -8,6 +8,7 @@
 #include "core/dispatch.h"
 #include "runtime/planner.h"
 #include "runtime/session.h"
+#include "runtime/state_cache.h"
 #include "runtime/work.h"
 
 namespace pocketformer::bindings {
@@ -114,6 +115,12 @@ void bind_program(py::module_& m) {
       .def_property_readonly("stages", [](const BoundProgram& b) { return b.program->stages.size(); })
       .def_property_readonly("meetings", &meetings)
       .def("work", &work, py::arg("lengths"), py::arg("selected") = 0)
+      .def(
+          "cache_bytes",
+          [](const BoundProgram& b, int64_t capacity, int64_t chunk) {
+            return StateCache::bytes(*b.program, capacity, chunk);
+          },
+          py::arg("capacity"), py::arg("chunk"))
       .def("arena_bytes", &arena_bytes, py::arg("lengths"), py::arg("threads"), py::arg("selected") = 0,
            py::arg("mode") = "auto", py::arg("block_rows") = 0);
   m.def(

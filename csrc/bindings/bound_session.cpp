@@ -2,6 +2,7 @@
 
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
+#include "bindings/bound_cache.h"
 #include "bindings/bound_program.h"
 #include "runtime/session.h"
 
@@ -64,10 +65,12 @@ void take(const Program& program, const py::dict& inputs, Arrays& arrays) {
   }
 }
 
-py::array_t<float> run(BoundSession& self, const py::dict& inputs, int64_t threads, const py::object& out) {
+py::array_t<float> run(BoundSession& self, const py::dict& inputs, int64_t threads, const py::object& out,
+                       const py::object& caches) {
   const Program& program = *py::cast<const BoundProgram&>(self.program).program;
   Arrays arrays;
   take(program, inputs, arrays);
+  const std::vector<StateCache*> kept = caches_of(caches);
   const int thread_count = checked_threads(threads);
   const auto rows = static_cast<py::ssize_t>(self.session.output_rows(arrays.feeds));
   auto result = output_array(out, rows, program.output_width);
@@ -75,7 +78,8 @@ py::array_t<float> run(BoundSession& self, const py::dict& inputs, int64_t threa
   bool finished = false;
   {
     const GilReleased no_gil;
-    finished = self.session.run(arrays.feeds, thread_count, data, {signalled, nullptr});
+    finished = self.session.run(arrays.feeds, thread_count, data, {signalled, nullptr},
+                                {caches.is_none() ? nullptr : kept.data(), kept.size()});
   }
   if (!finished) throw py::error_already_set();
   return result;
@@ -90,7 +94,8 @@ void bind_session(py::module_& m) {
              return std::make_unique<BoundSession>(program, mode, block_rows);
            }),
            py::arg("program"), py::arg("mode") = "auto", py::arg("block_rows") = 0)
-      .def("run", &run, py::arg("inputs"), py::arg("threads") = 1, py::arg("out") = py::none())
+      .def("run", &run, py::arg("inputs"), py::arg("threads") = 1, py::arg("out") = py::none(),
+           py::arg("caches") = py::none())
       .def_property_readonly("arena_bytes", [](const BoundSession& s) { return s.session.arena_bytes(); })
       .def("trim", [](BoundSession& s) { s.session.trim(); })
       .def_property(

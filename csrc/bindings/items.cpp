@@ -19,6 +19,7 @@ std::string text_from(const py::handle& object, const char* where) {
 py::object object_from(const Item& item) {
   if (const bool* flag = item.as<bool>()) return py::bool_(*flag);
   if (const int64_t* integer = item.as<int64_t>()) return py::int_(*integer);
+  if (const double* number = item.as<double>()) return py::float_(*number);
   if (const std::string* text = item.as<std::string>()) return py::str(*text);
   return py::none();
 }

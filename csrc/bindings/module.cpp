@@ -13,6 +13,7 @@ PYBIND11_MODULE(_core, m) {
   pf::bindings::bind_kernels(m);
   pf::bindings::bind_probes(m);
   pf::bindings::bind_program(m);
+  pf::bindings::bind_cache(m);
   pf::bindings::bind_session(m);
   pf::bindings::bind_calls(m);
   pf::bindings::bind_products(m);

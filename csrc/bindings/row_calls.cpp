@@ -86,11 +86,11 @@ py::array_t<float> activate(Object x, Object name) {
   return result;
 }
 
-py::array_t<float> softmax(Object x) {
+py::array_t<float> softmax(Object x, Object out) {
   const KernelTable& kernels = current_kernels();
   const auto input = checked_array<float>(x, "x");
   const auto rows = rows_of(input, "x");
-  py::array_t<float> result(shape_of(input));
+  auto result = result_array<float>(out, shape_of(input));
   float* const to = result.mutable_data();
   const py::gil_scoped_release no_gil;
   require_finite(rows.data, rows.count, rows.width, "x");
@@ -138,7 +138,7 @@ void bind_row_calls(py::module_& m) {
   m.def("rms_norm", &rms_norm, p("x"), p("weight"), p("eps"));
   m.def("activate", &activate, p("x"), p("activation"));
   m.def("rope", &rope, p("x"), p("positions"), p("frequencies"), p("factor"));
-  m.def("softmax", &softmax, p("x"));
+  m.def("softmax", &softmax, p("x"), py::arg("out") = py::none());
 }
 
 }  // namespace pocketformer::bindings

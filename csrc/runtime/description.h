@@ -93,7 +93,7 @@ struct WeightSpec {
 
 struct StateSpec {
   std::string name, domain;
-  bool int8 = false;
+  bool int8 = false, kept = false;
   int64_t heads = 0, head_dim = 0, rotate = 0;
 
   static constexpr Choice<bool> kTypes[] = {{"int8", true}, {"fp32", false}};
@@ -104,7 +104,10 @@ struct StateSpec {
                       integer("heads", &StateSpec::heads, 1, kMaxWidth, "of keys and values"),
                       integer("head_dim", &StateSpec::head_dim, 1, kMaxHeadDim, "channels of a head"),
                       optional_integer("rotate", &StateSpec::rotate, 0, 128,
-                                       "Hadamard block over head_dim that int8 queries and keys are rotated by")};
+                                       "Hadamard block over head_dim that int8 queries and keys are rotated by"),
+                      flag("kept", &StateSpec::kept,
+                           "it outlives a run in the caller's cache: rows that a run brings follow those that the "
+                           "cache holds, and no query sees a later key")};
   }
 };
 

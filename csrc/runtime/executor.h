@@ -21,6 +21,8 @@ struct Interrupt {
   void* context = nullptr;
 };
 
+class StateCache;
+
 struct Execution {
   const Program& program;
   const Plan& plan;
@@ -30,6 +32,7 @@ struct Execution {
   size_t slots[kMaxDomains];
   bool given[kMaxInputs];          // the caller gave these indices
   const void* inputs[kMaxInputs];  // the caller's rows of floats
+  StateCache* const* caches;       // one for each sequence, or null: states die with the run
   float* out;                      // [rows of the output's domain][its width], any alignment
   StepTimes* times;                // [plan.threads] or null
   Interrupt interrupt;

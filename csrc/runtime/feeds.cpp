@@ -70,7 +70,7 @@ Load plan_load(const Program& program, const int64_t* lengths, size_t sequences,
   return load;
 }
 
-Load inspect(const Program& program, const Feeds& feeds) {
+Load inspect(const Program& program, const Feeds& feeds, bool cached) {
   Load load;
   bool counted = false;
   const auto count = [&](size_t sequences, const std::string& name) {
@@ -127,6 +127,7 @@ Load inspect(const Program& program, const Feeds& feeds) {
             " entries; the offsets of ", program.domains[static_cast<size_t>(input.domain)].name, " end with ",
             load.rows[input.domain]);
   }
+  if (cached) load.slots[program.kept_domain] = 0;
   return load;
 }
 

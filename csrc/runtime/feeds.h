@@ -5,7 +5,8 @@
 
 namespace pocketformer {
 
-Load inspect(const Program& program, const Feeds& feeds);
+// `cached`: kept states lie elsewhere and take no slots.
+Load inspect(const Program& program, const Feeds& feeds, bool cached = false);
 
 // Rows of domain `d` of a sequence whose root domain has `length`.
 int64_t sequence_rows(const Program& program, size_t d, int64_t length);

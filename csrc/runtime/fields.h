@@ -122,7 +122,7 @@ struct NumberField {
   double low;
   bool above;
   const char* doc;
-  static constexpr bool required = true;
+  bool required = true;
 
   void take(const Item& item, Owner& owner, const Place& place) const {
     const int64_t* integer = item.as<int64_t>();
@@ -134,7 +134,7 @@ struct NumberField {
     if (!fits || !std::isfinite(static_cast<float>(value))) place.refuse(name, item, bounds());
     owner.*member = value;
   }
-  FieldInfo info() const { return {name, bounds(), doc, true, {}, {}, {}}; }
+  FieldInfo info() const { return {name, bounds(), doc, required, required ? Item{} : Item{Owner{}.*member}, {}, {}}; }
   std::string bounds() const { return concat("a float32 number ", above ? "above " : "of at least ", low); }
 };
 template <class Owner>
@@ -144,6 +144,11 @@ constexpr NumberField<Owner> number_above(const char* name, double Owner::* memb
 template <class Owner>
 constexpr NumberField<Owner> number_from(const char* name, double Owner::* member, double low, const char* doc) {
   return {name, member, low, false, doc};
+}
+
+template <class Owner>
+constexpr NumberField<Owner> optional_number(const char* name, double Owner::* member, double above, const char* doc) {
+  return {name, member, above, true, doc, false};
 }
 
 template <class Owner>

@@ -203,12 +203,28 @@ void Lowering::take_states(const Item* items) {
     state.name = spec.name;
     state.domain = of;
     state.int8 = spec.int8;
+    state.kept = spec.kept;
     state.heads = static_cast<int>(spec.heads);
     state.head_dim = static_cast<int>(spec.head_dim);
     state.head_stride = static_cast<int>(padded(spec.head_dim));
     state.rotate = rotation(place_, spec.rotate, spec.head_dim);
+    if (spec.kept) keep(of);
     program_.states.push_back(std::move(state));
   }
+}
+
+// A run's rows of this domain follow those of the caches, which hold all of its states.
+void Lowering::keep(int of) {
+  const Domain& domain = program_.domains[static_cast<size_t>(of)];
+  check(domain.kind == DomainKind::kRagged && domain.of == kNone, "domain", "is '", domain.name,
+        "'; kept states are of a ragged domain that the caller fills");
+  check(program_.kept_domain == kNone || program_.kept_domain == of, "domain", "is '", domain.name,
+        "'; other states are kept of another domain");
+  for (const Domain& made : program_.domains) {
+    check(made.kind != DomainKind::kRagged || made.of != of, "domain", "is '", domain.name, "', of which '", made.name,
+          "' is made: its rows would not follow what a cache holds");
+  }
+  program_.kept_domain = of;
 }
 
 void Lowering::take_operators(const Item* items) {
@@ -236,6 +252,8 @@ void Lowering::finish(const Item* output) {
   }
   for (const State& state : program_.states) {
     check(state.last_stage != kNone, "states", "has '", state.name, "', which no operator attends to");
+    check(state.kept || state.domain != program_.kept_domain, "states", "has '", state.name,
+          "', which is not kept, beside others of its domain that are");
   }
 }
 
@@ -366,12 +384,15 @@ void Lowering::store(int state) {
   stored.first_stage = static_cast<int>(program_.stages.size()) - 1;
 }
 
-void Lowering::attend(int state) {
+void Lowering::attend(int state, const KeyRange& range) {
   State& attended = program_.states[static_cast<size_t>(state)];
   const int stage = static_cast<int>(program_.stages.size()) - 1;
   check(attended.first_stage != kNone && attended.first_stage < stage, "state", "is '", attended.name,
         "', which no earlier operator stores");
+  check(!attended.kept || range.right == 0, "causal", "is false, but the state '", attended.name,
+        "' is kept: later keys may not have come yet");
   attended.last_stage = stage;
+  attended.window = std::max(attended.window, range.left);
   gathers_ = true;
 }
 

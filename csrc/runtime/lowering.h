@@ -94,7 +94,7 @@ class Lowering {
   Operand read(const Operand& operand);
   Operand gather(const Operand& operand);  // reads other rows too
   void store(int state);
-  void attend(int state);
+  void attend(int state, const KeyRange& range);
   template <class S, class... Arguments>
   void emit(Arguments&&... arguments) {
     add(std::make_unique<S>(std::forward<Arguments>(arguments)...));
@@ -108,6 +108,7 @@ class Lowering {
   void take_inputs(const Item* items);
   void take_weights(const Item* items);
   void take_states(const Item* items);
+  void keep(int domain);
   void take_operators(const Item* items);
   void finish(const Item* output);
   void add(std::unique_ptr<Step> step);

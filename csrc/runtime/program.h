@@ -69,8 +69,9 @@ struct Operand {
 struct State {
   std::string name;
   int domain;
-  bool int8;
+  bool int8, kept;
   int heads, head_dim, head_stride, rotate;
+  int window = 0;  // keys that a query sees before its own
   int first_stage = kNone, last_stage = kNone;
   size_t offset = 0, slot_bytes = 0;
 };
@@ -133,6 +134,7 @@ struct Program {
   std::vector<const char*> kinds;  // of steps
   int output = kNone;              // the buffer of the result
   int output_domain = kNone, output_width = 0;
+  int kept_domain = kNone;        // of the states that a cache keeps
   size_t stage_weight_bytes = 0;  // of the stage with most
   bool weights_cached = false;    // twice that fits this machine's largest cache
   size_t shared_row_bytes[kMaxDomains] = {};

@@ -7,6 +7,8 @@
 #include "core/errors.h"
 #include "core/thread_pool.h"
 #include "runtime/feeds.h"
+#include "runtime/state_cache.h"
+#include "runtime/turn.h"
 
 namespace pocketformer {
 
@@ -15,26 +17,42 @@ int checked_threads(int64_t threads) {
   return static_cast<int>(threads);
 }
 
-// A session has one user at a time. The owner is named by the pool's generation, so that a child forked in the middle
-// of another thread's run does not wait for a thread it does not have.
-class Session::Lock {
+namespace {
+
+constexpr char kInUse[] = "this session is running in another thread; give each thread a Session of its own";
+
+// Has the turn of every cache of a run.
+class Turns {
  public:
-  explicit Lock(std::atomic<uint32_t>& owner) : owner_(owner) {
-    const uint32_t generation = ThreadPool::instance().generation();
-    uint32_t seen = owner_.load(std::memory_order_relaxed);
-    do {
-      if (seen == generation) {
-        throw std::runtime_error("this session is running in another thread; give each thread a Session of its own");
-      }
-    } while (!owner_.compare_exchange_weak(seen, generation, std::memory_order_acquire));
+  Turns(const Program& program, StateCache* const* caches, size_t count) : caches_(caches) {
+    for (size_t i = 0; i < count; ++i) {
+      require(caches[i]->program() == &program, "caches[", i, "] belongs to another Program; make it from this one");
+      const size_t twice = static_cast<size_t>(std::find(caches, caches + i, caches[i]) - caches);
+      require(twice == i, "caches[", i, "] is caches[", twice,
+              "] again; every sequence needs a cache of its own, by fork()");
+    }
+    for (; taken_ < count; ++taken_) {
+      if (Turn::take(caches[taken_]->owner())) continue;
+      const size_t held = taken_;
+      give_back();
+      throw std::runtime_error(
+          concat("caches[", held, "] is in use by another thread; give it one of its own, by ", "fork()"));
+    }
   }
-  ~Lock() { owner_.store(0, std::memory_order_release); }
-  Lock(const Lock&) = delete;
-  Lock& operator=(const Lock&) = delete;
+  ~Turns() { give_back(); }
+  Turns(const Turns&) = delete;
+  Turns& operator=(const Turns&) = delete;
 
  private:
-  std::atomic<uint32_t>& owner_;
+  void give_back() {
+    while (taken_ > 0) Turn::give_back(caches_[--taken_]->owner());
+  }
+
+  StateCache* const* caches_;
+  size_t taken_ = 0;
 };
+
+}  // namespace
 
 size_t Session::output_rows(const Feeds& feeds) const {
   return inspect(*program_, feeds).rows[program_->output_domain];
@@ -42,7 +60,7 @@ size_t Session::output_rows(const Feeds& feeds) const {
 
 // Copies indices and offsets before it checks them: what the kernels index with cannot be changed by the caller's other
 // threads.
-void Session::prepare(const Feeds& feeds, const Load& load) {
+void Session::prepare(const Feeds& feeds, const Load& load, const Caches& caches) {
   const auto copy = [&](const Feed& feed, auto* to) {
     std::memcpy(to, feed.data, feed.size * sizeof(*to));
     return to;
@@ -61,7 +79,7 @@ void Session::prepare(const Feeds& feeds, const Load& load) {
       copied.domains[d].data = copy(feeds.domains[d], at(plan_.offsets[d], wide));
     }
   }
-  const Load again = inspect(*program_, copied);
+  const Load again = inspect(*program_, copied, !caches.empty());
   require(std::equal(std::begin(load.rows), std::end(load.rows), again.rows) &&
               std::equal(std::begin(load.slots), std::end(load.slots), again.slots),
           "offsets changed during the call; do not write to them meanwhile");
@@ -79,6 +97,10 @@ void Session::prepare(const Feeds& feeds, const Load& load) {
     for (size_t s = 0; s < load.sequences; ++s) {
       slots[s + 1] = slots[s] + static_cast<int64_t>(state_slots(static_cast<size_t>(offsets[s + 1] - offsets[s])));
     }
+  }
+  for (size_t s = 0; s < caches.count; ++s) {
+    const int64_t* const offsets = at(plan_.offsets[program_->kept_domain], wide);
+    caches.data[s]->check_room(s, offsets[s + 1] - offsets[s]);
   }
   for (size_t i = 0; i < program_->inputs.size(); ++i) {
     const Input& input = program_->inputs[i];
@@ -98,13 +120,23 @@ void Session::prepare(const Feeds& feeds, const Load& load) {
   }
 }
 
-bool Session::run(const Feeds& feeds, int threads, float* out, Interrupt interrupt) {
-  const Lock lock(owner_);
-  const Load load = inspect(*program_, feeds);
-  if (load.rows[program_->output_domain] == 0) return true;
+bool Session::run(const Feeds& feeds, int threads, float* out, Interrupt interrupt, Caches caches) {
+  const Turn turn(owner_, kInUse);
+  require(caches.empty() || program_->kept_domain != kNone, "caches were given; this model keeps no states, leave ",
+          "them out");
+  const Load load = inspect(*program_, feeds, !caches.empty());
+  require(caches.empty() || caches.count == load.sequences, "caches has ", caches.count, " entries; there are ",
+          load.sequences, " sequences, and each needs one");
+  const Turns turns(*program_, caches.data, caches.count);
+  if (caches.empty() && load.rows[program_->output_domain] == 0) return true;
   make_plan(*program_, load, threads, tuning_, plan_);
   arena_.reserve(plan_.bytes);
-  prepare(feeds, load);
+  prepare(feeds, load, caches);
+  const auto rows_of = [&](size_t sequence) {
+    const auto* const offsets = reinterpret_cast<const int64_t*>(arena_.data() + plan_.offsets[program_->kept_domain]);
+    return static_cast<int>(offsets[sequence + 1] - offsets[sequence]);
+  };
+  for (size_t s = 0; s < caches.count; ++s) caches.data[s]->make_room(rows_of(s));
   if (profile_ && times_.size() < static_cast<size_t>(plan_.threads)) times_.resize(static_cast<size_t>(plan_.threads));
   Execution execution{.program = *program_,
                       .plan = plan_,
@@ -114,6 +146,7 @@ bool Session::run(const Feeds& feeds, int threads, float* out, Interrupt interru
                       .slots = {},
                       .given = {},
                       .inputs = {},
+                      .caches = caches.data,
                       .out = out,
                       .times = profile_ ? times_.data() : nullptr,
                       .interrupt = interrupt};
@@ -125,22 +158,24 @@ bool Session::run(const Feeds& feeds, int threads, float* out, Interrupt interru
     execution.inputs[i] = feeds.inputs[i].data;
     execution.given[i] = feeds.inputs[i].data != nullptr;
   }
-  return execute(execution);
+  if (!execute(execution)) return false;
+  for (size_t s = 0; s < caches.count; ++s) caches.data[s]->grow(rows_of(s));
+  return true;
 }
 
 void Session::trim() {
-  const Lock lock(owner_);
+  const Turn turn(owner_, kInUse);
   arena_.release();
 }
 
 void Session::set_profile(bool on) {
-  const Lock lock(owner_);
+  const Turn turn(owner_, kInUse);
   profile_ = on;
   if (on) times_.clear();
 }
 
 std::map<std::string, double> Session::phases() {
-  const Lock lock(owner_);
+  const Turn turn(owner_, kInUse);
   std::map<std::string, double> seconds;
   for (const StepTimes& times : times_) {
     for (size_t kind = 0; kind < program_->kinds.size(); ++kind) {

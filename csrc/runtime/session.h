@@ -26,6 +26,13 @@ struct Feeds {
   Feed domains[kMaxDomains];  // int64 offsets [sequences + 1] from 0 on; int64 rows
 };
 
+// One for each sequence, all of them different.
+struct Caches {
+  StateCache* const* data = nullptr;
+  size_t count = 0;
+  bool empty() const { return data == nullptr; }
+};
+
 // What sequences of these lengths come to, for the domains that the caller fills and all that are made from them;
 // `selected` rows of each selected domain. Throws std::invalid_argument when one is empty or longer than the model
 // allows.
@@ -41,10 +48,11 @@ class Session {
   // Rows of the output for these arrays. Throws std::invalid_argument for bad ones.
   size_t output_rows(const Feeds& feeds) const;
 
-  // out is [output_rows][output width]. Nothing is allocated once the arena has grown to the largest input. Throws
-  // std::invalid_argument for bad input and std::runtime_error when another thread is in this session. False when
-  // interrupted.
-  bool run(const Feeds& feeds, int threads, float* out, Interrupt interrupt = {});
+  // out is [output_rows][output width]. With caches, one for each sequence, its rows follow those that its cache holds,
+  // which then holds them too. Nothing is allocated once the arena has grown to the largest input. Throws
+  // std::invalid_argument for bad input and std::runtime_error when another thread is in this session or has a cache.
+  // False when interrupted: caches then hold what they held.
+  bool run(const Feeds& feeds, int threads, float* out, Interrupt interrupt = {}, Caches caches = {});
 
   size_t arena_bytes() const { return arena_.size(); }
   void trim();
@@ -54,8 +62,7 @@ class Session {
   std::map<std::string, double> phases();  // seconds by kind of step, summed over threads, since profiling began
 
  private:
-  class Lock;
-  void prepare(const Feeds& feeds, const Load& load);
+  void prepare(const Feeds& feeds, const Load& load, const Caches& caches);
 
   std::shared_ptr<const Program> program_;
   Tuning tuning_;

@@ -10,6 +10,7 @@
 
 #include "core/thread_pool.h"
 #include "runtime/executor.h"
+#include "runtime/state_cache.h"
 
 namespace pocketformer {
 
@@ -23,6 +24,13 @@ inline Span share(int count, int part, int parts) {
   return {static_cast<int>(static_cast<int64_t>(count) * part / parts),
           static_cast<int>(static_cast<int64_t>(count) * (part + 1) / parts)};
 }
+
+// Where the keys and values of one sequence lie: its position `base` in slot `first_slot` of `slots`.
+struct StoredState {
+  std::byte* data;
+  size_t slots, first_slot;
+  int base;
+};
 
 class Worker {
  public:
@@ -67,7 +75,15 @@ class Worker {
   int length(int domain, int sequence) const {
     return static_cast<int>(offsets(domain)[sequence + 1] - offsets(domain)[sequence]);
   }
-  int position(int domain, int sequence, int row) const { return row - static_cast<int>(offsets(domain)[sequence]); }
+  // Rows of the sequence before this run's, which a cache keeps.
+  int past(int domain, int sequence) const {
+    return execution_.caches != nullptr && domain == program_.kept_domain ? execution_.caches[sequence]->length() : 0;
+  }
+  int position(int domain, int sequence, int row) const {
+    return past(domain, sequence) + row - static_cast<int>(offsets(domain)[sequence]);
+  }
+  // Rows that a query of the sequence may see.
+  int keys(int domain, int sequence) const { return past(domain, sequence) + length(domain, sequence); }
   // The parts of the rows in hand that lie in one sequence each: piece(sequence, first row, rows).
   template <typename Piece>
   void for_each_piece(int domain, Piece piece) const {
@@ -87,12 +103,16 @@ class Worker {
   }
 
   // --- states ---
-  std::byte* state(const State& state) const {
-    return execution_.arena + plan_.states[state.domain] + state.offset * capacity(state);
+  StoredState stored(int index, int sequence) const {
+    const State& state = program_.states[static_cast<size_t>(index)];
+    if (execution_.caches != nullptr && state.kept) {
+      const StateCache::Part& part = execution_.caches[sequence]->part(index);
+      return {part.data, part.slots, 0, part.base};
+    }
+    const size_t slots = execution_.slots[state.domain];
+    return {execution_.arena + plan_.states[state.domain] + state.offset * slots, slots,
+            static_cast<size_t>(table<int64_t>(plan_.slots[state.domain])[sequence]), 0};
   }
-  size_t capacity(const State& state) const { return execution_.slots[state.domain]; }
-  // Of a sequence's first key; that of sequences() ends the last.
-  const int64_t* slots(const State& state) const { return table<int64_t>(plan_.slots[state.domain]); }
 
   float* out() const { return execution_.out; }
 

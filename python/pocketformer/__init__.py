@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .tasks.embed import Embedder
     from .tasks.features import Features
     from .tasks.fill_mask import MaskFiller
+    from .tasks.generate import Generator
     from .tasks.images import ImageClassifier, ImageEmbedder
     from .tasks.rank import Ranker
     from .tasks.tag import Tagger
@@ -32,6 +33,7 @@ __all__ = [
     "Classifier",
     "Embedder",
     "Features",
+    "Generator",
     "ImageClassifier",
     "ImageEmbedder",
     "MaskFiller",
@@ -54,6 +56,7 @@ _HOMES = {
     "Classifier": "tasks.classify",
     "Embedder": "tasks.embed",
     "Features": "tasks.features",
+    "Generator": "tasks.generate",
     "ImageClassifier": "tasks.images",
     "ImageEmbedder": "tasks.images",
     "MaskFiller": "tasks.fill_mask",

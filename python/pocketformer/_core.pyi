@@ -77,6 +77,8 @@ class Program:
         ``elements`` that are written, those of them that are ``rotated`` or ``activated``; ``scores`` of query heads
         and keys that they see, and ``score_lanes``, the same where sixteen queries look at what one of them sees.
         """
+    def cache_bytes(self, capacity: int, chunk: int) -> int:
+        """``nbytes`` of such a ``StateCache``."""
     def arena_bytes(
         self, lengths: list[int], threads: int, selected: int = 0, mode: str = "auto", block_rows: int = 0
     ) -> int:
@@ -84,6 +86,29 @@ class Program:
 
         ``lengths`` are those of the sequences in the domain that the caller fills, ``selected`` the rows it names.
         """
+
+class StateCache:
+    """The keys and values of one conversation: what a program's kept states hold from run to run.
+
+    ``capacity`` is the most tokens that it holds, ``chunk`` the most that one run brings where layers see a window
+    only: these keep what later tokens can still see. The memory, ``nbytes``, is taken at once and touched as it fills.
+    Raises ValueError for a program without kept states or a capacity above the model's.
+    """
+
+    def __init__(self, program: Program, capacity: int, chunk: int) -> None: ...
+    def truncate(self, length: int) -> None:
+        """Forgets all but the first ``length`` tokens. Raises ValueError where a window has dropped keys of these."""
+    def fork(self) -> StateCache:
+        """A copy that goes on by itself. Raises RuntimeError, as ``truncate`` does, while a run uses the cache."""
+    @property
+    def length(self) -> int:
+        """Tokens that it holds."""
+    @property
+    def capacity(self) -> int: ...
+    @property
+    def chunk(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
 
 class Session:
     """The working memory of one caller at a time; any number of them share a program.
@@ -94,7 +119,11 @@ class Session:
 
     def __init__(self, program: Program, mode: str = "auto", block_rows: int = 0) -> None: ...
     def run(
-        self, inputs: dict[str, Any], threads: int = 1, out: NDArray[np.float32] | None = None
+        self,
+        inputs: dict[str, Any],
+        threads: int = 1,
+        out: NDArray[np.float32] | None = None,
+        caches: list[StateCache] | None = None,
     ) -> NDArray[np.float32]:
         """Runs a batch and returns float32 [rows of the output's domain, output_width], ``out`` if it is given.
 
@@ -102,6 +131,11 @@ class Session:
         [sequences + 1] for each ragged domain that is not made from another; int64 row numbers for each selected one.
         None stands for an optional input that is left out. The GIL is released. Raises ValueError when an array does
         not fit the model, RuntimeError when another thread is in this session.
+
+        ``caches``, one for each sequence, hold its earlier rows: positions go on where they end, and afterwards they
+        hold this run's rows too. Without them a model that keeps states sees this run alone. After an error or an
+        interrupt they hold what they held. Raises ValueError for a cache of another program, one that is given twice
+        or is too full, RuntimeError for one that another thread's run is using.
         """
     @property
     def arena_bytes(self) -> int:
@@ -366,4 +400,5 @@ def layer_norm(x: _F32, weight: _F32, bias: _F32 | None, eps: float) -> _F32: ..
 def rms_norm(x: _F32, weight: _F32, eps: float) -> _F32: ...
 def rope(x: _F32, positions: NDArray[np.int32], frequencies: _F32, factor: float) -> _F32: ...
 def activate(x: _F32, activation: str) -> _F32: ...
-def softmax(x: _F32) -> _F32: ...
+def softmax(x: _F32, out: _F32 | None = None) -> _F32:
+    """``out`` may be ``x``."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from . import __version__
-from .commands import bench, compare, compress, demo, encode, info, predict, run
+from .commands import bench, chat, compare, compress, demo, encode, generate, info, predict, run
 from .errors import TaskError
 
 COMMANDS: dict[str, ModuleType] = {
@@ -20,6 +20,8 @@ COMMANDS: dict[str, ModuleType] = {
     "compare": compare,
     "encode": encode,
     "run": run,
+    "generate": generate,
+    "chat": chat,
     "info": info,
     "bench": bench,
     "predict": predict,

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ._core import Program, Session, default_threads
+from ._core import Program, Session, StateCache, default_threads
 from .graph import SELECTED, TOKENS
 from .pocketfile import PocketFile, read_pocket
 
@@ -42,8 +42,19 @@ class Engine:
         """Columns of the output."""
         return self.program.output_width
 
-    def run(self, sequences: Sequence[Ids], types: Sequence[Ids] | None = None, rows: Rows | None = None) -> Outputs:
-        """One forward pass over all ``sequences``; float32 [tokens | sequences | selected, width]."""
+    def run(
+        self,
+        sequences: Sequence[Ids],
+        types: Sequence[Ids] | None = None,
+        rows: Rows | None = None,
+        *,
+        caches: list[StateCache] | None = None,
+        out: Outputs | None = None,
+    ) -> Outputs:
+        """One forward pass over all ``sequences``; float32 [tokens | sequences | selected, width], ``out`` if given.
+
+        ``caches``, one for each sequence, hold what came before and take in what comes.
+        """
         offsets = np.zeros(len(sequences) + 1, np.int64)
         np.cumsum([len(ids) for ids in sequences], out=offsets[1:])
         if (rows is not None) != any(domain["kind"] == "selected" for domain in self.file.graph.domains):
@@ -58,7 +69,11 @@ class Engine:
                 inputs["types"] = _joined(types)
             if rows is not None:
                 inputs[SELECTED] = rows
-            return session.run(inputs, self.threads)
+            return session.run(inputs, self.threads, out, caches)
+
+    def cache(self, capacity: int, chunk: int) -> StateCache:
+        """For a conversation of ``capacity`` tokens, at most ``chunk`` of them in one run."""
+        return StateCache(self.program, capacity, chunk)
 
     def run_inputs(self, inputs: dict[str, NDArray[Any]]) -> Outputs:
         """One forward pass over what ``_core.Session.run`` takes, for graphs that are not over tokens."""

@@ -118,19 +118,35 @@ class GraphBuilder:
             raise ValueError(f"domain {name!r} was declared as {known}; use another name")
         return name
 
-    def embed(self, tables: Sequence[Table], add_to: str | None = None) -> str:
+    def embed(self, tables: Sequence[Table], add_to: str | None = None, *, scale: float = 1.0) -> str:
         entries = []
         for table in tables:
             self._weight(table.name, table.weight)
             offset = {"offset": table.offset} if table.offset else {}
             entries.append({"weight": table.name, "index": table.index, **offset})
-        return self._append("embed", add_to, tables=entries)
+        scaled = {"scale": float(scale)} if scale != 1 else {}
+        return self._append("embed", add_to, tables=entries, **scaled)
 
     def norm(
-        self, x: str, weight: Array, bias: Array | None = None, *, name: str, eps: float, kind: str = "layer"
+        self,
+        x: str,
+        weight: Array,
+        bias: Array | None = None,
+        *,
+        name: str,
+        eps: float,
+        kind: str = "layer",
+        heads: int = 1,
+        residual: str | None = None,
     ) -> str:
-        shift = {} if bias is None else {"bias": self._param(f"{name}.bias", bias)}
-        return self._append("norm", x, weight=self._param(f"{name}.weight", weight), **shift, kind=kind, eps=float(eps))
+        """Each of ``heads`` parts of a row by itself; ``weight`` is that of one."""
+        options: dict[str, Any] = {} if bias is None else {"bias": self._param(f"{name}.bias", bias)}
+        options |= {"kind": kind, "eps": float(eps)}
+        if heads != 1:
+            options["heads"] = heads
+        if residual is not None:
+            options["residual"] = residual
+        return self._append("norm", x, weight=self._param(f"{name}.weight", weight), **options)
 
     def linear(
         self,
@@ -157,10 +173,14 @@ class GraphBuilder:
     def columns(self, x: str, begin: int, width: int) -> str:
         return self._append("columns", x, begin=begin, width=width)
 
-    def store(self, k: str, v: str, *, heads: int, head_dim: int, domain: str = TOKENS) -> str:
-        """Keys and values, ``heads`` × ``head_dim`` columns each; returns the name of a state."""
+    def store(self, k: str, v: str, *, heads: int, head_dim: int, domain: str = TOKENS, kept: bool = False) -> str:
+        """Keys and values, ``heads`` × ``head_dim`` columns each; returns the name of a state.
+
+        ``kept`` states outlive a run in a ``_core.StateCache``.
+        """
         state = f"state{len(self.states)}"
-        self.states.append({"name": state, "domain": domain, "dtype": "fp32", "heads": heads, "head_dim": head_dim})
+        entry = {"name": state, "domain": domain, "dtype": "fp32", "heads": heads, "head_dim": head_dim}
+        self.states.append({**entry, "kept": True} if kept else entry)
         self.ops.append({"op": "store", "k": k, "v": v, "state": state})
         return state
 
@@ -191,22 +211,33 @@ class GraphBuilder:
         scale: float | None = None,
         domain: str = TOKENS,
         rope: tuple[str, Array, float] | None = None,
+        norms: tuple[tuple[str, Array], tuple[str, Array]] | None = None,
+        eps: float = 1e-6,
+        kept: bool = False,
         **options: Any,
     ) -> str:
         """Attention of a sequence to itself; ``qkv`` holds ``heads`` queries, then ``kv_heads`` keys and values.
 
-        ``rope`` is the name, the frequencies and the factor by which queries and keys turn.
+        ``rope`` is the name, the frequencies and the factor by which queries and keys turn, ``norms`` the name and the
+        weight [head_dim] of the RMS norm, with ``eps``, of each head of the queries and of the keys before that.
         """
         kv_heads = heads if kv_heads is None else kv_heads
         q_width, k_width = heads * head_dim, kv_heads * head_dim
-        qk = qkv
-        if rope is not None:
-            name, frequencies, factor = rope
-            qk = self.columns(qkv, 0, q_width + k_width)  # both in one pass: the angles of a row are those of all heads
-            qk = self.rope(qk, frequencies, name=name, head_dim=head_dim, factor=factor)
-        q = self.columns(qk, 0, q_width)
-        k, v = self.columns(qk, q_width, k_width), self.columns(qkv, q_width + k_width, k_width)
-        state = self.store(k, v, heads=kv_heads, head_dim=head_dim, domain=domain)
+        if norms is not None:
+            q, k = (
+                self.norm(self.columns(qkv, begin, n * head_dim), weight, name=name, eps=eps, kind="rms", heads=n)
+                for begin, n, (name, weight) in ((0, heads, norms[0]), (q_width, kv_heads, norms[1]))
+            )
+            if rope is not None:
+                q, k = (self.rope(x, rope[1], name=rope[0], head_dim=head_dim, factor=rope[2]) for x in (q, k))
+        else:
+            qk = qkv
+            if rope is not None:
+                qk = self.columns(qkv, 0, q_width + k_width)  # in one pass: a row's angles are those of all its heads
+                qk = self.rope(qk, rope[1], name=rope[0], head_dim=head_dim, factor=rope[2])
+            q, k = self.columns(qk, 0, q_width), self.columns(qk, q_width, k_width)
+        v = self.columns(qkv, q_width + k_width, k_width)
+        state = self.store(k, v, heads=kv_heads, head_dim=head_dim, domain=domain, kept=kept)
         return self.attend(q, state, scale=head_dim**-0.5 if scale is None else scale, **options)
 
     def rope(self, x: str, frequencies: Array, *, name: str, head_dim: int, factor: float = 1.0) -> str:

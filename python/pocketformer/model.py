@@ -18,7 +18,9 @@ from .tasks.text import TextReader
 _M = TypeVar("_M", bound="Model")
 
 
-def load(path: str | os.PathLike[str], threads: int | None = None, copy: bool = False) -> Model:
+def load(
+    path: str | os.PathLike[str], threads: int | None = None, copy: bool = False, context: int | None = None
+) -> Model:
     """Opens the pocket file ``path`` as the model of its task: an :class:`Embedder`, a :class:`Classifier` …
 
     ``threads`` is the most that one call uses; None takes one for each strong core that this process may use (affinity
@@ -28,6 +30,9 @@ def load(path: str | os.PathLike[str], threads: int | None = None, copy: bool = 
     place (``cp``, ``rsync --inplace``) changes or kills the processes that run it; replacing it by another (``mv``, or
     ``compress``, which does so) is safe. ``copy=True`` reads it into memory of this process instead.
 
+    ``context`` is for a :class:`Generator`: the most tokens that a prompt and what follows may have, which bounds the
+    memory of its keys and values; None takes 4096, or fewer where the model was trained for fewer.
+
     Example:
         >>> model = pocketformer.load("minilm.pocket")  # doctest: +SKIP
         >>> model.encode("A cat sits on the mat.").shape  # doctest: +SKIP
@@ -36,9 +41,10 @@ def load(path: str | os.PathLike[str], threads: int | None = None, copy: bool = 
     Raises:
         OSError: the file cannot be opened.
         PocketFileError: the file breaks the format.
-        ValueError: ``threads`` is not a positive integer, or POCKETFORMER_ISA names what this CPU lacks.
+        ValueError: ``threads`` or ``context`` is not a positive integer, ``context`` was given for a model that does
+            not generate or exceeds what it was trained for, or POCKETFORMER_ISA names what this CPU lacks.
     """
-    return Model.load(path, threads, copy)
+    return Model.load(path, threads, copy, context)
 
 
 class Model:
@@ -50,16 +56,23 @@ class Model:
 
     _method: ClassVar[str] = ""  # what calling the model on texts does
 
-    def __init__(self, engine: Engine, source: tuple[str, int | None, bool]) -> None:
+    def __init__(self, engine: Engine, source: tuple[str, int | None, bool, int | None]) -> None:
         self._engine = engine
         self._source = source  # the arguments of load
         self._reader = TextReader(engine.file, engine.threads)
 
     @classmethod
-    def load(cls: type[_M], path: str | os.PathLike[str], threads: int | None = None, copy: bool = False) -> _M:
+    def load(
+        cls: type[_M],
+        path: str | os.PathLike[str],
+        threads: int | None = None,
+        copy: bool = False,
+        context: int | None = None,
+    ) -> _M:
         """Like :func:`load`, typed: ``Embedder.load(path)`` raises TaskError for a file of another task."""
-        source = (os.path.abspath(path), threads, copy)
-        engine = Engine(*source)
+        source = (os.path.abspath(path), threads, copy, context)
+        engine = Engine(*source[:3])
+        _check_context(engine, context)
         found: type[Any] = model_class(engine)
         if not issubclass(found, cls):
             raise TaskError(f"{source[0]} is a model for the task {engine.file.model['task']!r}; use {found.__name__}")
@@ -75,7 +88,7 @@ class Model:
 
     @property
     def task(self) -> str:
-        """``embed``, ``classify``, ``tag``, ``answer``, ``fill_mask`` or ``features``."""
+        """``embed``, ``classify``, ``tag``, ``answer``, ``fill_mask``, ``generate``, ``classify_image`` …"""
         return str(self._engine.file.model["task"])
 
     @property
@@ -156,6 +169,16 @@ class Model:
             raise TaskError(f"{self._source[0]} is a model for the task {self.task!r}, not {task!r}; use Model.{use}")
 
         return refuse
+
+
+def _check_context(engine: Engine, context: int | None) -> None:
+    if context is None:
+        return
+    task, most = engine.file.model["task"], engine.file.graph.max_length
+    if task != "generate":
+        raise ValueError(f"context is {context!r}, but the task of {engine.file.path} is {task!r}; leave it out")
+    if not isinstance(context, int) or isinstance(context, bool) or not 1 <= context <= most:
+        raise ValueError(f"context is {context!r}; it must be an integer in 1…{most}, which the model was trained for")
 
 
 def _holds_text(value: Any) -> bool:

@@ -102,8 +102,9 @@ def vectors(graph: Graph) -> Iterator[tuple[str, tuple[int, ...], tuple[int, ...
             count, width = prepended[op["domain"]], widths[op["out"]]
             yield op["rows"], (count, width), (count, round_up(width, LANES))
         elif op["op"] in ("norm", "linear"):
+            width = widths[op["out"]] // op.get("heads", 1)
             for name in [op["weight"]] * (op["op"] == "norm") + [op[key] for key in ("bias",) if key in op]:
-                yield name, (widths[op["out"]],), (round_up(widths[op["out"]], LANES),)
+                yield name, (width,), (round_up(width, LANES),)
 
 
 def looked_up(graph: Graph) -> set[str]:

@@ -21,7 +21,7 @@ from .graph import Array, Graph
 from .layout import ALIGNMENT, round_up
 
 FORMAT, VERSION = "pocketformer", "2"
-TASKS = ("embed", "classify", "tag", "answer", "fill_mask", "features", "classify_image", "embed_image")
+TASKS = ("embed", "classify", "tag", "answer", "fill_mask", "features", "classify_image", "embed_image", "generate")
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 MAX_TENSORS = 65_536
 TOKENIZER = "tokenizer.json"
@@ -65,7 +65,7 @@ _MODEL = {
 OUTPUTS = {
     **dict.fromkeys(("embed", "classify", "classify_image"), "one"),
     **dict.fromkeys(("tag", "answer"), "ragged"),
-    "fill_mask": "selected",
+    **dict.fromkeys(("fill_mask", "generate"), "selected"),
 }
 """The kind of domain that a task's result has."""
 
@@ -405,6 +405,24 @@ _IMAGE = {
 }
 
 
+_SAMPLING = {
+    **dict.fromkeys(
+        ("temperature", "top_p", "min_p", "repetition_penalty"),
+        Field(lambda value: _are_numbers([value], 1), "a number"),
+    ),
+    "top_k": integer(0),
+}
+_GENERATE = {
+    "end_token_ids": Field(lambda value: _are_sizes(value, 0, 64), "a list of at most 64 integers ≥ 0"),
+    "sampling": Field(lambda value: isinstance(value, dict) and set(value) <= set(_SAMPLING), "an object of settings"),
+    "chat_template": Field(lambda value: value is None or isinstance(value, str), "a string or null"),
+    "special_tokens": Field(
+        lambda value: isinstance(value, dict) and all(isinstance(text, str) for text in value.values()),
+        "an object of strings",
+    ),
+}
+
+
 def _are_fields(value: Any, fields: dict[str, Field]) -> bool:
     return isinstance(value, dict) and set(value) == set(fields) and all(fields[k].accepts(v) for k, v in value.items())
 
@@ -420,3 +438,6 @@ def _check_texts(model: dict[str, Any], text: dict[str, Any]) -> None:
     for key, low in (("max_length", 1), ("pad_token_id", 0), ("mask_token_id", 0)):
         if text.get(key) is not None:
             check_fields("text", {key: text[key]}, {key: integer(low)})
+    if model["task"] == "generate":
+        check_fields("text", {key: value for key, value in text.items() if key in _GENERATE}, _GENERATE)
+        check_fields("text sampling", text["sampling"], {key: _SAMPLING[key] for key in text["sampling"]})

@@ -179,16 +179,17 @@ def embed(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> A
         if f"{name}.scale" in graph.params:
             found = found * graph.params[f"{name}.scale"][index, None]
         total = total + hadamard(found, graph.weights[name].get("rotate", 0))
-    return total
+    return total * np.float32(op["scale"]) if "scale" in op else total
 
 
 def norm(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
-    x = inputs[0].astype(np.float64)
+    x = inputs[0].astype(np.float64).reshape(len(inputs[0]), op.get("heads", 1), -1)
     if op["kind"] == "layer":
-        x = x - x.mean(axis=1, keepdims=True)
-    x = x / np.sqrt(np.square(x).mean(axis=1, keepdims=True) + op["eps"])
-    scaled: Array = x * graph.params[op["weight"]] + (graph.params[op["bias"]] if "bias" in op else 0)
-    return scaled
+        x = x - x.mean(axis=2, keepdims=True)
+    x = x / np.sqrt(np.square(x).mean(axis=2, keepdims=True) + op["eps"])
+    x = x * graph.params[op["weight"]] + (graph.params[op["bias"]] if "bias" in op else 0)
+    scaled: Array = x.reshape(inputs[0].shape).astype(np.float32)
+    return scaled + inputs[1] if "residual" in op else scaled
 
 
 def linear(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:

@@ -46,7 +46,7 @@ def test_what_a_wheel_asks_for(target: str, tmp_path: Path) -> None:
     assert f"-{target}\n" in metadata.read_text()
     assert not list(tmp_path.rglob("*.pyx"))
     extensions = sorted(tmp_path.rglob("*.so"))
-    assert [path.name.split(".")[0] for path in extensions] == ["_core", "_rounding"]
+    assert [path.name.split(".")[0] for path in extensions] == ["_core", "_sampling", "_rounding"]
     assert core in extensions
     for extension in extensions:
         assert check_binary.portability(extension) == []
@@ -64,7 +64,8 @@ def test_instructions_above_the_baseline_are_in_isa_units(target: str, tmp_path:
     outside, inside = check_binary.outside_isa_units(unstripped(built), machine)
     assert outside == []
     assert inside > 300
-    assert check_binary.outside_isa_units(unstripped(built, "_rounding"), machine) == ([], 0)
+    for plain in ("_rounding", "_sampling"):
+        assert check_binary.outside_isa_units(unstripped(built, plain), machine) == ([], 0)
 
 
 def text_section(extension: Path, folder: Path) -> bytes:

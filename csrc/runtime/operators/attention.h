@@ -40,10 +40,11 @@ class AttentionStep final : public Step {
       const Span queries = share(count, query_part, query_parts);
       if (queries.empty()) return;
       const int first = row + queries.begin;
+      const StoredState stored = w.stored(state_, sequence);
       const AttentionArgs common{.queries = queries.end - queries.begin,
-                                 .first_position = w.position(s.domain, sequence, first),
-                                 .keys = w.length(s.domain, sequence),
-                                 .segment_slot = static_cast<size_t>(w.slots(s)[sequence]),
+                                 .first_position = w.position(s.domain, sequence, first) - stored.base,
+                                 .keys = w.keys(s.domain, sequence) - stored.base,
+                                 .segment_slot = stored.first_slot,
                                  .heads = shape_.heads,
                                  .kv_heads = s.heads,
                                  .head_dim = s.head_dim,
@@ -58,9 +59,9 @@ class AttentionStep final : public Step {
                                  .out = w.at(out_, first),
                                  .ldo = w.ld(out_)};
       if (s.int8) {
-        w.kernels().attention_i8({w.at<int8_t>(q_, first), w.at(q_scale_, first), key_values_i8(w, s), common});
+        w.kernels().attention_i8({w.at<int8_t>(q_, first), w.at(q_scale_, first), key_values_i8(s, stored), common});
       } else {
-        w.kernels().attention_f32({w.at(q_, first), w.ld(q_), key_values_f32(w, s), common});
+        w.kernels().attention_f32({w.at(q_, first), w.ld(q_), key_values_f32(s, stored), common});
       }
       const size_t padding = common.ldo - static_cast<size_t>(out_.width);
       if (padding == 0 || heads.end != shape_.heads) return;
@@ -125,7 +126,7 @@ struct Attention {
       shape.bias_center = static_cast<int>(reach) - 1;
     }
     l.begin_stage(s.domain);
-    l.attend(index);
+    l.attend(index, shape.range);
     const Operand to = l.write(out, s.domain, static_cast<int64_t>(heads) * s.head_dim);
     l.emit<AttentionStep>(index, s, l.read(from.rows), l.read(from.scale), to, shape);
   }

@@ -31,13 +31,14 @@ class EmbedStep final : public Step {
     int offset;
   };
 
-  EmbedStep(int domain, Operand in, Operand index, Operand out, std::vector<Lookup> lookups)
+  EmbedStep(int domain, Operand in, Operand index, Operand out, std::vector<Lookup> lookups, float scale)
       : Step("embed", Split::kRepeat),
         domain_(domain),
         in_(in),
         index_(index),
         out_(out),
-        lookups_(std::move(lookups)) {}
+        lookups_(std::move(lookups)),
+        scale_(scale) {}
 
   void run(const Worker& w) const override {
     int32_t* const index = w.at<int32_t>(index_, w.begin());
@@ -63,6 +64,11 @@ class EmbedStep final : public Step {
                          .ldo = w.ld(out_)});
       accumulate = true;
     }
+    if (scale_ == 1.0f) return;
+    for (int row = w.begin(); row < w.end(); ++row) {
+      float* const x = w.at(out_, row);
+      for (int i = 0; i < out_.width; ++i) x[i] *= scale_;
+    }
   }
 
   Work work() const override {
@@ -86,17 +92,20 @@ class EmbedStep final : public Step {
   int domain_;
   Operand in_, index_, out_;
   std::vector<Lookup> lookups_;
+  float scale_;
 };
 
 struct Embed {
   std::string in, out;
   std::vector<EmbedTable> tables;
+  double scale = 1;
 
   static constexpr const char* kName = "embed";
-  static constexpr const char* kDoc = "`out = in + Σ table[index]`";
+  static constexpr const char* kDoc = "`out = (in + Σ table[index]) · scale`";
   static constexpr auto fields() {
     return std::tuple{optional_name("in", &Embed::in, "a value that the rows are added to"),
-                      name("out", &Embed::out, "the sum"), list("tables", &Embed::tables, 16, "what is summed")};
+                      name("out", &Embed::out, "the sum"), list("tables", &Embed::tables, 16, "what is summed"),
+                      optional_number("scale", &Embed::scale, 0, "multiplies the sum")};
   }
 
   void lower(Lowering& l) const {
@@ -117,7 +126,7 @@ struct Embed {
     const Operand index = l.scratch(domain, 1, 1, sizeof(int32_t));
     const Operand source = from == nullptr ? Operand{} : from->rows;
     const Operand sum = l.write(out, domain, width, source);
-    l.emit<EmbedStep>(domain, l.read(source), index, sum, std::move(lookups));
+    l.emit<EmbedStep>(domain, l.read(source), index, sum, std::move(lookups), static_cast<float>(scale));
   }
 
  private:

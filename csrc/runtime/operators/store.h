@@ -13,14 +13,14 @@ class StoreStep final : public Step {
 
   void run(const Worker& w) const override {
     const State& s = w.program().states[static_cast<size_t>(state_)];
-    const int64_t* const slots = w.slots(s);
     w.for_each_piece(s.domain, [&](int sequence, int row, int count) {
       const int position = w.position(s.domain, sequence, row);
-      const size_t slot = static_cast<size_t>(slots[sequence]) + static_cast<size_t>(position);
-      // Unused slots must be finite, and the arena holds whatever an earlier run with other lengths left there.
-      const bool last = position + count == w.length(s.domain, sequence);
+      const StoredState stored = w.stored(state_, sequence);
+      const size_t slot = stored.first_slot + static_cast<size_t>(position - stored.base);
+      // Unused slots must be finite, and there is whatever an earlier run or a longer conversation left.
+      const bool last = position + count == w.keys(s.domain, sequence);
       const size_t unused = last ? slot + static_cast<size_t>(count) : SIZE_MAX;
-      const size_t end = static_cast<size_t>(slots[sequence + 1]);
+      const size_t end = round_up(slot + static_cast<size_t>(count), kLanes);
       const StoreArgs common{.k = w.at(k_, row),
                              .ldk = w.ld(k_),
                              .v = w.at(v_, row),
@@ -31,12 +31,12 @@ class StoreStep final : public Step {
                              .head_stride = s.head_stride,
                              .slot = slot};
       if (s.int8) {
-        const KeyValuesI8 kv = key_values_i8(w, s);
+        const KeyValuesI8 kv = key_values_i8(s, stored);
         w.kernels().store_i8({.common = common, .rotate = s.rotate, .kv = kv});
         clear(s, kv.k_scale, kv.capacity, unused, end, 1);
         clear(s, kv.v_scale, kv.capacity, unused, end, 1);
       } else {
-        const KeyValuesF32 kv = key_values_f32(w, s);
+        const KeyValuesF32 kv = key_values_f32(s, stored);
         w.kernels().store_f32({.common = common, .kv = kv});
         clear(s, kv.k, kv.capacity, unused, end, static_cast<size_t>(s.head_stride));
         clear(s, kv.v, kv.capacity, unused, end, static_cast<size_t>(s.head_stride));

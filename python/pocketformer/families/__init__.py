@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from .albert import ALBERT
 from .bert import BERT
+from .decoder import DecoderFamily
 from .dinov2 import DINOV2, DINOV2_WITH_REGISTERS
 from .distilbert import DISTILBERT
 from .family import Family
+from .gemma import GEMMA3
 from .image import ImageFamily
+from .llama import LLAMA, MISTRAL
 from .modernbert import MODERNBERT
 from .mpnet import MPNET
+from .qwen import QWEN2, QWEN3
 from .roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 from .vit import DEIT, VIT
 
@@ -23,6 +27,9 @@ FAMILIES: dict[str, Family] = {
 
 IMAGE_FAMILIES: dict[str, ImageFamily] = {family.name: family for family in (VIT, DEIT, DINOV2, DINOV2_WITH_REGISTERS)}
 """Families over pixels, by ``model_type``."""
+
+DECODERS: dict[str, DecoderFamily] = {family.name: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA3)}
+"""Families that predict the next token, by ``model_type``."""
 
 TASKS = {
     "Model": "embed",
@@ -37,4 +44,4 @@ TASKS = {
 CLASSES = {family.classes + suffix: task for family in FAMILIES.values() for suffix, task in TASKS.items()}
 """The classes of transformers that are understood, and their tasks."""
 
-__all__ = ["CLASSES", "FAMILIES", "IMAGE_FAMILIES", "TASKS", "Family", "ImageFamily"]
+__all__ = ["CLASSES", "DECODERS", "FAMILIES", "IMAGE_FAMILIES", "TASKS", "Family", "ImageFamily"]

@@ -22,10 +22,13 @@ class LayerSpec:
     """One layer of an encoder or decoder.
 
     ``norm`` says where it normalises: ``post`` (BERT) after each residual sum, ``pre`` (ViT, Llama) before each
-    sublayer. ``attention_norm`` is False where a pre-norm layer's attention takes its input as it is (the first of
-    ModernBERT). ``kv_heads`` and ``head_dim`` follow from ``heads`` and ``hidden`` if None. ``window`` is the farthest
-    that a query looks to each side. ``rope`` turns queries and keys by their positions. ``gated`` says that the
-    activation of one linear multiplies another (GLU, arXiv 2002.05202). The ``…_bias`` say which biases exist.
+    sublayer, ``sandwich`` (Gemma) before each and also after it, before the sum. ``attention_norm`` is False where a
+    pre-norm layer's attention takes its input as it is (the first of ModernBERT). ``kv_heads`` and ``head_dim`` follow
+    from ``heads`` and ``hidden`` if None. ``window`` is the farthest that a query looks to each side. ``rope`` turns
+    queries and keys by their positions. ``gated`` says that the activation of one linear multiplies another (GLU, arXiv
+    2002.05202). ``qk_norm`` normalises each head of queries and keys before they turn; ``scale`` multiplies q·k, and is
+    1/√head_dim if None. ``norm_offset`` is added to the weight of every norm (Gemma's 1). ``kept`` says that keys and
+    values outlive a run. The ``…_bias`` say which biases exist.
 
     Raises:
         CheckpointError: the heads do not divide the width, the key-value heads the heads, or more channels turn than
@@ -39,13 +42,17 @@ class LayerSpec:
     eps: float
     kv_heads: int | None = None
     head_dim: int | None = None
-    norm: Literal["pre", "post"] = "post"
+    norm: Literal["pre", "post", "sandwich"] = "post"
     norm_kind: Literal["layer", "rms"] = "layer"
     attention_norm: bool = True
     causal: bool = False
     window: int | None = None
     rope: Rope | None = None
     gated: bool = False
+    qk_norm: bool = False
+    scale: float | None = None
+    norm_offset: float = 0.0
+    kept: bool = False
     qkv_bias: bool = True
     out_bias: bool = True
     ffn_bias: bool = True
@@ -80,7 +87,8 @@ class LayerNames:
     """Where a checkpoint keeps the parameters of one layer, without ``.weight`` and ``.bias``.
 
     ``qkv`` lists query, key and value, or the one matrix that holds them below each other. ``ffn_gate`` is the linear
-    of a gated layer whose result is activated; where it is None, the upper half of ``ffn_up`` is.
+    of a gated layer whose result is activated; where it is None, the upper half of ``ffn_up`` is. ``qk_norms`` are the
+    norms of queries and keys, ``after`` those behind attention and FFN of a sandwich.
     """
 
     qkv: tuple[str, ...]
@@ -90,6 +98,8 @@ class LayerNames:
     ffn_down: str
     ffn_norm: str
     ffn_gate: str | None = None
+    qk_norms: tuple[str, str] = ("", "")
+    after: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True)
@@ -105,6 +115,8 @@ class Layer:
     ffn_down: Pair
     ffn_norm: Pair
     ffn_gate: Pair | None = None
+    qk_norms: tuple[Array, ...] = ()
+    after: tuple[Pair, ...] = ()
 
     @classmethod
     def read(cls, name: str, spec: LayerSpec, tensors: Tensors, prefix: str, names: LayerNames) -> Layer:
@@ -114,7 +126,7 @@ class Layer:
             return linear(tensors, prefix + part, n, k, bias=bias)
 
         def norm_pair(part: str) -> Pair:
-            return norm(tensors, prefix + part, spec.hidden, bias=spec.norm_bias)
+            return norm(tensors, prefix + part, spec.hidden, bias=spec.norm_bias, offset=spec.norm_offset)
 
         inner, outer = spec.heads * spec.head_width, spec.key_heads * spec.head_width
         heights = (inner, outer, outer) if len(names.qkv) == 3 else (inner + 2 * outer,)
@@ -137,6 +149,13 @@ class Layer:
             pair(names.ffn_down, spec.hidden, spec.ffn, spec.ffn_bias),
             norm_pair(names.ffn_norm),
             gate,
+            tuple(
+                norm(tensors, prefix + part, spec.head_width, bias=False, offset=spec.norm_offset)[0]
+                for part in names.qk_norms
+            )
+            if spec.qk_norm
+            else (),
+            tuple(norm_pair(part) for part in names.after) if spec.norm == "sandwich" else (),
         )
 
     def append_to(self, b: GraphBuilder, x: str, bias: tuple[str, Array] | None = None) -> str:
@@ -144,7 +163,7 @@ class Layer:
 
         ``bias`` is a name and a table [heads, 2·max_length−1] that attention adds by relative position.
         """
-        spec, pre = self.spec, self.spec.norm == "pre"
+        spec, pre = self.spec, self.spec.norm != "post"
         h = self._norm(b, x, "attention_norm", self.attention_norm) if pre else x
         qkv = b.linear(h, *self.qkv, name=f"{self.name}.qkv")
         mixed = b.attention(
@@ -156,9 +175,13 @@ class Layer:
             left=-1 if spec.window is None else spec.window,
             right=-1 if spec.window is None else spec.window,
             rope=None if spec.rope is None else (spec.rope.name, spec.rope.array, spec.rope.factor),
+            norms=self._head_norms(),
+            eps=spec.eps,
+            scale=spec.scale,
+            kept=spec.kept,
             bias=bias,
         )
-        x = b.linear(mixed, *self.attention_out, name=f"{self.name}.attention_out", residual=x)
+        x = self._sublayer(b, mixed, self.attention_out, "attention_out", x, 0)
         x = x if pre else self._norm(b, x, "attention_norm", self.attention_norm)
         h = self._norm(b, x, "ffn_norm", self.ffn_norm) if pre else x
         up = f"{self.name}.ffn_up"
@@ -168,8 +191,22 @@ class Layer:
             wide = b.linear(h, *self.ffn_up, name=up)
             gate = f"{self.name}.ffn_gate"
             wide = b.linear(h, *self.ffn_gate, name=gate, activation=spec.activation, multiply=wide)
-        x = b.linear(wide, *self.ffn_down, name=f"{self.name}.ffn_down", residual=x)
+        x = self._sublayer(b, wide, self.ffn_down, "ffn_down", x, 1)
         return x if pre else self._norm(b, x, "ffn_norm", self.ffn_norm)
+
+    def _sublayer(self, b: GraphBuilder, h: str, pair: Pair, role: str, x: str, which: int) -> str:
+        """The last linear of a sublayer, and its sum with ``x``."""
+        if not self.after:
+            return b.linear(h, *pair, name=f"{self.name}.{role}", residual=x)
+        h = b.linear(h, *pair, name=f"{self.name}.{role}")
+        name, spec = f"{self.name}.{role}_norm", self.spec
+        return b.norm(h, *self.after[which], name=name, eps=spec.eps, kind=spec.norm_kind, residual=x)
+
+    def _head_norms(self) -> tuple[tuple[str, Array], tuple[str, Array]] | None:
+        if not self.qk_norms:
+            return None
+        query, key = self.qk_norms
+        return (f"{self.name}.q_norm", query), (f"{self.name}.k_norm", key)
 
     def _norm(self, b: GraphBuilder, x: str, role: str, pair: Pair | None) -> str:
         if pair is None:
@@ -190,7 +227,8 @@ def linear(tensors: Tensors, name: str, n: int, k: int, *, bias: bool = True) ->
     return tensors.weight(f"{name}.weight", n, k), tensors.vector(f"{name}.bias", n) if bias else None
 
 
-def norm(tensors: Tensors, name: str, width: int, *, bias: bool = True) -> Pair:
-    """Weight and bias ``[width]``; checkpoints converted from TensorFlow call them gamma and beta."""
-    weight, offset = ("gamma", "beta") if f"{name}.gamma" in tensors else ("weight", "bias")
-    return tensors.vector(f"{name}.{weight}", width), tensors.vector(f"{name}.{offset}", width) if bias else None
+def norm(tensors: Tensors, name: str, width: int, *, bias: bool = True, offset: float = 0.0) -> Pair:
+    """Weight, with ``offset`` added, and bias ``[width]``; converted from TensorFlow they are called gamma and beta."""
+    weight, shift = ("gamma", "beta") if f"{name}.gamma" in tensors else ("weight", "bias")
+    scale = tensors.vector(f"{name}.{weight}", width)
+    return scale + np.float32(offset) if offset else scale, tensors.vector(f"{name}.{shift}", width) if bias else None

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, UnsupportedModelError
-from ..families import CLASSES, FAMILIES, IMAGE_FAMILIES, TASKS, Family
+from ..families import CLASSES, DECODERS, FAMILIES, IMAGE_FAMILIES, TASKS, Family, decoder
 from ..families.heads import HEADS
 from ..graph import Graph, GraphBuilder
 from ..lazy import Float32
 from .adapter import Adapter, open_adapter, refuse_lone_adapter
 from .config import Config
 from .foreign import refuse_foreign_computation
+from .generation import generation_settings
 from .images import read_preprocessing
 from .names import Names, find_names
 from .provenance import license_of, model_name, repository
@@ -129,6 +130,8 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     config = Config.read(home / "config.json")
     if config.values.get("model_type") in IMAGE_FAMILIES:
         return _load_images(root, config)
+    if config.values.get("model_type") in DECODERS:
+        return _load_decoder(root, config)
     sentence = SentenceSettings.read(root, home, config.values)
     config = Config({**config.values, **sentence.config}, config.path)
     family = _family(config)
@@ -186,12 +189,38 @@ def _load_images(root: Path, config: Config) -> Checkpoint:
     return Checkpoint(graph, model, {"max_length": 1}, None)
 
 
+def _load_decoder(root: Path, config: Config) -> Checkpoint:
+    family = DECODERS[config.text("model_type", "")]
+    refuse_foreign_computation(config, repository(root, config))
+    if _architecture(config) != family.architecture:
+        raise UnsupportedModelError(
+            f"{config.path}: architecture {_architecture(config)!r} is not supported; supported of its family is "
+            f"{family.architecture}"
+        )
+    source = HuggingFaceSource.open(root, root, config, decoder.BASE, decoder.WORD_TABLE)
+    builder, output = decoder.generator(family, config, source)
+    graph = builder.build(output)
+    settings = Settings(root)
+    tokenizer = read_tokenizer(settings, config, graph.vocab_size, graph.max_length)
+    model: dict[str, Any] = {
+        "name": source.name,
+        "family": family.name,
+        "task": "generate",
+        "labels": [],
+        "params": sum(array.size for array in graph.params.values()),
+        "weights": "fp32",
+    }
+    model |= {key: value for key, value in (("license", source.license), ("source", source.repository)) if value}
+    text = {"max_length": graph.max_length, **generation_settings(root, config, graph.vocab_size)}
+    return Checkpoint(graph, model, text, tokenizer.json if tokenizer else None)
+
+
 def _family(config: Config) -> Family:
     model_type = config.text("model_type", "")
     if model_type not in FAMILIES:
         raise UnsupportedModelError(
             f"{config.path}: model_type {model_type!r} ({_architecture(config) or 'no architecture named'}) is not "
-            f"supported; supported are {', '.join(FAMILIES)}"
+            f"supported; supported are {', '.join((*FAMILIES, *IMAGE_FAMILIES, *DECODERS))}"
         )
     return FAMILIES[model_type]
 

@@ -25,8 +25,9 @@ QUESTION_STRIDE = 128  # tokens that neighbouring windows of a long context shar
 DOCUMENT_STRIDE = 256  # those that windows of a document share whose tokens are all wanted
 TOKENIZERS = 4  # kept: a large vocabulary takes tens of megabytes
 
-Truncation: TypeAlias = Literal["longest_first", "only_first", "only_second"]
-"""What is cut of a pair that is too long, as transformers names it; ``only_second`` keeps the rest as windows."""
+Truncation: TypeAlias = Literal["longest_first", "only_first", "only_second", "never"]
+"""What is cut of a pair that is too long, as transformers names it; ``only_second`` keeps the rest as windows,
+``never`` leaves every text whole."""
 
 
 class TextReader:
@@ -224,6 +225,9 @@ class TextReader:
         with _explained(PocketFileError, f"{self._file.path}: the tokenizer cannot be used: compress the model again"):
             tokenizer: Tokenizer = Tokenizer.from_buffer(content)
             tokenizer.no_padding()
+            if truncation == "never":
+                tokenizer.no_truncation()
+                return tokenizer
             side = (tokenizer.truncation or {}).get("direction", "right")
             if truncation == "only_first" and stride:
                 side = "right"  # windows in the order of the document

@@ -1,0 +1,354 @@
+"""Text that goes on: token by token, as a whole or as a stream."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator as PyGenerator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .._core import StateCache
+from ..engine import Engine, Ids, Outputs
+from ..model import Model
+from ..sampling import Sampler, Sampling
+from .text import check_unicode
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+CHUNK = 512
+"""Tokens of a prompt that run together, between which a run can be given up."""
+LOGIT_ROWS = 64
+"""Rows of logits in memory at once: of a vocabulary of 262,144, 67 MB."""
+_CONTEXT = 5
+"""Tokens before the text that decide how its first ones are spelled: whether with a blank, say."""
+_UNFINISHED = 16
+"""Tokens that may wait for the rest of a character; more than any has bytes."""
+
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass
+class _Progress:
+    """What a stream and its writer share, so that neither holds the other."""
+
+    ids: list[int] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+
+
+class TextStream(Iterator[str]):
+    """The pieces of a text as they are written; together they are the text. Dropping it ends the writing.
+
+    ``ids`` are the tokens so far. ``finish_reason`` is None until the end, then ``stop`` (an end token, or one of the
+    ``stop`` strings) or ``length``. ``seed`` repeats the text. ``prompt_tokens`` is how many were read first.
+    """
+
+    def __init__(
+        self, pieces: PyGenerator[str, None, None], progress: _Progress, prompt_tokens: int, seed: int
+    ) -> None:
+        self._pieces = pieces
+        self._progress = progress
+        self.prompt_tokens = prompt_tokens
+        self.seed = seed
+
+    @property
+    def ids(self) -> list[int]:
+        return self._progress.ids
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        return self._progress.finish_reason
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """Ends the writing and gives the memory back."""
+        self._pieces.close()
+
+
+class Generator(Model):
+    """Continues texts. Any number of threads may call it at once: every call has keys and values of its own.
+
+    Those of the last text are kept: a prompt that begins as it did, such as the next turn of a conversation, is read
+    from where they part. Not a bit depends on that.
+    """
+
+    _method = "generate"
+
+    def __init__(self, engine: Engine, source: tuple[str, int | None, bool, int | None]) -> None:
+        super().__init__(engine, source)
+        self._kept = _Kept()
+
+    @property
+    def context(self) -> int:
+        """Tokens that a prompt and what follows may have together."""
+        given = self._source[3]
+        return min(4096 if given is None else given, self._engine.file.graph.max_length)
+
+    @property
+    def end_token_ids(self) -> tuple[int, ...]:
+        """Tokens that end a text."""
+        return tuple(self._engine.file.text["end_token_ids"])
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int = 256,
+        *,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        presence_penalty: float = 0.0,
+        logit_bias: Mapping[int, float] | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        stream: bool = False,
+    ) -> Any:
+        """What follows ``prompt``, a text or token ids: at most ``max_tokens`` tokens, without what ends it.
+
+        The options are those of :class:`~pocketformer.sampling.Sampling`; what is None is as the checkpoint's
+        ``generation_config.json`` says, which without ``do_sample`` is the likeliest token each time. The same ``seed``
+        gives the same text on every CPU. The text ends before the first of the ``stop`` strings.
+
+        Returns the text, or with ``stream`` its pieces as they come, a :class:`TextStream`; a character is never cut.
+
+        Raises ValueError where prompt and ``max_tokens`` exceed the :attr:`context`.
+
+        Example:
+            >>> model = pocketformer.load("smollm2.pocket")  # doctest: +SKIP
+            >>> model.generate("The capital of France is", max_tokens=8)  # doctest: +SKIP
+            ' Paris.'
+        """
+        given = {
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "min_p": min_p,
+            "repetition_penalty": repetition_penalty,
+        }
+        ids = self.tokenize(prompt) if isinstance(prompt, str) else _token_ids(prompt, self.width)
+        sampling = replace(
+            Sampling(presence_penalty=presence_penalty, logit_bias=dict(logit_bias or {}), seed=seed),
+            **self._engine.file.text["sampling"] | {key: value for key, value in given.items() if value is not None},
+        )
+        if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
+            raise ValueError(f"max_tokens is {max_tokens!r}; it must be an integer of at least 1")
+        if len(ids) + max_tokens > self.context:
+            raise ValueError(
+                f"the prompt has {len(ids)} tokens and max_tokens is {max_tokens}, together more than the context of "
+                f"{self.context}: shorten the prompt, ask for fewer, or load the model with a larger context (it was "
+                f"trained for {self._engine.file.graph.max_length})"
+            )
+        stops = [stop] if isinstance(stop, str) else list(stop)
+        if not all(isinstance(text, str) and text for text in stops):
+            raise ValueError(f"stop is {stop!r}; it must be a text or a list of them, none empty")
+        sampler = Sampler(sampling, self.width)
+        sampler.see(ids)
+        progress = _Progress()
+        pieces = self._write(progress, ids, max_tokens, sampler, stops)
+        written = TextStream(pieces, progress, len(ids), sampler.seed)
+        return written if stream else "".join(written)
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], max_tokens: int = 256, **options: Any) -> Any:
+        """The assistant's answer to ``messages``, a list of ``{"role": …, "content": …}``; else as :meth:`generate`.
+
+        The checkpoint's own template makes a prompt of them, in jinja2's sandbox.
+
+        Example:
+            >>> model.chat([{"role": "user", "content": "What is 2 + 2?"}])  # doctest: +SKIP
+            '2 + 2 equals 4.'
+
+        Raises:
+            ImportError: jinja2 is absent (``pip install 'pocketformer[generate]'``).
+            ValueError: the checkpoint has no template, or it refuses the messages.
+        """
+        return self.generate(self.chat_ids(messages), max_tokens, **options)
+
+    def chat_ids(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """The prompt of :meth:`chat`, as tokens."""
+        from .chat import check_messages, render
+
+        listed, text = check_messages(messages), self._engine.file.text
+        if not text.get("chat_template"):
+            raise ValueError(f"{self._source[0]} has no chat template: use generate with the prompt that it expects")
+        prompt = render(text["chat_template"], listed, text.get("special_tokens") or {})
+        check_unicode("messages", prompt)
+        ids: list[int] = self._tokenizer().encode(prompt, add_special_tokens=False).ids
+        return ids
+
+    def tokenize(self, text: str) -> list[int]:
+        """The tokens of a prompt, behind the beginning token where the model has one; a text that begins with it gets
+        no second.
+
+        Raises ValueError for a text without tokens.
+        """
+        check_unicode("prompt", text)
+        tokenizer = self._tokenizer()
+        ids: list[int] = tokenizer.encode(text).ids
+        added: list[int] = tokenizer.encode("").ids
+        if added and ids[: 2 * len(added)] == added * 2:
+            ids = ids[len(added) :]
+        if not ids:
+            raise ValueError("prompt has no tokens, and this tokenizer adds none; give it at least a word")
+        return ids
+
+    def logits(self, ids: ArrayLike) -> Outputs:
+        """float32 [tokens, vocabulary]: what each of ``ids`` [tokens] says of the token after it."""
+        tokens = _token_ids(ids, self.width)
+        return self._engine.run([tokens], rows=np.arange(len(tokens), dtype=np.int64))
+
+    def perplexity(self, text: str | Sequence[int]) -> float:
+        """exp of the mean negative log-likelihood of every token of ``text``, or of token ids, but the first.
+
+        Raises ValueError for fewer than two tokens, or more than the :attr:`context`.
+        """
+        ids = np.asarray(self.tokenize(text) if isinstance(text, str) else text, np.int32)
+        if not 2 <= len(ids) <= self.context:
+            raise ValueError(f"text has {len(ids)} tokens; it must have 2 to the context, {self.context}")
+        cache = self._engine.cache(len(ids), LOGIT_ROWS)
+        total = 0.0
+        for begin in range(0, len(ids), LOGIT_ROWS):
+            chunk, after = ids[begin : begin + LOGIT_ROWS], ids[begin + 1 : begin + 1 + LOGIT_ROWS]
+            rows = np.arange(len(after), dtype=np.int64)
+            logits = self._engine.run([chunk], rows=rows, caches=[cache]).astype(np.float64)
+            logits -= logits.max(axis=1, keepdims=True)
+            total += float(np.log(np.exp(logits).sum(axis=1)).sum() - logits[rows, after].sum())
+        return float(np.exp(total / (len(ids) - 1)))
+
+    def _write(
+        self, written: _Progress, ids: Ids | list[int], max_tokens: int, sampler: Sampler, stops: list[str]
+    ) -> PyGenerator[str, None, None]:
+        tokens = self._tokens(np.asarray(ids, np.int32), max_tokens, sampler)
+        spelled = _Spelling(self._tokenizer(), list(ids)) if self._engine.file.has_tokenizer else None
+        held = ""  # might be the beginning of a stop string
+        for token in tokens:
+            if token in self.end_token_ids:
+                written.finish_reason = "stop"
+                break
+            written.ids.append(token)
+            held += spelled.add(token) if spelled else ""
+            found = min((held.find(stop) for stop in stops if stop in held), default=-1)
+            if found >= 0:
+                written.finish_reason = "stop"
+                if found:
+                    yield held[:found]
+                return
+            keep = max((n for stop in stops for n in range(1, len(stop)) if held.endswith(stop[:n])), default=0)
+            if len(held) > keep:
+                yield held[: len(held) - keep]
+                held = held[len(held) - keep :]
+        held += spelled.rest() if spelled else ""
+        found = min((held.find(stop) for stop in stops if stop in held), default=-1)
+        written.finish_reason = "stop" if found >= 0 else written.finish_reason or "length"
+        held = held if found < 0 else held[:found]
+        if held:
+            yield held
+
+    def _tokens(self, ids: Ids, max_tokens: int, sampler: Sampler) -> Iterator[int]:
+        """Reads ``ids`` and yields what follows."""
+        last = np.zeros(1, np.int64)
+        out = np.empty((1, self.width), np.float32)
+        nothing = np.empty((0, self.width), np.float32)
+        chunk_tokens = min(CHUNK, self.context)
+        cache = self._kept.take(ids) or self._engine.cache(self.context, chunk_tokens)
+        seen = ids.tolist()
+        try:
+            for begin in range(cache.length, len(ids), chunk_tokens):
+                chunk, final = ids[begin : begin + chunk_tokens], begin + chunk_tokens >= len(ids)
+                last[0] = len(chunk) - 1
+                rows, to = (last, out) if final else (last[:0], nothing)
+                self._engine.run([chunk], rows=rows, caches=[cache], out=to)
+            last[0] = 0
+            token = np.empty(1, np.int32)
+            for count in range(1, max_tokens + 1):
+                token[0] = sampler.choose(out[0])
+                seen.append(int(token[0]))
+                yield seen[-1]
+                if count < max_tokens:
+                    self._engine.run([token], rows=last, caches=[cache], out=out)
+        finally:
+            self._kept.give(seen, cache)
+
+    def _tokenizer(self) -> Tokenizer:
+        return self._reader.tokenizer("never")
+
+
+class _Kept:
+    """The keys and values of one text, for the next that begins like it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ids: list[int] = []
+        self._cache: StateCache | None = None
+
+    def take(self, ids: Ids) -> StateCache | None:
+        """The cache cut to what ``ids`` share with it, but for their last, whose logits are wanted; or None."""
+        with self._lock:
+            cache, self._cache = self._cache, None
+        if cache is None:
+            return None
+        limit = min(len(ids) - 1, cache.length)
+        differ = np.flatnonzero(ids[:limit] != np.array(self._ids[:limit], np.int32))
+        try:
+            cache.truncate(int(differ[0]) if len(differ) else limit)
+        except ValueError:  # a window has dropped what would be needed
+            return None
+        return cache
+
+    def give(self, ids: list[int], cache: StateCache) -> None:
+        """``cache`` holds the first of ``ids``."""
+        with self._lock:
+            self._ids, self._cache = ids, cache
+
+
+class _Spelling:
+    """Tokens to text, piece by piece: each as far as its characters are complete."""
+
+    def __init__(self, tokenizer: Tokenizer, prompt: list[int]) -> None:
+        self._tokenizer = tokenizer
+        for tokens in range(_CONTEXT, _UNFINISHED):
+            self._ids = prompt[-tokens:]
+            if not self._text().startswith(_REPLACEMENT):  # else it begins within a character
+                break
+        self._read = len(self._ids)  # tokens whose text has been given out
+        self._known = self._text().rstrip(_REPLACEMENT)  # what follows may complete a character
+
+    def _text(self) -> str:
+        return self._tokenizer.decode(self._ids, skip_special_tokens=True)
+
+    def add(self, token: int) -> str:
+        self._ids.append(token)
+        text = self._text()
+        waiting = len(self._ids) - self._read
+        if text.endswith(_REPLACEMENT) and waiting < _UNFINISHED:
+            return ""
+        return self._give(text)
+
+    def rest(self) -> str:
+        return self._give(self._text())
+
+    def _give(self, text: str) -> str:
+        piece = text[len(self._known) :]
+        self._ids = self._ids[self._read :][-_UNFINISHED:] if piece else self._ids
+        if piece:
+            self._read = len(self._ids)
+            self._known = self._text()
+        return piece
+
+
+def _token_ids(ids: ArrayLike | Iterable[int], vocabulary: int) -> Ids:
+    array = np.asarray(ids)
+    if array.ndim != 1 or not array.size or array.dtype.kind not in "iu":
+        raise ValueError(f"ids are {array.dtype} of shape {list(array.shape)}; pass at least one integer, in one list")
+    if array.min() < 0 or array.max() >= vocabulary:
+        raise ValueError(f"ids hold {array.min()}…{array.max()}; they must lie in 0…{vocabulary - 1}")
+    return array.astype(np.int32)

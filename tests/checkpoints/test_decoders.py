@@ -1,0 +1,199 @@
+"""Decoders of every family equal transformers in fp32, whole and token by token, and small mistakes are noticed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import programs
+from helpers.checkpoints import refused
+from helpers.engines import feeds, reference
+from helpers.torch_decoders import CASES, VOCAB, build, change_config, torch_logits
+from helpers.torch_models import deviation
+from pocketformer import _core
+from pocketformer.errors import CheckpointError, UnsupportedModelError
+from pocketformer.graph import Array, Graph
+from pocketformer.sources.huggingface import Checkpoint, load_checkpoint
+
+LENGTH = 90  # beyond every window, and the context that scaled rotations were made for
+IDS = np.random.default_rng(3).integers(3, VOCAB, LENGTH)
+Case = tuple[Path, Checkpoint, Array]
+
+
+@pytest.fixture(scope="session")
+def make_case(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
+    """A folder, what it is imported as, and torch's logits for IDS; made once."""
+    cases: dict[str, Case] = {}
+
+    def make(name: str) -> Case:
+        if name not in cases:
+            folder = tmp_path_factory.mktemp(name)
+            logits = torch_logits(build(name, folder), IDS)
+            cases[name] = folder, load_checkpoint(folder), logits
+        return cases[name]
+
+    return make
+
+
+def native(graph: Graph) -> Array:
+    return _core.Session(programs.program(graph)).run(feeds(IDS, [LENGTH], None, np.arange(LENGTH)))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_parity(make_case: Callable[[str], Case], name: str) -> None:
+    _, checkpoint, expected = make_case(name)
+    assert checkpoint.model["family"] == name.split("-")[0]
+    assert checkpoint.model["task"] == "generate"
+    assert checkpoint.text["end_token_ids"] == [2]
+    assert deviation(reference(checkpoint.graph, IDS, [LENGTH], rows=np.arange(LENGTH)), expected) <= 1
+    assert deviation(native(checkpoint.graph), expected) <= 1
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_token_by_token_is_the_same(make_case: Callable[[str], Case], name: str) -> None:
+    program = programs.program(make_case(name)[1].graph)
+    session, cache = _core.Session(program), _core.StateCache(program, LENGTH, LENGTH)
+    whole = session.run(feeds(IDS, [LENGTH], None, np.arange(LENGTH)))
+    rows = [session.run(feeds(IDS[i : i + 1], [1], None, np.zeros(1)), caches=[cache]) for i in range(LENGTH)]
+    assert np.concatenate(rows).tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3_text"])
+def test_attention_is_far_from_uniform(name: str, tmp_path: Path) -> None:
+    model = build(name, tmp_path)
+    with torch.no_grad():
+        attentions = model(torch.tensor(IDS)[None], output_attentions=True).attentions
+    spread = [
+        float(torch.stack([row[row > 0].log().std() for row in layer[0, :, 8:].flatten(0, 1)]).mean())
+        for layer in attentions
+    ]
+    assert 1 < np.mean(spread) < 4
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("llama", {"rope_parameters": {"rope_theta": 1020.0, "factor": 8.0, "rope_type": "llama3"}}),
+        ("llama", {"rope_parameters": {"rope_theta": 1000.0, "rope_type": "default"}}),
+        ("llama", {"rms_norm_eps": 2e-2}),
+        ("llama-biased", {"rope_parameters": {"rope_theta": 1000.0, "rope_type": "linear", "factor": 4.2}}),
+        ("llama-yarn", {"rope_parameters": {"rope_theta": 1000.0, "rope_type": "default"}}),
+        ("mistral", {"sliding_window": 8}),
+        ("mistral", {"sliding_window": 10}),
+        ("mistral", {"sliding_window": None}),
+        ("qwen2", {"sliding_window": 8}),
+        ("qwen2", {"layer_types": ["sliding_attention", "full_attention", "full_attention"]}),
+        ("gemma3_text", {"sliding_window": 10}),
+        ("gemma3_text", {"sliding_window": 12}),
+        ("gemma3_text", {"query_pre_attn_scalar": 16}),
+    ],
+)
+def test_a_wrong_setting_is_noticed(
+    make_case: Callable[[str], Case], name: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    folder, _, expected = make_case(name)
+    for file in folder.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    config = json.loads((folder / "config.json").read_text())
+    (tmp_path / "config.json").unlink()
+    old = config.get("rope_parameters", {})
+    if "rope_parameters" in changes:
+        changes = {"rope_parameters": {**old, **changes["rope_parameters"]}}
+    (tmp_path / "config.json").write_text(json.dumps({**config, **changes}))
+    assert deviation(native(load_checkpoint(tmp_path).graph), expected) > 10
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter", "shift"),
+    [
+        ("llama-biased", "layers.1.qkv.bias", 0.05),
+        ("qwen2", "layers.0.qkv.bias", 0.05),
+        ("qwen3", "layers.2.q_norm.weight", 0.05),
+        ("gemma3_text", "layers.1.k_norm.weight", 0.05),
+        ("gemma3_text", "layers.0.attention_out_norm.weight", 0.05),
+        ("gemma3_text", "norm.weight", 0.05),
+    ],
+)
+def test_a_wrong_parameter_is_noticed(
+    make_case: Callable[[str], Case], name: str, parameter: str, shift: float
+) -> None:
+    graph, expected = make_case(name)[1].graph, make_case(name)[2]
+    kept = graph.params[parameter]
+    graph.params[parameter] = kept + np.float32(shift)
+    try:
+        assert deviation(native(graph), expected) > 10
+    finally:
+        graph.params[parameter] = kept
+
+
+def test_older_configs_say_the_same(make_case: Callable[[str], Case], tmp_path: Path) -> None:
+    """transformers 4 wrote θ and scaling apart, and counted Gemma's layers."""
+    for name, old in {
+        "llama": {"rope_theta": 1000.0, "rope_scaling": {**_parameters(make_case("llama")[0]), "rope_type": "llama3"}},
+        "llama-biased": {"rope_theta": 1000.0, "rope_scaling": {"type": "linear", "factor": 4.0}},
+        "mistral": {"rope_theta": 1000.0, "rope_scaling": None},
+        "gemma3_text": {
+            "rope_theta": 5000.0,
+            "rope_local_base_freq": 100.0,
+            "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+        },
+    }.items():
+        folder, new, _ = make_case(name)
+        config = json.loads((folder / "config.json").read_text())
+        config.pop("rope_parameters")
+        target = tmp_path / name
+        target.mkdir()
+        (target / "model.safetensors").symlink_to(folder / "model.safetensors")
+        (target / "config.json").write_text(json.dumps({**config, **old}))
+        graph = load_checkpoint(target).graph
+        assert graph.ops == new.graph.ops
+        for key in new.graph.params:
+            if "rope" in key:
+                assert np.array_equal(graph.params[key], new.graph.params[key])
+
+
+def _parameters(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "config.json").read_text())["rope_parameters"]
+    return {key: value for key, value in found.items() if key != "rope_theta"}
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "error", "words"),
+    [
+        ("llama", {"rope_parameters": {"rope_type": "longrope"}}, UnsupportedModelError, ("longrope", "yarn")),
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, UnsupportedModelError, ("dynamic",)),
+        ("llama", {"rope_parameters": {"rope_type": "linear"}}, CheckpointError, ("factor", "0.0")),
+        ("llama", {"partial_rotary_factor": 0.5}, UnsupportedModelError, ("partial_rotary_factor",)),
+        ("llama", {"architectures": ["LlamaForSequenceClassification"]}, UnsupportedModelError, ("LlamaForCausalLM",)),
+        ("llama", {"eos_token_id": VOCAB}, CheckpointError, ("eos_token_id", str(VOCAB))),
+        ("mistral", {"sliding_window": 0}, CheckpointError, ("sliding_window",)),
+        ("qwen2", {"layer_types": ["full_attention"]}, CheckpointError, ("layer_types", "3 layers")),
+        ("gemma3_text", {"final_logit_softcapping": 30.0}, UnsupportedModelError, ("final_logit_softcapping", "30")),
+        ("gemma3_text", {"use_bidirectional_attention": True}, UnsupportedModelError, ("use_bidirectional_attention",)),
+    ],
+)
+def test_what_is_not_honoured_is_refused_by_name(
+    make_case: Callable[[str], Case],
+    name: str,
+    values: dict[str, Any],
+    error: type[Exception],
+    words: tuple[str, ...],
+    tmp_path: Path,
+) -> None:
+    folder = make_case(name)[0]
+    (tmp_path / "model.safetensors").symlink_to(folder / "model.safetensors")
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    change_config(tmp_path, **values)
+    refused(tmp_path, error, *words)
+
+
+def test_an_untied_head_must_be_there(tmp_path: Path) -> None:
+    build("qwen3", tmp_path)
+    change_config(tmp_path, tie_word_embeddings=False)
+    refused(tmp_path, CheckpointError, "lm_head.weight", "tie_word_embeddings")
