@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .tasks.images import ImageClassifier, ImageEmbedder
     from .tasks.rank import Ranker
     from .tasks.tag import Tagger
+    from .tasks.zero_shot_images import ZeroShotImageClassifier
 
 __version__ = "0.1.0"
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "Tagger",
     "TaskError",
     "UnsupportedModelError",
+    "ZeroShotImageClassifier",
     "__version__",
     "compress",
     "kernels",
@@ -64,6 +66,7 @@ _HOMES = {
     "Tagger": "tasks.tag",
     "TaskError": "errors",
     "UnsupportedModelError": "errors",
+    "ZeroShotImageClassifier": "tasks.zero_shot_images",
     "compress": "compression",
     "load": "model",
 }
