@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .tasks.images import ImageClassifier, ImageEmbedder
     from .tasks.rank import Ranker
     from .tasks.tag import Tagger
+    from .tasks.zero_shot_images import ZeroShotImageClassifier
 
 __version__ = "0.1.0"
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "Tagger",
     "TaskError",
     "UnsupportedModelError",
+    "ZeroShotImageClassifier",
     "__version__",
     "compress",
     "kernels",
@@ -67,6 +69,7 @@ _HOMES = {
     "Tagger": "tasks.tag",
     "TaskError": "errors",
     "UnsupportedModelError": "errors",
+    "ZeroShotImageClassifier": "tasks.zero_shot_images",
     "compress": "compression",
     "load": "model",
 }

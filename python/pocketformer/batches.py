@@ -50,14 +50,18 @@ def sequence_outputs(
     engine: Engine,
     sequences: Sequence[Ids],
     types: Sequence[Ids] | None = None,
+    rows: Sequence[Rows] | None = None,
     *,
     batch_tokens: int = BATCH_TOKENS,
     progress: Progress | None = None,
 ) -> Outputs:
-    """The one output row of each sequence, in the order given: float32 [sequences, width]."""
+    """The one output row of each sequence, in the order given: float32 [sequences, width].
+
+    ``rows`` names the token that is meant for a model that works on chosen ones.
+    """
     result = np.empty((len(sequences), engine.width), np.float32)
-    for batch, rows in run_batches(engine, sequences, types, batch_tokens=batch_tokens, progress=progress):
-        result[batch] = rows
+    for batch, output in run_batches(engine, sequences, types, rows, batch_tokens=batch_tokens, progress=progress):
+        result[batch] = output
     return result
 
 

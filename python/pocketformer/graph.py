@@ -55,6 +55,15 @@ class Graph:
         """Rows of the longest sequence that the caller may give."""
         return next(int(domain.get("max_rows", 1)) for domain in self.domains if "of" not in domain)
 
+    def max_rows(self, domain: str) -> int:
+        """Rows of the longest sequence of a domain."""
+        entry = next(entry for entry in self.domains if entry["name"] == domain)
+        if entry["kind"] == "grid":
+            return int(entry["height"] * entry["width"])
+        if "of" not in entry:
+            return int(entry["max_rows"])
+        return self.max_rows(entry["of"]) + int(entry.get("prepended", 0)) if entry["kind"] == "ragged" else 1
+
     def widths(self) -> dict[str, int]:
         """Columns of every value."""
         result = {entry["name"]: int(entry["width"]) for entry in self.inputs if entry["dtype"] == "f32"}

@@ -90,12 +90,14 @@ def vectors(graph: Graph) -> Iterator[tuple[str, tuple[int, ...], tuple[int, ...
     """Name, plain and packed shape of every tensor that an operator names itself."""
     widths = graph.widths()
     prepended = {domain["name"]: domain.get("prepended", 0) for domain in graph.domains}
-    heads = {state["name"]: state["head_dim"] for state in graph.states}
+    states = {state["name"]: state for state in graph.states}
     for op in graph.ops:
         if op["op"] == "attention":
             if "bias" in op:
-                shape = (widths[op["q"]] // heads[op["state"]], 2 * graph.max_length - 1)
-                yield op["bias"], shape, (shape[0], attention_bias_width(graph.max_length))
+                state = states[op["state"]]
+                rows = graph.max_rows(state["domain"])
+                shape = (widths[op["q"]] // state["head_dim"], 2 * rows - 1)
+                yield op["bias"], shape, (shape[0], attention_bias_width(rows))
         elif op["op"] == "rope":
             yield op["frequencies"], (op["rotated"] // 2,), (round_up(op["rotated"] // 2, LANES),)
         elif op["op"] == "prepend":

@@ -62,12 +62,14 @@ _MODEL = {
     "params": integer(0, 2**63 - 1),
     "weights": one_of("int8", "int4", "fp32"),
 }
-OUTPUTS = {
-    **dict.fromkeys(("embed", "classify", "classify_image"), "one"),
-    **dict.fromkeys(("tag", "answer"), "ragged"),
-    **dict.fromkeys(("fill_mask", "generate"), "selected"),
+OUTPUTS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("classify", "classify_image"), ("one",)),
+    "embed": ("one", "selected"),
+    "embed_image": ("one", "ragged", "grid"),
+    **dict.fromkeys(("tag", "answer"), ("ragged",)),
+    **dict.fromkeys(("fill_mask", "generate"), ("selected",)),
 }
-"""The kind of domain that a task's result has."""
+"""The kinds of domain that a task's result may have."""
 
 
 @dataclass(frozen=True)
@@ -354,10 +356,10 @@ def _facts(array: Any) -> tuple[str, list[int]]:
 def _check_task(model: dict[str, Any], program: _core.Program) -> None:
     """The result is what the task works on, and there is a label for each column where there are labels."""
     task, labels, columns = model["task"], model["labels"], program.output_width
-    if task in OUTPUTS and program.output_kind != OUTPUTS[task]:
+    if task in OUTPUTS and program.output_kind not in OUTPUTS[task]:
         raise PocketFileError(
             f"task is {task!r}, but the graph's output has the domain {program.output_domain!r}; it needs one of kind "
-            f"{OUTPUTS[task]!r}"
+            f"{' or '.join(OUTPUTS[task])!r}"
         )
     if task in ("classify", "tag", "classify_image") and labels and len(labels) != columns:
         raise PocketFileError(f"labels has {len(labels)} entries, but the graph's output {columns} columns")
@@ -431,11 +433,18 @@ def _are_numbers(value: Any, count: int) -> bool:
     return isinstance(value, list) and len(value) == count and all(type(n) in (int, float) for n in value)
 
 
+_POOLED = Field(
+    lambda value: integer(0).accepts(value) or value in ("highest", "last"), "a token id, 'highest' or 'last'"
+)
+
+
 def _check_texts(model: dict[str, Any], text: dict[str, Any]) -> None:
     check_fields("model", {name: value for name, value in model.items() if name in _MODEL}, _MODEL)
     if model["task"] in ("classify_image", "embed_image"):
         check_fields("model image", _object("model image", model.get("image")), _IMAGE)
-    for key, low in (("max_length", 1), ("pad_token_id", 0), ("mask_token_id", 0)):
+    if model["task"] == "embed" and "pooled_token" in text:
+        check_fields("text", {"pooled_token": text["pooled_token"]}, {"pooled_token": _POOLED})
+    for key, low in (("max_length", 1), ("padded_length", 1), ("pad_token_id", 0), ("mask_token_id", 0)):
         if text.get(key) is not None:
             check_fields("text", {key: text[key]}, {key: integer(low)})
     if model["task"] == "generate":

@@ -310,7 +310,7 @@ def attention(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Any]) ->
         bias = np.zeros((1, 1, 1), np.float32)
         if "bias" in op:
             distance = np.arange(length)[:, None] - np.arange(length)
-            bias = graph.params[op["bias"]][:, distance + graph.max_length - 1]
+            bias = graph.params[op["bias"]][:, distance + graph.max_rows(of) - 1]
         bias, seen = np.broadcast_to(bias, (heads, length, length)), visible(op, length)
         if isinstance(queries, Heads):
             part = Heads(queries.q[:, tokens], queries.scale[:, tokens])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 
 import pocketformer
 from helpers.checkpoints import refused
 from helpers.torch_models import deviation, make_adversarial
+from pocketformer.cli import main
 from pocketformer.errors import UnsupportedModelError
 
 SIZES: dict[str, Any] = {
@@ -200,3 +205,54 @@ def test_what_is_refused(tmp_path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     path.write_text(text.replace("Dinov2Model", "Dinov2Backbone"), encoding="utf-8")
     refused(tmp_path, UnsupportedModelError, "Dinov2Backbone", "Dinov2ForImageClassification")
+
+
+def test_the_command_line_takes_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build("dinov2", tmp_path, (40, 40))
+    pocket, photos = tmp_path / "dinov2.pocket", tmp_path / "photos"
+    pocketformer.compress(tmp_path, pocket, weights="fp32")
+    photos.mkdir()
+    for i, picture in enumerate(PICTURES):
+        Image.fromarray(picture).save(photos / f"{i}.png")
+    model: Any = pocketformer.load(pocket)
+    expected = model.encode(PICTURES)
+
+    def run(*arguments: object) -> str:
+        code = main([str(argument) for argument in arguments])
+        output = capsys.readouterr()
+        assert code == 0, output.err
+        return output.out
+
+    assert "float32 [3, 40]" in run("encode", pocket, photos, "-o", tmp_path / "features.npy")
+    assert np.load(tmp_path / "features.npy").tobytes() == expected.tobytes()
+    found = json.loads(run("run", pocket, photos / "1.png", "--json"))
+    assert found["results"][0]["image"] == str(photos / "1.png")
+    np.testing.assert_array_equal(np.float32(found["results"][0]["embedding"]), expected[1])
+    assert "1.png" in run("encode", pocket, photos / "1.png")
+    assert "40 × 40 pixels" in run("info", pocket)
+    assert main(["encode", str(pocket), str(photos), "--prompt", "query"]) == 1
+    assert "leave it out" in capsys.readouterr().err
+    build("dinov2 labels", tmp_path, (40, 40))
+    pocketformer.compress(tmp_path, pocket, weights="fp32")
+    assert "LABEL_" in run("run", pocket, photos)
+    results = json.loads(run("run", pocket, photos, "--json", "--top-k", "2"))["results"]
+    assert [len(result["labels"]) for result in results] == [2, 2, 2]
+
+
+def test_the_example_finds_what_does_not_belong(tmp_path: Path) -> None:
+    build("dinov2", tmp_path, (56, 56))
+    pocketformer.compress(tmp_path, tmp_path / "dinov2.pocket", weights="fp32")
+    rng = np.random.default_rng(0)
+    plain = np.broadcast_to(np.linspace(60, 200, 56)[:, None, None], (56, 56, 3))
+    (tmp_path / "good").mkdir()
+    for name in ("good/a.png", "good/b.png", "fine.png", "scratched.png"):
+        picture = (plain + rng.normal(0, 2, plain.shape)).clip(0, 255).astype(np.uint8)
+        if name == "scratched.png":
+            picture[16:24, 32:40] = rng.integers(0, 256, (8, 8, 3))
+        Image.fromarray(picture).resize((52, 52)).save(tmp_path / name)
+    example = Path(__file__).parents[2] / "examples" / "defect_check.py"
+    names = [str(tmp_path / name) for name in ("dinov2.pocket", "good", "fine.png", "scratched.png")]
+    done = subprocess.run([sys.executable, "-W", "error", example, *names], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    fine, scratched = (float(line.split(": ")[1].split()[0]) for line in done.stdout.splitlines())
+    assert scratched > 2 * fine

@@ -75,3 +75,15 @@ def byte_pairs() -> Tokenizer:
     tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
     tokenizer.add_special_tokens([*ROBERTA_SPECIAL, "<mask>"])
     return tokenizer
+
+
+def clip_pairs() -> Tokenizer:
+    """Bytes, those that end a word apart, with a few merges; the end of a text has the highest id, as in CLIP."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("o", "w"), ("ow", "l</w>"), ("b", "o"), ("a", "t</w>"), ("bo", "at</w>"), ("t", "h"), ("th", "e</w>")]
+    pieces = [*letters, *(f"{letter}</w>" for letter in letters), *(a + b for a, b in merges)]
+    pieces += ["<|startoftext|>", "<|endoftext|>"]
+    ids = {piece: i for i, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.BPE(ids, merges, end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
+    tokenizer.add_special_tokens(["<|startoftext|>", "<|endoftext|>"])
+    return tokenizer

@@ -16,6 +16,7 @@ EXAMPLE = "  pocketformer compress all-MiniLM-L6-v2 -o minilm.pocket --weights i
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="folder with config.json and model.safetensors")
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="the pocket file to write")
+    parser.add_argument("--tower", choices=("vision", "text"), help="which half of a CLIP or SigLIP")
     parser.add_argument(
         "--weights",
         choices=("int8", "int4", "fp32"),
@@ -70,6 +71,7 @@ def execute(args: argparse.Namespace) -> dict[str, Any]:
         args.model,
         args.output,
         weights=args.weights,
+        tower=args.tower,
         table_bits=args.table_bits,
         group=args.group,
         precision={name: Precision(*numbers) for name, numbers in args.precision} or None,

@@ -59,7 +59,7 @@ def show(result: dict[str, Any]) -> None:
         return
     rows = [
         (
-            console.shorten(entry.get("image") or entry["text"]),
+            console.shorten(options.title(entry)),
             " ".join(f"{value:+.4f}" for value in entry["embedding"][:4]) + " …",
         )
         for entry in result["results"]

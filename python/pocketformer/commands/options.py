@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def model_file(parser: argparse.ArgumentParser, optional: bool = False) -> None:
@@ -66,6 +67,11 @@ def read_texts(args: argparse.Namespace) -> list[str]:
 def takes_images(task: str) -> bool:
     """Whether what is given names images."""
     return task in ("classify_image", "embed_image")
+
+
+def title(result: dict[str, Any]) -> str:
+    """The text, or the name of the image's file, that a result is of."""
+    return Path(result["image"]).name if "image" in result else str(result["text"])
 
 
 def _lines(source: str, content: bytes) -> list[str]:

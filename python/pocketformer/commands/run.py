@@ -103,7 +103,7 @@ def show(result: dict[str, Any]) -> None:
         console.table("Ranking", ("text", "score"), [_row(entry, "text") for entry in results])
         return
     for entry in results:
-        title = console.shorten(entry.get("image") or entry["text"], 100)
+        title = console.shorten(options.title(entry), 100)
         if result["task"] in ("classify", "classify_image"):
             console.table(title, ("label", "score"), [_row(label, "label") for label in entry["labels"]])
         elif result["task"] == "tag":

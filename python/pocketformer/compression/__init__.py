@@ -30,6 +30,7 @@ def compress(
     calibration: Samples | str | os.PathLike[str] | None = None,
     save_profile: str | os.PathLike[str] | None = None,
     options: QuantizeOptions | None = None,
+    tower: str | None = None,
 ) -> CompressionReport:
     """Compresses the Hugging Face or sentence-transformers folder ``src`` into the pocket file ``dst``.
 
@@ -43,7 +44,8 @@ def compress(
     ``.npz``. Best are texts like those that it will read; by default they are sentences of our own. ``save_profile``
     keeps what was seen as such a profile.
 
-    ``options`` holds the rest. On a terminal a progress bar is drawn on stderr when rich is installed.
+    ``tower`` names the half of a CLIP or SigLIP that the file is for, ``vision`` or ``text``. ``options`` holds the
+    rest. On a terminal a progress bar is drawn on stderr when rich is installed.
 
     Example:
         >>> print(pocketformer.compress("all-MiniLM-L6-v2", "minilm.pocket"))  # doctest: +SKIP
@@ -61,7 +63,7 @@ def compress(
         raise ValueError(f"weights is 'fp32', where nothing is rounded; leave {', '.join(chosen)} out")
     options = replace(options or QuantizeOptions(), **chosen)  # type: ignore[arg-type]
     with _progress_bar() as progress:
-        loaded = load_checkpoint(os.fspath(src))
+        loaded = load_checkpoint(os.fspath(src), tower)
         return compress_checkpoint(loaded, dst, weights, progress, options, calibration, save_profile)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from .albert import ALBERT
 from .bert import BERT
+from .clip import CLIP_TEXT, CLIP_VISION, SIGLIP_TEXT, SIGLIP_VISION, TextTower
 from .decoder import DecoderFamily
 from .dinov2 import DINOV2, DINOV2_WITH_REGISTERS
 from .distilbert import DISTILBERT
@@ -25,11 +26,16 @@ FAMILIES: dict[str, Family] = {
     family.name: family for family in (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, MPNET, ALBERT, MODERNBERT)
 }
 
-IMAGE_FAMILIES: dict[str, ImageFamily] = {family.name: family for family in (VIT, DEIT, DINOV2, DINOV2_WITH_REGISTERS)}
+IMAGE_FAMILIES: dict[str, ImageFamily] = {
+    family.name: family for family in (VIT, DEIT, DINOV2, DINOV2_WITH_REGISTERS, CLIP_VISION, SIGLIP_VISION)
+}
 """Families over pixels, by ``model_type``."""
 
 DECODERS: dict[str, DecoderFamily] = {family.name: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA3)}
 """Families that predict the next token, by ``model_type``."""
+
+TEXT_TOWERS: dict[str, TextTower] = {tower.name: tower for tower in (CLIP_TEXT, SIGLIP_TEXT)}
+"""The texts' half of models of images and texts, by ``model_type``."""
 
 TASKS = {
     "Model": "embed",
@@ -44,4 +50,4 @@ TASKS = {
 CLASSES = {family.classes + suffix: task for family in FAMILIES.values() for suffix, task in TASKS.items()}
 """The classes of transformers that are understood, and their tasks."""
 
-__all__ = ["CLASSES", "DECODERS", "FAMILIES", "IMAGE_FAMILIES", "TASKS", "Family", "ImageFamily"]
+__all__ = ["CLASSES", "DECODERS", "FAMILIES", "IMAGE_FAMILIES", "TASKS", "TEXT_TOWERS", "Family", "ImageFamily"]

@@ -93,9 +93,10 @@ def _positions(table: Array, s: ImageSpec, size: Size, antialias: bool) -> Array
 
 
 def _scale(tensors: Tensors, name: str, hidden: int) -> Array | None:
+    layer, _, part = name.rpartition(".")
     for linear, scale in _SCALES.items():
-        if name.endswith(f".{linear}"):
-            return tensors.vector(f"{name.removesuffix(linear)}{scale}.lambda1", hidden)
+        if layer.endswith(f".{linear}") and part in ("weight", "bias"):
+            return tensors.vector(f"{layer.removesuffix(linear)}{scale}.lambda1", hidden)
     return None
 
 

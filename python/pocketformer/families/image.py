@@ -73,14 +73,22 @@ def require_size(config: Config, spec: ImageSpec, size: Size) -> None:
         )
 
 
-def patches(b: GraphBuilder, spec: ImageSpec, size: Size, kernel: Array, bias: Array | None, positions: Array) -> str:
+def patches(
+    b: GraphBuilder,
+    spec: ImageSpec,
+    size: Size,
+    kernel: Array,
+    bias: Array | None,
+    positions: Array,
+    domain: str = PATCHES,
+) -> str:
     """A row for each patch of ``pixels``: its product with ``kernel`` [hidden, channels, patch, patch], and its
-    position."""
+    position. ``domain`` is what to call these rows."""
     b.domain("image", "grid", height=size[0], width=size[1])
     b.inputs.append({"name": "pixels", "domain": "image", "dtype": "f32", "width": spec.channels})
     down, across = spec.grid(size)
-    b.domain(PATCHES, "grid", "image", height=down, width=across)
-    x = b.unfold("pixels", PATCHES, height=spec.patch, width=spec.patch, stride=spec.patch)
+    b.domain(domain, "grid", "image", height=down, width=across)
+    x = b.unfold("pixels", domain, height=spec.patch, width=spec.patch, stride=spec.patch)
     pixel_by_pixel = np.ascontiguousarray(np.asarray(kernel).transpose(0, 2, 3, 1).reshape(len(kernel), -1))
     x = b.linear(x, pixel_by_pixel, bias, name="embed.patches")
     return b.embed([Table("embed.positions", positions, "positions")], add_to=x)
@@ -93,11 +101,10 @@ def tokens(b: GraphBuilder, x: str, first: Array) -> str:
 
 @dataclass(frozen=True)
 class ScaledTensors:
-    """``tensors``, the outputs of some linears multiplied: ``outputs`` gives the factors [n] for the name of a linear,
-    or None."""
+    """``tensors``, some multiplied: ``factors`` gives a number for each row [n] of the tensor of a name, or None."""
 
     tensors: Tensors
-    outputs: Callable[[str], Array | None]
+    factors: Callable[[str], Array | None]
 
     def __contains__(self, name: str) -> bool:
         return name in self.tensors
@@ -106,12 +113,12 @@ class ScaledTensors:
         return self.tensors.shape(name)
 
     def weight(self, name: str, *shape: int) -> Array:
-        weight, factors = self.tensors.weight(name, *shape), self.outputs(name.removesuffix(".weight"))
+        weight, factors = self.tensors.weight(name, *shape), self.factors(name)
         if factors is None:
             return weight
         column = factors.reshape(-1, *(1,) * (len(shape) - 1))
         return lazy(weight.shape, lambda begin, end: np.asarray(weight[begin:end]) * column[begin:end])
 
     def vector(self, name: str, length: int) -> Array:
-        vector, factors = self.tensors.vector(name, length), self.outputs(name.removesuffix(".bias"))
-        return vector if factors is None or not name.endswith(".bias") else vector * factors
+        vector, factors = self.tensors.vector(name, length), self.factors(name)
+        return vector if factors is None else vector * factors

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import exp
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, UnsupportedModelError
-from ..families import CLASSES, DECODERS, FAMILIES, IMAGE_FAMILIES, TASKS, Family, decoder
+from ..families import CLASSES, DECODERS, FAMILIES, IMAGE_FAMILIES, TASKS, TEXT_TOWERS, Family, decoder
 from ..families.heads import HEADS
 from ..graph import Graph, GraphBuilder
 from ..lazy import Float32
 from .adapter import Adapter, open_adapter, refuse_lone_adapter
 from .config import Config
 from .foreign import refuse_foreign_computation
-from .generation import generation_settings
 from .images import read_preprocessing
+from .generation import generation_settings
 from .names import Names, find_names
 from .provenance import license_of, model_name, repository
 from .sentence_settings import SentenceSettings
@@ -23,6 +24,7 @@ from .sentence_transformers import Modules, read_modules
 from .source import Source
 from .tokenizer import read_tokenizer
 from .tokenizer_files import Settings
+from .towers import of_tower
 from .weights import Weights, open_weights
 
 
@@ -91,6 +93,20 @@ class HuggingFaceSource:
         file, stored = self._where(name)
         return file.vector(stored, length)
 
+    def agreement(self) -> dict[str, float]:
+        """What turns the cosine of an image and a text into a logit, where towers were taught to agree."""
+        if "logit_scale" not in self:
+            return {}
+        found = {"logit_scale": exp(self._scalar("logit_scale"))}
+        return found | ({"logit_bias": self._scalar("logit_bias")} if "logit_bias" in self else {})
+
+    def _scalar(self, name: str) -> float:
+        file, stored = self._where(name)
+        values = file.tensor(stored, *file.shape(stored)).reshape(-1)
+        if len(values) != 1:
+            raise CheckpointError(f"tensor {name!r} has {len(values)} entries; it must have one")
+        return float(values[0])
+
     def _where(self, name: str) -> tuple[Weights, str]:
         """The file that holds ``name``, and its name there."""
         replaced = self._replaced(name)
@@ -102,13 +118,14 @@ class HuggingFaceSource:
         return self.adapter.replacement(self.names.spellings(name)) if self.adapter else None
 
 
-def load_checkpoint(folder: str | Path) -> Checkpoint:
+def load_checkpoint(folder: str | Path, tower: str | None = None) -> Checkpoint:
     """Imports a folder with ``config.json``, ``model.safetensors`` (or shards) and, for text, ``tokenizer.json``.
 
     The task follows from ``architectures``, or is ``embed`` where ``modules.json`` says how to pool. An encoder without
     head and without ``modules.json`` embeds by the mean of its tokens, unnormalised. A LoRA adapter beside the model is
     merged. Texts are cut at ``max_seq_length`` of ``sentence_bert_config.json``, else at ``model_max_length`` of
-    ``tokenizer_config.json``, never above the position table.
+    ``tokenizer_config.json``, never above the position table. ``tower`` says which half of a CLIP or SigLIP is meant:
+    ``vision`` or ``text``.
 
     Example:
         >>> checkpoint = load_checkpoint("all-MiniLM-L6-v2")  # doctest: +SKIP
@@ -128,8 +145,11 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     home = modules.encoder if modules else root
     refuse_lone_adapter(home)
     config = Config.read(home / "config.json")
+    config = of_tower(config, tower)
     if config.values.get("model_type") in IMAGE_FAMILIES:
         return _load_images(root, config)
+    if config.values.get("model_type") in TEXT_TOWERS:
+        return _load_text_tower(root, config)
     if config.values.get("model_type") in DECODERS:
         return _load_decoder(root, config)
     sentence = SentenceSettings.read(root, home, config.values)
@@ -185,8 +205,39 @@ def _load_images(root: Path, config: Config) -> Checkpoint:
         "weights": "fp32",
         "image": image,
     }
+    model |= source.agreement()
     model |= {key: value for key, value in (("license", source.license), ("source", source.repository)) if value}
     return Checkpoint(graph, model, {"max_length": 1}, None)
+
+
+def _load_text_tower(root: Path, config: Config) -> Checkpoint:
+    tower = TEXT_TOWERS[config.text("model_type", "")]
+    refuse_foreign_computation(config, repository(root, config))
+    architecture = _architecture(config) or tower.classes[0]
+    if architecture not in tower.classes:
+        raise UnsupportedModelError(
+            f"{config.path}: architecture {architecture!r} is not supported; supported of its family are "
+            f"{', '.join(tower.classes)}"
+        )
+    source = HuggingFaceSource.open(root, root, config, tower.base, tower.table)
+    builder, output = tower.build(config, source)
+    graph = builder.build(output)
+    settings = Settings(root)
+    tokenizer = read_tokenizer(settings, config, graph.vocab_size, graph.max_length)
+    model: dict[str, Any] = {
+        "name": source.name,
+        "family": tower.name,
+        "task": "embed",
+        "labels": [],
+        "params": sum(array.size for array in graph.params.values()),
+        "weights": "fp32",
+        **source.agreement(),
+    }
+    model |= {key: value for key, value in (("license", source.license), ("source", source.repository)) if value}
+    text: dict[str, Any] = {"max_length": graph.max_length, "pooled_token": tower.pooled(config)}
+    if tower.padded(config):
+        text |= {"padded_length": tower.padded(config), "pad_token_id": config.integer("pad_token_id", 1, minimum=0)}
+    return Checkpoint(graph, model, text, tokenizer.json if tokenizer else None)
 
 
 def _load_decoder(root: Path, config: Config) -> Checkpoint:
@@ -220,7 +271,7 @@ def _family(config: Config) -> Family:
     if model_type not in FAMILIES:
         raise UnsupportedModelError(
             f"{config.path}: model_type {model_type!r} ({_architecture(config) or 'no architecture named'}) is not "
-            f"supported; supported are {', '.join((*FAMILIES, *IMAGE_FAMILIES, *DECODERS))}"
+            f"supported; supported are {', '.join((*FAMILIES, *IMAGE_FAMILIES, *TEXT_TOWERS, *DECODERS))}"
         )
     return FAMILIES[model_type]
 
@@ -239,7 +290,7 @@ def _task(config: Config, adapter: Adapter | None) -> str:
     if architecture and architecture not in CLASSES:
         raise UnsupportedModelError(
             f"{config.path}: architecture {architecture!r} is not supported; supported are the classes of "
-            f"{', '.join(FAMILIES)} whose names end in {', '.join(TASKS)}"
+            f"{', '.join((*FAMILIES, *IMAGE_FAMILIES, *TEXT_TOWERS, *DECODERS))} whose names end in {', '.join(TASKS)}"
         )
     return task
 

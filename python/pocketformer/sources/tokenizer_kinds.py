@@ -148,6 +148,41 @@ def _byte_pairs(files: TokenizerFiles, settings: Settings, named: Named) -> Toke
     return tokenizer
 
 
+def _clip(files: TokenizerFiles, settings: Settings, named: Named) -> Tokenizer:
+    """Byte pairs of lower case, whose last piece of a word says so."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab=_indexed(files.vocabulary),
+            merges=files.merges or [],
+            continuing_subword_prefix="",
+            end_of_word_suffix="</w>",
+            fuse_unk=False,
+            unk_token=_token(named, "unk_token"),
+        )
+    )
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    words = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(words), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _clip_template(tokenizer: Tokenizer, files: TokenizerFiles, settings: Settings, named: Named) -> None:
+    from tokenizers import processors
+
+    end, start = _identified(tokenizer, named, "eos_token"), _identified(tokenizer, named, "bos_token")
+    tokenizer.post_processor = processors.RobertaProcessing(end, start, trim_offsets=False, add_prefix_space=False)
+
+
 def _roberta_template(tokenizer: Tokenizer, files: TokenizerFiles, settings: Settings, named: Named) -> None:
     from tokenizers import processors
 
@@ -333,6 +368,11 @@ _CAMEMBERT = Kind(
     mask_strips=True,
 )
 _ALBERT = Kind("AlbertTokenizer", _albert, _albert_template, SENTENCE_PIECE, _ALBERT_TOKENS)
+_CLIP_TOKENS = {
+    **dict.fromkeys(("eos_token", "unk_token", "pad_token"), "<|endoftext|>"),
+    "bos_token": "<|startoftext|>",
+}
+_CLIP = Kind("CLIPTokenizer", _clip, _clip_template, BYTE_PAIRS, _CLIP_TOKENS)
 _AS_SAVED = Kind("PreTrainedTokenizerFast", _as_saved, _keep_template)
 
 _BY_CLASS: dict[str, Kind] = {
@@ -344,6 +384,7 @@ _BY_CLASS: dict[str, Kind] = {
     "XLMRobertaTokenizer": _XLM_ROBERTA,
     "CamembertTokenizer": _CAMEMBERT,
     "AlbertTokenizer": _ALBERT,
+    "CLIPTokenizer": _CLIP,
     **dict.fromkeys(("PreTrainedTokenizer", "TokenizersBackend", "ConvBertTokenizer", "FNetTokenizer"), _AS_SAVED),
 }
 _BY_MODEL = {
@@ -354,6 +395,7 @@ _BY_MODEL = {
     "xlm-roberta": _XLM_ROBERTA,
     "camembert": _CAMEMBERT,
     "albert": _ALBERT,
+    **dict.fromkeys(("clip", "clip_text_model"), _CLIP),
 }
 # Models for which transformers does not believe what their repositories name as the class.
 _AS_SAVED_MODELS = ("modernbert", "modernbert-decoder", "xlm-roberta-xl")
@@ -366,5 +408,6 @@ _PROGRAMS = (
         "BertweetTokenizer",
     ),
     *("ByT5Tokenizer", "CanineTokenizer", "EsmTokenizer", "FlaubertTokenizer", "PhobertTokenizer", "RoCBertTokenizer"),
+    "SiglipTokenizer",
     *("TapasTokenizer", "XLMTokenizer"),
 )

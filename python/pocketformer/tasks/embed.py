@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..batches import BATCH_TOKENS, Progress, sequence_outputs
-from ..engine import Outputs
+from ..engine import Ids, Outputs, Rows
 from ..model import Model
 from .inputs import Text, as_list, as_texts
 from .late_chunking import POOLS, LateChunking, Span, check_chunks, joined
@@ -88,7 +88,8 @@ class Embedder(Model):
         self._reader.check_length(max_length)
         listed: list[Text] = list(as_list(texts)[0]) if _is_plain(texts) else as_texts(texts)[0]  # type: ignore[arg-type]
         sequences, types = self._reader.inputs(self._prompted(listed, prompt), max_length=max_length)
-        rows = sequence_outputs(self._engine, sequences, types, batch_tokens=batch_tokens, progress=progress)
+        sequences, chosen = self._pooled(sequences)
+        rows = sequence_outputs(self._engine, sequences, types, chosen, batch_tokens=batch_tokens, progress=progress)
         result = _finished(rows[:, :width], normalize, precision, ranges)
         return result[0] if single else result
 
@@ -171,9 +172,9 @@ class Embedder(Model):
         self, document: str, chunks: list[Span], prompt: str | None, max_length: int | None, progress: Progress | None
     ) -> Outputs:
         pools = sorted({op["kind"] for op in self._engine.file.graph.ops if op["op"] == "pool"})
-        if not set(pools) <= set(POOLS):
+        if not pools or not set(pools) <= set(POOLS):
             raise ValueError(
-                f"{self._source[0]} pools by {', '.join(pools)}, a token that chunks do not have; late chunking needs "
+                f"{self._source[0]} pools by {', '.join(pools) or 'its end'}, a token that chunks do not have; late chunking needs "
                 f"a model that pools by {' or '.join(POOLS)}: encode the chunks as texts"
             )
         prefix = self._prompt(prompt)
@@ -184,6 +185,21 @@ class Embedder(Model):
         windows, shared = self._reader.document(text, length)
         spans = [(begin + moved, end + moved) for begin, end in chunks]
         return LateChunking(self._engine).encode(text, windows, shared, spans, progress)
+
+    def _pooled(self, sequences: list[Ids]) -> tuple[list[Ids], list[Rows] | None]:
+        """Filled up where the model was trained so, and which token of each is its embedding where the graph asks."""
+        text = self._engine.file.text
+        length, pad = text.get("padded_length"), text.get("pad_token_id")
+        if length is not None and pad is not None:
+            sequences = [np.concatenate([ids, np.full(length - len(ids), pad, np.int32)]) for ids in sequences]
+        if self._engine.program.output_kind != "selected":
+            return sequences, None
+        token = text.get("pooled_token", "last")
+        if token == "last":
+            return sequences, [np.array([len(ids) - 1], np.int64) for ids in sequences]
+        return sequences, [
+            np.array([np.argmax(ids if token == "highest" else ids == token)], np.int64) for ids in sequences
+        ]
 
     def _prompted(self, texts: list[Text], prompt: str | None) -> list[Text]:
         prefix = self._prompt(prompt)
