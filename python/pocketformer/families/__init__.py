@@ -15,10 +15,11 @@ from .image import ImageFamily
 from .modernbert import MODERNBERT
 from .mpnet import MPNET
 from .roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
+from .t5 import T5
 from .vit import DEIT, VIT
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, MPNET, ALBERT, MODERNBERT)
+    family.name: family for family in (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, MPNET, ALBERT, MODERNBERT, T5)
 }
 
 IMAGE_FAMILIES: dict[str, ImageFamily] = {family.name: family for family in (VIT, DEIT, DINOV2, DINOV2_WITH_REGISTERS)}

@@ -24,8 +24,9 @@ class LayerSpec:
     ``norm`` says where it normalises: ``post`` (BERT) after each residual sum, ``pre`` (ViT, Llama) before each
     sublayer. ``attention_norm`` is False where a pre-norm layer's attention takes its input as it is (the first of
     ModernBERT). ``kv_heads`` and ``head_dim`` follow from ``heads`` and ``hidden`` if None. ``window`` is the farthest
-    that a query looks to each side. ``rope`` turns queries and keys by their positions. ``gated`` says that the
-    activation of one linear multiplies another (GLU, arXiv 2002.05202). The ``…_bias`` say which biases exist.
+    that a query looks to each side. ``scale`` multiplies q · k, by default head_dim^−½. ``rope`` turns queries and keys
+    by their positions. ``gated`` says that the activation of one linear multiplies another (GLU, arXiv 2002.05202). The
+    ``…_bias`` say which biases exist.
 
     Raises:
         CheckpointError: the heads do not divide the width, the key-value heads the heads, or more channels turn than
@@ -44,6 +45,7 @@ class LayerSpec:
     attention_norm: bool = True
     causal: bool = False
     window: int | None = None
+    scale: float | None = None
     rope: Rope | None = None
     gated: bool = False
     qkv_bias: bool = True
@@ -152,6 +154,7 @@ class Layer:
             heads=spec.heads,
             head_dim=spec.head_width,
             kv_heads=spec.key_heads,
+            scale=spec.scale,
             causal=spec.causal,
             left=-1 if spec.window is None else spec.window,
             right=-1 if spec.window is None else spec.window,
