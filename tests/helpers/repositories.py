@@ -103,6 +103,20 @@ _MODERNBERT = {
     # what the tiny tokenizers number
     **{"bos_token_id": 1, "cls_token_id": 1, "eos_token_id": 2, "sep_token_id": 2, "pad_token_id": 3},
 }
+_T5 = {
+    "dropout_rate": 0.1,
+    "eos_token_id": 1,
+    "feed_forward_proj": "relu",
+    "initializer_factor": 1.0,
+    "is_encoder_decoder": True,
+    "layer_norm_epsilon": 1e-6,
+    "model_type": "t5",
+    "n_positions": 512,
+    "output_past": True,
+    "pad_token_id": 0,
+    "relative_attention_num_buckets": 32,
+    "use_cache": True,
+}
 _WORDPIECE = ("special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
 _BPE = ("merges.txt", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.json")
 _SENTENCE_PIECE = ("special_tokens_map.json", "tokenizer.json", "tokenizer_config.json")
@@ -335,6 +349,15 @@ REPOSITORIES = (
     ),
     Repository(
         "albert/albert-base-v2", "AlbertForMaskedLM", "fill_mask", _ALBERT, ("tokenizer.json", "tokenizer_config.json")
+    ),
+    Repository(
+        f"{_ST}sentence-t5-base",
+        "T5EncoderModel",
+        "embed",
+        _T5,
+        _SENTENCE_PIECE,
+        Pooling("mean", 256, ("Dense", "Normalize")),
+        dtype=torch.float16,
     ),
     Repository("answerdotai/ModernBERT-base", "ModernBertForMaskedLM", "fill_mask", _MODERNBERT, _SENTENCE_PIECE),
     Repository(

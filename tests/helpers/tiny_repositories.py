@@ -45,7 +45,9 @@ def rebuild(repository: Repository, folder: Path) -> torch.nn.Module:
 
 def _config(repository: Repository, vocab: int) -> dict[str, Any]:
     sizes = {"vocab_size": vocab, "max_position_embeddings": POSITIONS}
-    if repository.config["model_type"] == "distilbert":
+    if repository.config["model_type"] == "t5":
+        sizes = {"vocab_size": vocab, "d_model": 32, "d_kv": 16, "num_layers": 2, "num_heads": 2, "d_ff": 48}
+    elif repository.config["model_type"] == "distilbert":
         sizes |= {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 48}
     else:
         sizes |= {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
@@ -62,6 +64,11 @@ def _write_tokenizer(repository: Repository, folder: Path) -> int:
         letters = sorted({letter for word in WORDS for letter in word} | {"Ġ"})
         pieces = ["<s>", "<pad>", "</s>", "<unk>", *letters, "th", "<mask>"]
         tokenizer = transformers.RobertaTokenizer(vocab=_numbered(pieces), merges=[("t", "h")])
+    elif kind == "t5":
+        scored = [(piece, 0.0) for piece in ("<pad>", "</s>", "<unk>")]
+        scored += [(f"▁{word}", -1 - i / 10) for i, word in enumerate(WORDS)]
+        pieces = [piece for piece, _ in scored]
+        tokenizer = transformers.T5Tokenizer(vocab=[*scored, ("▁", -9.0)], extra_ids=3)
     elif kind == "modernbert":
         pieces = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]", *sorted({letter for word in WORDS for letter in word})]
         tokenizer = _byte_level([*pieces, "Ġ", "th"])

@@ -20,10 +20,11 @@ from .modernbert import MODERNBERT
 from .mpnet import MPNET
 from .qwen import QWEN2, QWEN3
 from .roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
+from .t5 import T5
 from .vit import DEIT, VIT
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, MPNET, ALBERT, MODERNBERT)
+    family.name: family for family in (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, MPNET, ALBERT, MODERNBERT, T5)
 }
 
 IMAGE_FAMILIES: dict[str, ImageFamily] = {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ..errors import CheckpointError
+from typing import TypeVar
+
+from ..errors import CheckpointError, UnsupportedModelError
 from ..graph import GraphBuilder
 from ..lazy import same_values
 from ..sources.source import Tensors
@@ -13,8 +15,7 @@ from .transformer import linear, norm
 
 def classify(b: GraphBuilder, x: str, family: Family, spec: EncoderSpec, tensors: Tensors) -> str:
     """Logits ``[sequences, labels]`` from the first token."""
-    head = family.classify
-    assert head is not None
+    head = _known(family, family.classify, "classification")
     pooled = b.linear(
         b.pool(x, "cls"),
         *linear(tensors, head.dense, spec.hidden, spec.hidden),
@@ -39,8 +40,7 @@ def fill_mask(b: GraphBuilder, x: str, family: Family, spec: EncoderSpec, tensor
 
     The decoder is stored once, under the name of the word table, unless the checkpoint holds another matrix.
     """
-    head = family.mask
-    assert head is not None
+    head = _known(family, family.mask, "masked words")
     x = b.linear(
         b.select(x),
         *linear(tensors, head.dense, spec.embedding, spec.hidden),
@@ -80,6 +80,15 @@ def output(b: GraphBuilder, x: str, name: str, spec: EncoderSpec, tensors: Tenso
     """The linear ``name`` of the checkpoint: as many outputs as it has rows."""
     outputs = tensors.shape(f"{name}.weight")[0]
     return b.linear(x, *linear(tensors, name, outputs, spec.hidden), name="classifier")
+
+
+H = TypeVar("H")
+
+
+def _known(family: Family, head: H | None, name: str) -> H:
+    if head is None:
+        raise UnsupportedModelError(f"models of type {family.name!r} are not supported with a head for {name}")
+    return head
 
 
 HEADS: dict[str, Head] = {"classify": classify, "tag": tag, "answer": answer, "fill_mask": fill_mask}

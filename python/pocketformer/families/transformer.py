@@ -171,6 +171,7 @@ class Layer:
             heads=spec.heads,
             head_dim=spec.head_width,
             kv_heads=spec.key_heads,
+            scale=spec.scale,
             causal=spec.causal,
             left=-1 if spec.window is None else spec.window,
             right=-1 if spec.window is None else spec.window,

@@ -15,8 +15,8 @@ from ..lazy import Float32
 from .adapter import Adapter, open_adapter, refuse_lone_adapter
 from .config import Config
 from .foreign import refuse_foreign_computation
-from .images import read_preprocessing
 from .generation import generation_settings
+from .images import read_preprocessing
 from .names import Names, find_names
 from .provenance import license_of, model_name, repository
 from .sentence_settings import SentenceSettings
