@@ -57,7 +57,7 @@ class QuantizeOptions:
     clip: tuple[float, ...] = (1.0,)
     fp32_rows: int = 64
     random_tokens: int = 2048
-    refit: float = 0.3
+    refit: float = 1.0
     learned: bool = True
 
     def __post_init__(self) -> None:
