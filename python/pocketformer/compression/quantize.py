@@ -35,7 +35,7 @@ class QuantizeOptions:
     """``table_bits``: of the table of words, 3 to 8 or 32; None: 4 where linears have 4, else 8. ``group``: inputs of a
     4-bit linear that share a scale, 16, 32, 64 or 128, or 0 for a scale a channel; where it does not divide the inputs,
     the largest of these below it that does. ``precision``: of single weights, by name or by a pattern such as
-    ``layer.5.*``; the last that matches counts.
+    ``layers.5.*``; the last that matches counts.
 
     ``block``: largest rotation block. ``rotate_attention_output``: also rotate what attention produces for int8
     linears; its rows are averages, free of outliers. ``clip``: candidates for the share of a channel's range that int8
