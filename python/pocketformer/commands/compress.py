@@ -42,7 +42,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         type=precision,
         default=[],
         metavar="NAME=BITS[/GROUP]",
-        help="bits, and perhaps the group, of the weights of a name or pattern, such as 'layers.5.*=8'; may be repeated",
+        help="bits, and perhaps the group, of weights by name or pattern, such as 'layers.5.*=8'; may be repeated",
     )
     parser.add_argument(
         "--calibration",
