@@ -26,7 +26,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "pocketformer.tasks.tag": ("Entity",),
     "pocketformer.tasks.answer": ("Answer",),
     "pocketformer.tasks.fill_mask": ("Candidate",),
-    "pocketformer.compression": ("QuantizeOptions", "CompressionReport"),
+    "pocketformer.compression": ("Precision", "QuantizeOptions", "CompressionReport"),
     "pocketformer.kernels": (),
 }
 HEAD = """# The Python interface

@@ -12,12 +12,19 @@ import pytest
 from helpers.graphs import MODEL, TEXT, TOKENIZER_JSON, tiny_graph
 from helpers.rounding import dequantize
 from pocketformer import reference
-from pocketformer.compression import QuantizeOptions, _progress_bar, compress_checkpoint, compress_graph
+from pocketformer.compression import (
+    Precision,
+    QuantizeOptions,
+    _progress_bar,
+    compress,
+    compress_checkpoint,
+    compress_graph,
+)
 from pocketformer.compression.quantize import quantize_graph, quantize_rows
 from pocketformer.graph import TOKENS, Array, GraphBuilder, Table
 from pocketformer.hadamard import hadamard
 from pocketformer.layout import MAX_INT8_K, hadamard_block, table_rows
-from pocketformer.packing import pack_graph, pack_panels, unpack_graph, unpack_panels
+from pocketformer.packing import pack_bits, pack_graph, pack_panels, unpack_bits, unpack_graph, unpack_panels
 from pocketformer.pocketfile import read_pocket
 from pocketformer.sources.huggingface import Checkpoint
 
@@ -42,6 +49,19 @@ def test_panels_against_plain_loops(n: int, k: int) -> None:
     np.testing.assert_array_equal(unpack_panels(panels, n, k), int8)
     np.testing.assert_array_equal(unpack_panels(wide, n, k), fp32)
     assert panels.nbytes % 64 == 0 == wide.nbytes % 64
+
+
+@pytest.mark.parametrize("bits", [3, 4, 5, 6, 7])
+@pytest.mark.parametrize("k", [1, 15, 16, 17, 100])
+def test_bits_against_plain_loops(bits: int, k: int) -> None:
+    codes = np.random.default_rng(bits * k).integers(0, 1 << bits, (3, k)).astype(np.uint8)
+    packed = pack_bits(codes, bits)
+    assert packed.shape == (3, -(-k // 16) * 2 * bits)
+    for row, line in zip(codes, packed, strict=True):
+        number = int.from_bytes(line.tobytes(), "little")
+        assert [number >> (i * bits) & ((1 << bits) - 1) for i in range(k)] == row.tolist()
+        assert number >> (k * bits) == 0
+    np.testing.assert_array_equal(unpack_bits(packed, bits, k), codes)
 
 
 @pytest.mark.parametrize("width", TAILS)
@@ -217,3 +237,68 @@ def test_progress_is_drawn_on_terminals_only(terminal: bool, monkeypatch: pytest
         assert (progress is not None) == terminal
         if progress:
             progress("layer0.qkv", 0.5)
+
+
+NEAREST: dict[str, Any] = {"random_tokens": 0}
+
+
+def test_which_weight_gets_how_many_bits() -> None:
+    plain = tiny_graph(hidden=64, ffn=96, head_dim=32, vocab=333)
+    options = QuantizeOptions(table_bits=6, precision={"layer1.*": Precision(8), "*.up": Precision(4, 16)}, **NEAREST)
+    chosen = options.precisions(plain, 4)
+    assert chosen["words"] == Precision(6)
+    assert chosen["positions"] == Precision(32), "42 rows"
+    assert chosen["layer0.qkv"] == Precision(4, 64)
+    assert chosen["layer0.down"] == Precision(4, 32), "64 does not divide its 96 inputs"
+    assert chosen["layer1.down"] == Precision(8)
+    assert chosen["layer1.up"] == Precision(4, 16), "the last pattern counts"
+    graph = quantize_graph(plain, options, linear_bits=4)
+    assert graph.weights["words"] == {"format": "i6", "n": 333, "k": 64}
+    assert graph.weights["layer0.qkv"] == {"format": "i4", "n": 288, "k": 64, "group": 64, "rotate": 64}
+    assert graph.params["layer0.down.scale"].shape == (64, 3)
+    assert quantize_graph(plain, QuantizeOptions(table_bits=5, **NEAREST)).weights["words"]["rotate"] == 64
+
+
+def test_a_tied_table_stays_int8() -> None:
+    chosen = QuantizeOptions(table_bits=3).precisions(tiny_graph(task="fill_mask"), 4)
+    assert chosen["words"] == Precision(8)
+    assert chosen["layer0.qkv"] == Precision(4), "no group divides 36 inputs: a scale a channel"
+
+
+@pytest.mark.parametrize(
+    ("precision", "message"),
+    [
+        ({"layer9.*": Precision(8)}, r"precision names 'layer9\.\*', which is no weight; weights are words, positions"),
+        ({"layer0.up": Precision(5)}, "precision of 'layer0.up' is 5 bits; a linear has one of 4, 8, 32"),
+        ({"words": Precision(9)}, "precision of 'words' is 9 bits; a table has one of 3, 4, 5, 6, 7, 8, 32"),
+        ({"layer0.up": Precision(4, 64)}, "'layer0.up' has groups of 64; leave it 0"),
+        ({"layer0.down": Precision(4, 64)}, "'layer0.down' has groups of 64; one of 16, 32 divides its 96 inputs"),
+        ({"layer0.down": Precision(8, 32)}, "'layer0.down' has groups of 32; leave it 0"),
+        ({"words": Precision(4, 16)}, "'words' has groups of 16; leave it 0"),
+    ],
+)
+def test_precisions_that_do_not_fit_are_refused(precision: dict[str, Precision], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        compress_graph(tiny_graph(ffn=96), "int8", QuantizeOptions(precision=precision, **NEAREST))
+
+
+def test_wrong_options_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="table_bits is 2; it must lie in 3…8, or be 32"):
+        QuantizeOptions(table_bits=2)
+    with pytest.raises(ValueError, match="group is 48; it must be 16, 32, 64 or 128"):
+        QuantizeOptions(group=48)
+    with pytest.raises(ValueError, match="weights is 'fp32', where nothing is rounded; leave table_bits out"):
+        compress(tmp_path, tmp_path / "file", weights="fp32", table_bits=4)
+    tied = {"words": Precision(4)}
+    with pytest.raises(ValueError, match="a table that a product reads too has one of 8, 32"):
+        QuantizeOptions(precision=tied).precisions(tiny_graph(task="fill_mask"))
+
+
+@pytest.mark.parametrize(("bits", "worst"), [(3, 0.9), (4, 0.98), (5, 0.995), (6, 0.9985), (7, 0.9996)])
+def test_more_bits_of_a_table_are_better(bits: int, worst: float) -> None:
+    plain = tiny_graph(hidden=64, ffn=128, head_dim=32, vocab=333)
+    ids = np.random.default_rng(3).integers(0, 333, 90)
+    inputs = {"ids": ids, TOKENS: np.cumsum([0, 1, 2, 7, 40, 40])}
+    rounded = quantize_graph(plain, QuantizeOptions(table_bits=bits, **NEAREST))
+    cosines = (reference.run(plain, inputs) * reference.run(rounded, inputs)).sum(axis=1)
+    assert cosines.mean() > worst

@@ -67,6 +67,22 @@ def test_parts_make_the_whole(graph: Graph, weights: str, elements: int, monkeyp
         assert vocabulary.most == 16
 
 
+@pytest.mark.parametrize("elements", [1, 1 << 20])
+@pytest.mark.parametrize("table_bits", [3, 4, 7])
+def test_few_bits_are_packed_in_parts(
+    graph: Graph, elements: int, table_bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = QuantizeOptions(table_bits=table_bits, group=32, refit=0)
+    whole = pack_graph(quantize_graph(graph, options, linear_bits=4))
+    monkeypatch.setattr(packed, "ELEMENTS_AT_ONCE", elements)
+    result, report = compress_graph(graph, "int4", options)
+    assert result.description() == whole.description()
+    assert list(result.params) == list(whole.params)
+    for name, array in whole.params.items():
+        np.testing.assert_array_equal(result.params[name], array, err_msg=name)
+    assert sum(tensor.after for tensor in report.tensors) == report.stages[-1].after
+
+
 @pytest.mark.parametrize("weights", ["int8", "fp32"])
 def test_the_file_is_that_of_the_packed_graph(graph: Graph, weights: str, tmp_path: Path) -> None:
     whole, report = compress_graph(graph, weights)

@@ -85,12 +85,13 @@ def test_mutated_graphs(name: str) -> None:
 @pytest.mark.parametrize("name", GRAPHS)
 def test_wrong_tensors(name: str) -> None:
     graph, arrays = described(GRAPHS[name])
+    other_byte = {np.dtype(np.int8): np.uint8, np.dtype(np.uint8): np.int8}
     for tensor, array in arrays.items():
         missing = {key: value for key, value in arrays.items() if key != tensor}
         assert not attempt(graph, missing), tensor
         wrong: list[Array] = [
             array.astype(np.float64),
-            array.astype(array.dtype.newbyteorder(">")) if array.itemsize > 1 else array.view(np.uint8),
+            array.astype(array.dtype.newbyteorder(">")) if array.itemsize > 1 else array.view(other_byte[array.dtype]),
             array.reshape(1, *array.shape),
             aligned(array.reshape(-1)[: array.size // 2]),
             aligned(np.concatenate([array, array])),

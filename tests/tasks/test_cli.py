@@ -22,6 +22,7 @@ from pocketformer.cli import COMMANDS, main
 from pocketformer.commands import options
 from pocketformer.commands.run import AGGREGATIONS
 from pocketformer.demo_texts import SENTENCES
+from pocketformer.pocketfile import read_pocket
 from pocketformer.tasks.tag import Aggregation
 
 
@@ -44,6 +45,24 @@ def test_compress(run: Any, tmp_path: Path) -> None:
     assert result["file_bytes"] == path.stat().st_size
     assert "embed.words.weight" in {tensor["name"] for tensor in result["tensors"]}
     assert str(path) in run("compress", model_folder("minilm"), "-o", path, "--weights", "fp32")
+
+
+def test_compress_to_few_bits(run: Any, tmp_path: Path) -> None:
+    folder = make("embed", tmp_path).folder
+    texts, path, seen = tmp_path / "texts.txt", tmp_path / "m.pocket", tmp_path / "seen.npz"
+    texts.write_text("ada lives in london\nwho wrote the first program\twhere is a letter\n" * 30)
+    precision = ["--precision", "layers.*.qkv=4/16", "--precision", "layers.1.*=8", "--precision", "layers.0.ffn_up=32"]
+    calibration = ["--calibration", texts, "--save-profile", seen]
+    run("compress", folder, "-o", path, "--weights", "int4", "--table-bits", "5", *precision, *calibration)
+    weights = read_pocket(path).graph.weights
+    formats = {name: (facts["format"], facts.get("group", 0)) for name, facts in weights.items()}
+    assert formats["embed.words"] == ("i5", 0)
+    assert formats["layers.0.qkv"] == ("i4", 16)
+    assert formats["layers.1.qkv"] == ("i8", 0)
+    assert formats["layers.0.ffn_up"] == ("f32", 0)
+    assert pocketformer.load(path).encode(["ada"]).shape[0] == 1
+    run("compress", folder, "-o", path, "--calibration", seen)
+    assert read_pocket(path).graph.weights["layers.0.ffn_up"]["format"] == "i8"
 
 
 def test_encode(run: Any, minilm_int8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,9 +267,19 @@ def test_wrong_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "use Model.tag" in capsys.readouterr().err
 
 
+COMPRESS = ["compress", "x", "-o", "y"]
+
+
 @pytest.mark.parametrize(
     "arguments",
-    [["encode", "x", "--threads", "0"], ["nothing"], ["compress", "x"], ["encode", "x", "--jso", "n", "--no"]],
+    [
+        ["encode", "x", "--threads", "0"],
+        ["nothing"],
+        ["compress", "x"],
+        [*COMPRESS, "--table-bits", "9"],
+        [*COMPRESS, "--precision", "a"],
+        ["encode", "x", "--jso", "n", "--no"],
+    ],
 )
 def test_usage_errors(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as exit_:

@@ -43,7 +43,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         type=precision,
         default=[],
         metavar="NAME=BITS[/GROUP]",
-        help="bits, and perhaps the group, of the weights of a name or pattern, such as 'layer.5.*=8'; may be repeated",
+        help="bits, and perhaps the group, of weights by name or pattern, such as 'layers.5.*=8'; may be repeated",
     )
     parser.add_argument(
         "--calibration",
@@ -59,7 +59,7 @@ def precision(text: str) -> tuple[str, tuple[int, int]]:
     name, _, numbers = text.rpartition("=")
     bits, slash, group = numbers.partition("/")
     if not name or not bits.isdecimal() or (slash and not group.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=BITS or NAME=BITS/GROUP, such as 'layer.5.*=4/32'")
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=BITS or NAME=BITS/GROUP, such as 'layers.5.*=4/32'")
     return name, (int(bits), int(group or 0))
 
 

@@ -37,7 +37,7 @@ def compress(
     ``weights`` is ``int8``, ``int4`` (indices into a codebook of 16 that is learned for each weight) or ``fp32``.
     ``table_bits``: of the table of words, which is only looked up, 3 to 8; by default 8, or 4 with ``int4``. ``group``:
     how many inputs of a 4-bit weight share a scale, 16, 32, 64 (the default) or 128; 0: all of an output channel.
-    ``precision``: that of single weights, by name or pattern (``{"layer.5.*": Precision(8)}``).
+    ``precision``: that of single weights, by name or pattern (``{"layers.5.*": Precision(8)}``).
 
     ``calibration``: what the model is run on to see what its weights are multiplied by. Texts, pairs of texts, the
     token ids of sequences, the path of a file with a text a line (a tab between those of a pair), or of a profile, an

@@ -43,7 +43,7 @@ def choose_precisions(
 
     Tables and final linears of at most ``fp32_rows`` rows stay fp32; ``table_bits`` is of the first table of a lookup
     alone, as the others are small and part of every token. ``overrides`` names weights, or patterns of their names
-    (``layer.5.*``), of which the last that matches counts.
+    (``layers.5.*``), of which the last that matches counts.
 
     Raises ValueError when an override matches nothing, or asks for what the weight cannot be.
     """

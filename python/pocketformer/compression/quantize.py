@@ -36,7 +36,7 @@ class QuantizeOptions:
     """``table_bits``: of the table of words, 3 to 8 or 32; None: 4 where linears have 4, else 8. ``group``: inputs of a
     4-bit linear that share a scale, 16, 32, 64 or 128, or 0 for a scale a channel; where it does not divide the inputs,
     the largest of these below it that does. ``precision``: of single weights, by name or by a pattern such as
-    ``layer.5.*``; the last that matches counts.
+    ``layers.5.*``; the last that matches counts.
 
     ``block``: largest rotation block. ``rotate_attention_output``: also rotate what attention produces for int8
     linears; its rows are averages, free of outliers. ``clip``: candidates for the share of a channel's range that int8
@@ -58,7 +58,7 @@ class QuantizeOptions:
     clip: tuple[float, ...] = (1.0,)
     fp32_rows: int = 64
     random_tokens: int = 2048
-    refit: float = 0.3
+    refit: float = 1.0
     learned: bool = True
 
     def __post_init__(self) -> None:

@@ -178,7 +178,6 @@ class Layer:
             rope=None if spec.rope is None else (spec.rope.name, spec.rope.array, spec.rope.factor),
             norms=self._head_norms(),
             eps=spec.eps,
-            scale=spec.scale,
             kept=spec.kept,
             bias=bias,
         )
