@@ -245,7 +245,8 @@ def pool(c: Call) -> None:
         "x": c.array(rows, round_up(width, 16)),
         "out": exact((round_up(width, 16),), np.float32),
         "width": width,
-        "kind": c.pick("mean", "cls", "max"),
+        "kind": c.pick("mean", "cls", "max", "last", "mean_sqrt", "weighted_mean"),
+        "first": c.pick(0, 1, c.upto(0, 1 << 30)),
     }
     c(_kernels(c).pool, arguments)
 

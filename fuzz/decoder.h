@@ -30,8 +30,9 @@ class Decoder {
     domains_ = {record({{"name", text("tokens")}, {"kind", text("ragged")}, {"max_rows", number(length_)}}),
                 record({{"name", text("texts")}, {"kind", text("one")}, {"of", text("tokens")}}),
                 record({{"name", text("chosen")}, {"kind", text("selected")}, {"of", text("tokens")}})};
-    inputs_ = {index("ids", vocab_, false)};
-    if (types_ > 0) inputs_.push_back(index("types", types_, true));
+    inputs_ = {index("ids", "tokens", vocab_, false)};
+    if (types_ > 0) inputs_.push_back(index("types", "tokens", types_, true));
+    inputs_.push_back(index("counts", "texts", or_wrong(40), true));
     embed();
     for (int ops = bytes_.ConsumeIntegralInRange(0, 14); ops > 0; --ops) operation();
     const std::string output = bytes_.ConsumeIntegralInRange(0, 7) == 0 ? pick().name : values_.back().name;
@@ -62,9 +63,9 @@ class Decoder {
   static Item record(Record fields) { return {std::move(fields)}; }
   static Item text(const std::string& value) { return {value}; }
   static Item number(int64_t value) { return {value}; }
-  static Item index(const char* name, int64_t limit, bool optional) {
+  static Item index(const char* name, const char* domain, int64_t limit, bool optional) {
     return record({{"name", text(name)},
-                   {"domain", text("tokens")},
+                   {"domain", text(domain)},
                    {"dtype", text("i32")},
                    {"limit", number(limit)},
                    {"optional", {optional}}});
@@ -247,7 +248,7 @@ class Decoder {
 
   void operation() {
     const Value in = pick();
-    switch (bytes_.ConsumeIntegralInRange(0, 10)) {
+    switch (bytes_.ConsumeIntegralInRange(0, 11)) {
       case 0:
         return embed();
       case 1:
@@ -260,8 +261,7 @@ class Decoder {
       case 6:
         return attention(in);
       case 7:
-        return simple("pool", in,
-                      {{"domain", text("texts")}, {"kind", text(bytes_.PickValueInArray({"mean", "cls", "max"}))}});
+        return pool(in);
       case 8:
         return simple("select", in, {{"domain", text("chosen")}});
       case 9: {
@@ -269,9 +269,22 @@ class Decoder {
         columns(in, begin, width);
         return;
       }
+      case 10: {
+        const Value with = pick();
+        simple("concat", in, {{"with", text(with.name)}});
+        values_.back().width += with.width;
+        return;
+      }
       default:
         return simple("normalize", in, {});
     }
+  }
+
+  void pool(const Value& in) {
+    constexpr const char* kKinds[] = {"mean", "cls", "max", "last", "mean_sqrt", "weighted_mean"};
+    Record options{{"domain", text("texts")}, {"kind", text(bytes_.PickValueInArray(kKinds))}};
+    if (bytes_.ConsumeBool()) options.emplace_back("skip", text(wrong() ? "ids" : "counts"));
+    simple("pool", in, std::move(options));
   }
 
   void simple(const char* kind, const Value& in, Record options) {
@@ -373,6 +386,7 @@ class Decoder {
       op.emplace_back("bias", text(bias));
       tensor(bias, DType::kF32, {heads, up(length_ > 0 && length_ < (1 << 20) ? 2 * length_ - 1 : 1, 16)});
     }
+    if (bytes_.ConsumeIntegralInRange(0, 3) == 3) op.emplace_back("keys", text("counts"));
     op.emplace_back("out", text(define(q)));
     ops_.push_back(record(std::move(op)));
   }

@@ -37,7 +37,7 @@ namespace {
 constexpr size_t kMaxArenaBytes = 1 << 24;
 
 struct Batch {
-  std::vector<int32_t> ids, types;
+  std::vector<int32_t> ids, types, counts;
   std::vector<int64_t> offsets{0}, rows;
   Feeds feeds;
 };
@@ -56,10 +56,14 @@ Batch batch(FuzzedDataProvider& bytes, const Program& program) {
   b.ids.resize(static_cast<size_t>(b.offsets.back()));
   for (int32_t& id : b.ids) id = static_cast<int32_t>(in_range(program.inputs[0].limit));
   b.feeds.inputs[0] = {b.ids.empty() ? static_cast<const void*>(b.offsets.data()) : b.ids.data(), b.ids.size()};
-  if (program.inputs.size() > 1 && bytes.ConsumeBool()) {
-    b.types.resize(std::max<size_t>(b.ids.size(), 1));
-    for (int32_t& type : b.types) type = static_cast<int32_t>(in_range(program.inputs[1].limit));
-    b.feeds.inputs[1] = {b.types.data(), b.ids.size()};
+  for (size_t i = 1; i < program.inputs.size(); ++i) {
+    if (!bytes.ConsumeBool()) continue;
+    const bool types = program.inputs[i].name == "types";
+    std::vector<int32_t>& entries = types ? b.types : b.counts;
+    const size_t count = types ? b.ids.size() : b.offsets.size() - 1;
+    entries.resize(std::max<size_t>(count, 1));
+    for (int32_t& entry : entries) entry = static_cast<int32_t>(in_range(program.inputs[i].limit));
+    b.feeds.inputs[i] = {entries.data(), count};
   }
   b.rows.resize(bytes.ConsumeIntegralInRange<size_t>(0, 6));
   for (int64_t& row : b.rows) row = in_range(static_cast<int64_t>(b.ids.size()));

@@ -268,14 +268,19 @@ struct Kernels {
                 static_cast<int>(width), eps, choice("kind", kind, kKinds)});
   }
 
-  void pool(Object x, Object out, int64_t width, const std::string& kind) const {
-    constexpr std::pair<const char*, PoolKind> kKinds[] = {
-        {"mean", PoolKind::kMean}, {"cls", PoolKind::kCls}, {"max", PoolKind::kMax}};
+  void pool(Object x, Object out, int64_t width, const std::string& kind, int64_t first) const {
+    constexpr std::pair<const char*, PoolKind> kKinds[] = {{"mean", PoolKind::kMean},
+                                                           {"cls", PoolKind::kCls},
+                                                           {"max", PoolKind::kMax},
+                                                           {"last", PoolKind::kLast},
+                                                           {"mean_sqrt", PoolKind::kMeanSqrt},
+                                                           {"weighted_mean", PoolKind::kWeightedMean}};
     const int64_t rows = rows_of(x, "x");
     at_least("width", width, 1);
     const auto from = input<const float>(x, "x", {{rows}, {width, kLanes}});
-    table.pool({from.data, from.ld(), from.rows(), static_cast<int>(width), choice("kind", kind, kKinds),
-                output<float>(out, "out", {{padded(width)}}).data});
+    require(first >= 0 && first <= INT_MAX / 2, "first is ", first, "; it must be 0 to ", INT_MAX / 2);
+    table.pool({from.data, from.ld(), from.rows(), static_cast<int>(width), static_cast<int>(first),
+                choice("kind", kind, kKinds), output<float>(out, "out", {{padded(width)}}).data});
   }
 
   void l2_normalize(Object x, Object out, int64_t width) const {
@@ -460,7 +465,7 @@ void bind_kernels(py::module_& m) {
       .def("embed", &Kernels::embed, p("weight"), p("scale"), p("index"), p("out"), p("width"), p("rotate") = 0,
            p("accumulate") = false)
       .def("norm", &Kernels::norm, p("x"), p("weight"), p("bias"), p("out"), p("width"), p("eps"), p("kind"))
-      .def("pool", &Kernels::pool, p("x"), p("out"), p("width"), p("kind"))
+      .def("pool", &Kernels::pool, p("x"), p("out"), p("width"), p("kind"), p("first") = 0)
       .def("l2_normalize", &Kernels::l2_normalize, p("x"), p("out"), p("width"))
       .def("rope", &Kernels::rope, p("x"), p("out"), p("positions"), p("frequency"), p("heads"), p("head_dim"),
            p("factor") = 1.0f, p("column") = 0)

@@ -147,16 +147,26 @@ void embed(const EmbedArgs& g) {
 template <class V>
 void pool(const PoolArgs& g) {
   using F = typename V::F;
-  const F count = V::set1(static_cast<float>(g.rows));
+  const bool weighted = g.kind == PoolKind::kWeightedMean, largest = g.kind == PoolKind::kMax;
+  const bool sum = weighted || g.kind == PoolKind::kMean || g.kind == PoolKind::kMeanSqrt;
+  const float* const x = g.kind == PoolKind::kLast ? g.x + (g.rows - 1) * g.ldx : g.x;
+  const int rows = sum || largest ? g.rows : 1;
+  const int64_t n = g.rows;
+  const float total = static_cast<float>(weighted ? n * g.first + n * (n + 1) / 2 : n);  // exact, rounded once
+  const F divisor = V::set1(g.kind == PoolKind::kMeanSqrt ? scalar_sqrt<V>(total) : total);
   for (int c = 0; c < g.width; c += kLanes) {
-    F v = V::load(g.x + c);
-    if (g.kind != PoolKind::kCls)
-      for (int r = 1; r < g.rows; ++r) {
-        const F next = V::load(g.x + r * g.ldx + c);
-        v = g.kind == PoolKind::kMean ? V::add(v, next) : V::max(v, next);
+    F v = V::load(x + c);
+    if (weighted) v = V::mul(v, V::set1(static_cast<float>(g.first + 1)));
+    for (int r = 1; r < rows; ++r) {
+      const F next = V::load(x + r * g.ldx + c);
+      if (weighted) {
+        v = V::fma(next, V::set1(static_cast<float>(g.first + r + 1)), v);
+      } else {
+        v = largest ? V::max(v, next) : V::add(v, next);
       }
+    }
     // Adding +0 leaves no −0, whose order below +0 differs between ISAs.
-    V::store(g.out + c, g.kind == PoolKind::kMean ? V::div(v, count) : V::add(v, V::zero()));
+    V::store(g.out + c, sum ? V::div(v, divisor) : V::add(v, V::zero()));
   }
 }
 

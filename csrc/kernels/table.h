@@ -19,7 +19,7 @@ inline constexpr int kUnlimited = 1 << 30;
 
 enum class Activation : int32_t { kNone, kGelu, kGeluTanh, kRelu, kSilu, kTanh };
 enum class NormKind : int32_t { kLayer, kRms };
-enum class PoolKind : int32_t { kMean, kCls, kMax };
+enum class PoolKind : int32_t { kMean, kCls, kMax, kLast, kMeanSqrt, kWeightedMean };
 
 // x[rows][ldx] → q[rows][ldq] with one scale a row. `q` holds value + activation_offset, or with `is_signed` the value;
 // columns [k, round_up(k, 16)) are written as zero, and offset. `ldq` is a multiple of 64. `rotate` is the Hadamard
@@ -211,11 +211,12 @@ struct AttentionF32Args {
   AttentionArgs common;
 };
 
-// x[rows][ldx] → out[0 … round_up(width,16)): one sequence.
+// x[rows][ldx] → out[0 … round_up(width,16)): one sequence, or its rows from `first` on. The weighted mean counts row r
+// first + r + 1 times.
 struct PoolArgs {
   const float* x;
   size_t ldx;
-  int rows, width;
+  int rows, width, first;
   PoolKind kind;
   float* out;
 };

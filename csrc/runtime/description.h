@@ -52,7 +52,8 @@ struct InputSpec {
   static constexpr auto fields() {
     return std::tuple{
         pocketformer::name("name", &InputSpec::name, "by which operators and callers refer to it"),
-        pocketformer::name("domain", &InputSpec::domain, "of its rows; one that the caller fills"),
+        pocketformer::name("domain", &InputSpec::domain,
+                           "of its rows; one that the caller fills, or, of an index, `one` row a sequence"),
         choice("dtype", &InputSpec::dtype, kTypes, "`i32`: an index below `limit` a row; `f32`: `width` numbers a row"),
         optional_integer("limit", &InputSpec::limit, 0, kMaxRows, "one more than the largest index"),
         optional_integer("width", &InputSpec::width, 0, kMaxWidth, "numbers a row"),

@@ -94,9 +94,10 @@ void Lowering::take_inputs(const Item* items) {
     check(index_of(program_.inputs, spec.name) == kNone && index_of(program_.domains, spec.name) == kNone, "name",
           "is '", spec.name, "' a second time");
     const int of = domain("domain", spec.domain);
-    check(program_.domains[static_cast<size_t>(of)].of == kNone, "domain", "is '", spec.domain,
-          "', which the caller does not fill");
     const bool rows = spec.dtype == InputType::kRows;
+    const Domain& filled = program_.domains[static_cast<size_t>(of)];
+    check(filled.of == kNone || (filled.kind == DomainKind::kOne && !rows), "domain", "is '", spec.domain,
+          "', which the caller does not fill");
     check(rows == (spec.limit == 0), "limit", "is ", spec.limit, "; it is at least 1 for i32, and only for i32");
     check(rows == (spec.width != 0), "width", "is ", spec.width, "; it is at least 1 for f32, and only for f32");
     check(!rows || !spec.optional, "optional", "is true; only an index may be left out");
@@ -299,6 +300,14 @@ const Input& Lowering::input(const char* field, const std::string& name) const {
   check(found != kNone && program_.inputs[static_cast<size_t>(found)].dtype == InputType::kIndex, field, "names ",
         brief({name}), ", which is no input of indices");
   return program_.inputs[static_cast<size_t>(found)];
+}
+
+int Lowering::sequence_input(const char* field, const std::string& name, const Value& of) const {
+  const Input& found = input(field, name);
+  const Domain& over = program_.domains[static_cast<size_t>(found.domain)];
+  check(over.kind == DomainKind::kOne && over.of == of.domain, field, "names ", brief({name}),
+        ", which has no index for each sequence of '", domain_of(of).name, "'");
+  return static_cast<int>(&found - program_.inputs.data());
 }
 
 int Lowering::domain(const char* field, const std::string& name) const {

@@ -76,6 +76,8 @@ class Lowering {
   const float* vector(const std::string& name, int64_t channels);           // padded
   const float* optional_vector(const std::string& name, int64_t channels);  // null where the name is empty
   const Input& input(const char* field, const std::string& name) const;
+  // Index of the input `name`, which has an index for each sequence of `of`.
+  int sequence_input(const char* field, const std::string& name, const Value& of) const;
   int domain(const char* field, const std::string& name) const;
   int state(const char* field, const std::string& name) const;
   const Domain& domain_of(const Value& value) const { return program_.domains[static_cast<size_t>(value.domain)]; }

@@ -222,8 +222,11 @@ class Kernels:
         """``weight`` is [entries, width] or panels; int8 with a ``scale``, else float32."""
     def norm(self, x: _F32, weight: _F32, bias: _F32 | None, out: _F32, width: int, eps: float, kind: str) -> None:
         """``kind`` is ``layer`` or ``rms``."""
-    def pool(self, x: _F32, out: _F32, width: int, kind: str) -> None:
-        """``kind`` is ``mean``, ``cls`` or ``max``."""
+    def pool(self, x: _F32, out: _F32, width: int, kind: str, first: int = 0) -> None:
+        """``kind`` is ``mean``, ``cls``, ``max``, ``last``, ``mean_sqrt`` or ``weighted_mean``.
+
+        The weighted mean counts row r first + r + 1 times.
+        """
     def l2_normalize(self, x: _F32, out: _F32, width: int) -> None: ...
     def rope(
         self,

@@ -15,6 +15,10 @@ Array = NDArray[Any]
 TOKENS, SEQUENCES, SELECTED = "tokens", "sequences", "selected"
 """The domains of a text model: its tokens, one row a text, and the tokens that the caller names."""
 
+SKIPPED, SEEN = "skipped", "seen"
+"""Inputs that some text models have, a number for each text: first tokens that are not pooled; first tokens that all
+others attend to, the rest to none but them."""
+
 
 @dataclass
 class Graph:
@@ -74,6 +78,8 @@ class Graph:
                 result[op["out"]] = self.weights[op["weight"]]["n"]
             elif op["op"] == "columns":
                 result[op["out"]] = op["width"]
+            elif op["op"] == "concat":
+                result[op["out"]] = result[op["in"]] + result[op["with"]]
             elif op["op"] == "unfold":
                 result[op["out"]] = result[op["in"]] * op["height"] * op["width"]
             elif "out" in op:
@@ -182,6 +188,21 @@ class GraphBuilder:
     def columns(self, x: str, begin: int, width: int) -> str:
         return self._append("columns", x, begin=begin, width=width)
 
+    def concat(self, parts: Sequence[str]) -> str:
+        """The columns of ``parts`` side by side, in order."""
+        x, *rest = parts
+        for part in rest:
+            x = self._append("concat", x, **{"with": part})
+        return x
+
+    def sequence_index(self, name: str, limit: int, of: str = TOKENS) -> str:
+        """Declares, once, an optional input with an index below ``limit`` for each sequence."""
+        domain = self.domain(SEQUENCES, "one", of)
+        entry = {"name": name, "domain": domain, "dtype": "i32", "limit": limit, "optional": True}
+        if entry not in self.inputs:
+            self.inputs.append(entry)
+        return name
+
     def store(self, k: str, v: str, *, heads: int, head_dim: int, domain: str = TOKENS, kept: bool = False) -> str:
         """Keys and values, ``heads`` × ``head_dim`` columns each; returns the name of a state.
 
@@ -209,6 +230,13 @@ class GraphBuilder:
         if bias is not None:
             options["bias"] = self._param(*bias)
         return self._append("attention", q=q, state=state, scale=float(scale), **options)
+
+    def attend_to_first(self, name: str, max_length: int, of: str = TOKENS) -> None:
+        """Every attention so far sees only as many first keys of a sequence as the input ``name`` says; 0: all."""
+        self.sequence_index(name, max_length + 1, of)
+        for op in self.ops:
+            if op["op"] == "attention":
+                op["keys"] = name
 
     def attention(
         self,
@@ -263,9 +291,14 @@ class GraphBuilder:
         """``rows`` [prepended, width] before those of every sequence."""
         return self._append("prepend", x, domain=domain, rows=self._param(name, rows))
 
-    def pool(self, x: str, kind: str, of: str = TOKENS, begin: int = 0) -> str:
-        """A row for each sequence, its first ``begin`` rows left out."""
-        left_out = {"begin": begin} if begin else {}
+    def pool(self, x: str, kind: str, of: str = TOKENS, begin: int = 0, skip: str | None = None) -> str:
+        """A row for each sequence, its first ``begin`` rows left out.
+
+        ``skip`` names a :meth:`sequence_index`: how many more are.
+        """
+        left_out: dict[str, Any] = {"begin": begin} if begin else {}
+        if skip is not None:
+            left_out["skip"] = skip
         return self._append("pool", x, domain=self.domain(SEQUENCES, "one", of), kind=kind, **left_out)
 
     def select(self, x: str, of: str = TOKENS) -> str:

@@ -80,7 +80,7 @@ def run(graph: Graph, inputs: Mapping[str, ArrayLike | None], hooks: Hook | None
 
 
 def _inputs(op: Op) -> list[str]:
-    return [op[field] for field in ("in", "q", "k", "v", "multiply", "residual") if op.get(field) is not None]
+    return [op[field] for field in ("in", "with", "q", "k", "v", "multiply", "residual") if op.get(field) is not None]
 
 
 def _batch(graph: Graph, given: Mapping[str, ArrayLike | None]) -> Batch:
@@ -303,7 +303,7 @@ def attention(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Any]) ->
     queries = inputs[0] if isinstance(inputs[0], Heads) else _heads(inputs[0], head_dim)
     heads = len(queries.q if isinstance(queries, Heads) else queries)
     result = np.empty((len(k_rows), heads * head_dim), np.float32)
-    for tokens in batch.sequences[of]:
+    for sequence, tokens in enumerate(batch.sequences[of]):
         length = tokens.stop - tokens.start
         repeat = heads // state["heads"]
         k, v = (np.repeat(_heads(rows[tokens], head_dim), repeat, axis=0) for rows in (k_rows, v_rows))
@@ -312,6 +312,8 @@ def attention(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Any]) ->
             distance = np.arange(length)[:, None] - np.arange(length)
             bias = graph.params[op["bias"]][:, distance + graph.max_rows(of) - 1]
         bias, seen = np.broadcast_to(bias, (heads, length, length)), visible(op, length)
+        if "keys" in op and (keys := batch.inputs[op["keys"]][sequence]):
+            seen = seen & (np.arange(length) < keys)
         if isinstance(queries, Heads):
             part = Heads(queries.q[:, tokens], queries.scale[:, tokens])
             mixed = _attend_int8(part, hadamard(k, rotate), v, op["scale"] / max(rotate, 1), bias, seen)
@@ -380,12 +382,25 @@ class _Softmax:
 
 
 def pool(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
-    reduce: dict[str, Callable[[Array], Array]] = {
-        "mean": lambda x: x.astype(np.float64).mean(axis=0),
-        "cls": lambda x: x[0],
-        "max": lambda x: x.max(axis=0),
+    reduce: dict[str, Callable[[Array, Array], Array]] = {
+        "mean": lambda x, numbers: x.mean(axis=0),
+        "cls": lambda x, numbers: x[0],
+        "max": lambda x, numbers: x.max(axis=0),
+        "last": lambda x, numbers: x[-1],
+        "mean_sqrt": lambda x, numbers: x.sum(axis=0) / math.sqrt(len(x)),
+        "weighted_mean": lambda x, numbers: numbers @ x / numbers.sum(),
     }
-    return np.stack([reduce[op["kind"]](inputs[0][rows][op.get("begin", 0) :]) for rows in batch.sequences[of]])
+    skipped = batch.inputs[op["skip"]] if "skip" in op else np.zeros(len(batch.sequences[of]), np.int64)
+    pooled = []
+    for rows, skip in zip(batch.sequences[of], skipped, strict=True):
+        x = inputs[0][rows].astype(np.float64)
+        first = min(op.get("begin", 0) + int(skip), len(x) - 1)
+        pooled.append(reduce[op["kind"]](x[first:], np.arange(first + 1.0, len(x) + 1)))
+    return np.stack(pooled)
+
+
+def concat(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
+    return np.concatenate(inputs, axis=1)
 
 
 def select(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
@@ -413,4 +428,5 @@ OPERATORS: dict[str, Callable[[Op, Graph, Batch, str, list[Any]], Any]] = {
     "normalize": normalize,
     "unfold": unfold,
     "prepend": prepend,
+    "concat": concat,
 }

@@ -340,6 +340,27 @@ def test_pool(isa: str, width: int, kind: str) -> None:
 
 @every_isa
 @pytest.mark.parametrize("width", WIDTHS)
+def test_pools_that_weigh_rows(isa: str, width: int) -> None:
+    """Within the error of their sums, and the same bytes on every ISA; the last row as it is."""
+    for rows, first in ((1, 0), (2, 0), (17, 5), (129, 8000)):
+        x = floats((rows, width), 1)
+        weights = np.arange(first + 1.0, first + rows + 1)
+        expected = {"mean_sqrt": x.sum(0, np.float64) / rows**0.5, "weighted_mean": weights @ x / weights.sum()}
+        for kind, exact in expected.items():
+            out, scalar = fresh((round_up(width, LANES),)), fresh((round_up(width, LANES),))
+            kernels(isa).pool(padded(x), out, width, kind, first)
+            kernels("scalar").pool(padded(x), scalar, width, kind, first)
+            same_bytes(out, scalar)
+            scale = np.abs(x).sum(0) if kind == "mean_sqrt" else np.abs(x).max(0)
+            assert (np.abs(out[:width] - exact) <= 2 * sum_error(rows + 3) * scale).all()
+            assert not out[width:].any()
+        last = fresh((round_up(width, LANES),))
+        kernels(isa).pool(padded(x), last, width, "last", first)
+        same_bytes(aligned(last[:width]), x[-1])
+
+
+@every_isa
+@pytest.mark.parametrize("width", WIDTHS)
 def test_l2_normalize(isa: str, width: int) -> None:
     x = floats((7, width), 1)
     x[2] = 0

@@ -224,3 +224,57 @@ def test_pixels_are_checked() -> None:
     ]:
         with pytest.raises(ValueError, match=message):
             session.run({"image": image})
+
+
+@every_isa
+@pytest.mark.parametrize("kind", ["mean", "cls", "max", "last", "mean_sqrt", "weighted_mean"])
+def test_pools_from_a_row_on(isa: str, kind: str) -> None:
+    """With rows left out, more than there are included: then the last row stands alone."""
+    build = GraphBuilder.text(100, 0, 40)
+    x = build.embed([Table("words", floats(100, 26), "ids")])
+    skip = build.sequence_index("skipped", 41)
+    graph = build.build(build.pool(x, kind, skip=skip))
+    skipped = np.array([0, 20, 17, 1, 40], np.int32)
+    inputs = {**text_inputs(), "ids": np.arange(sum(LENGTHS), dtype=np.int32)}
+    whole, part = agree(graph, inputs, isa), agree(graph, {**inputs, "skipped": skipped}, isa)
+    same = [bool((a == b).all()) for a, b in zip(whole, part, strict=True)]
+    assert same == [True, kind == "last", kind == "last", kind == "last", kind == "last"]
+    with pytest.raises(ValueError, match=r"skipped has 4 entries"):
+        _core.Session(program(graph, isa)).run({**inputs, "skipped": skipped[:4]})
+
+
+@every_isa
+@pytest.mark.parametrize("widths", [(16, 32), (5, 11), (7, 26, 16)])
+def test_values_side_by_side(isa: str, widths: tuple[int, ...]) -> None:
+    build = GraphBuilder.text(50, 0, 40)
+    x = build.embed([Table("words", floats(50, 40), "ids")])
+    parts = [build.linear(x, floats(width, 40), name=f"part{width}") for width in widths]
+    parts.append(build.columns(x, 3, 9))
+    joined = build.concat(parts)
+    assert build.build(joined).widths()[joined] == sum(widths) + 9
+    agree(build.build(build.linear(joined, floats(20, sum(widths) + 9), name="last")), text_inputs(), isa)
+
+
+@every_isa
+@pytest.mark.parametrize("biased", [False, True])
+def test_queries_that_see_the_first_keys_alone(isa: str, biased: bool) -> None:
+    """As padding that is scored but not attended to; alone as in a batch."""
+    build = GraphBuilder.text(50, 0, 150)
+    x = build.embed([Table("words", floats(50, 48), "ids")])
+    bias = ("bias", np.pad(floats(2, 299), ((0, 0), (0, 5)))) if biased else None
+    q, k, v = (build.columns(x, begin, 16) for begin in (0, 16, 32))
+    state = build.store(k, v, heads=2, head_dim=8)
+    mixed = build.attend(q, state, scale=0.5, bias=bias)
+    build.attend_to_first("keys", 150)
+    graph = build.build(mixed)
+    inputs = text_inputs()
+    seen = np.array([0, 7, 17, 1, 150], np.int32)
+    part = agree(graph, {**inputs, "keys": seen}, isa)
+    assert part[-1].tobytes() == agree(graph, inputs, isa)[-1].tobytes()
+    for i, (begin, end) in enumerate(itertools.pairwise(inputs["tokens"])):
+        alone = {
+            "ids": inputs["ids"][begin:end].copy(),
+            "tokens": np.array([0, end - begin]),
+            "keys": seen[i : i + 1].copy(),
+        }
+        assert _core.Session(program(graph, isa)).run(alone).tobytes() == part[begin:end].tobytes()

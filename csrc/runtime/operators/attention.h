@@ -20,8 +20,14 @@ class AttentionStep final : public Step {
     int bias_center;
   };
 
-  AttentionStep(int state, const State& s, Operand q, Operand q_scale, Operand out, const Shape& shape)
-      : Step("attention", Split::kHeads), state_(state), q_(q), q_scale_(q_scale), out_(out), shape_(shape) {
+  AttentionStep(int state, const State& s, Operand q, Operand q_scale, Operand out, const Shape& shape, int keys)
+      : Step("attention", Split::kHeads),
+        state_(state),
+        q_(q),
+        q_scale_(q_scale),
+        out_(out),
+        shape_(shape),
+        keys_(keys) {
     work_.int8 = s.int8;
     work_.scores = shape.heads;
     work_.score_multiply_adds = 2.0 * s.head_dim;
@@ -31,6 +37,7 @@ class AttentionStep final : public Step {
 
   void run(const Worker& w) const override {
     const State& s = w.program().states[static_cast<size_t>(state_)];
+    const int32_t* const first_keys = keys_ == kNone ? nullptr : w.indices(keys_);
     // Heads first; with more threads than heads, each head's queries are split too.
     const int head_parts = std::min(w.parts(), shape_.heads), query_parts = w.parts() / head_parts;
     const Span heads = share(shape_.heads, w.part() % head_parts, head_parts);
@@ -41,9 +48,10 @@ class AttentionStep final : public Step {
       if (queries.empty()) return;
       const int first = row + queries.begin;
       const StoredState stored = w.stored(state_, sequence);
+      const int keys = w.keys(s.domain, sequence) - stored.base;
       const AttentionArgs common{.queries = queries.end - queries.begin,
                                  .first_position = w.position(s.domain, sequence, first) - stored.base,
-                                 .keys = w.keys(s.domain, sequence) - stored.base,
+                                 .keys = seen_keys(first_keys == nullptr ? 0 : first_keys[sequence], keys),
                                  .segment_slot = stored.first_slot,
                                  .heads = shape_.heads,
                                  .kv_heads = s.heads,
@@ -74,14 +82,20 @@ class AttentionStep final : public Step {
   Work work() const override { return work_; }
 
  private:
+  // Of a sequence whose first `count` keys alone are seen: no fewer than its last query needs to see one.
+  int seen_keys(int count, int length) const {
+    return count == 0 ? length : std::min(std::max(count, length - shape_.range.left), length);
+  }
+
   int state_;
   Operand q_, q_scale_, out_;
   Shape shape_;
+  int keys_;  // an input of indices, or kNone
   Work work_;
 };
 
 struct Attention {
-  std::string q, state, out, bias;
+  std::string q, state, out, bias, keys;
   double scale = 0;
   bool causal = false;
   int64_t left = -1, right = -1;
@@ -99,7 +113,10 @@ struct Attention {
         optional_integer("left", &Attention::left, -1, kMaxRows, "keys seen before the query's own; −1: all"),
         optional_integer("right", &Attention::right, -1, kMaxRows, "keys seen after it; −1: all"),
         optional_name("bias", &Attention::bias,
-                      "tensor f32 [heads, 2 · max_rows − 1 up to 16s], entry (query − key) + max_rows − 1")};
+                      "tensor f32 [heads, 2 · max_rows − 1 up to 16s], entry (query − key) + max_rows − 1"),
+        optional_name("keys", &Attention::keys,
+                      "an input of indices, one a sequence: its queries see no keys but the first so many, of which there are at "
+                      "least as many as leave one within `left` of the last query; 0: all")};
   }
 
   void lower(Lowering& l) const {
@@ -125,10 +142,12 @@ struct Attention {
       shape.ld_bias = static_cast<size_t>(length);
       shape.bias_center = static_cast<int>(reach) - 1;
     }
+    const int limit = keys.empty() ? kNone : l.sequence_input("keys", keys, from);
+    l.check(limit == kNone || !s.kept, "keys", "is '", keys, "'; a kept state has keys of earlier runs");
     l.begin_stage(s.domain);
     l.attend(index, shape.range);
     const Operand to = l.write(out, s.domain, static_cast<int64_t>(heads) * s.head_dim);
-    l.emit<AttentionStep>(index, s, l.read(from.rows), l.read(from.scale), to, shape);
+    l.emit<AttentionStep>(index, s, l.read(from.rows), l.read(from.scale), to, shape, limit);
   }
 };
 

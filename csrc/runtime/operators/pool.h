@@ -1,6 +1,8 @@
 // One row for each sequence.
 #pragma once
 
+#include <algorithm>
+
 #include "runtime/lowering.h"
 #include "runtime/worker.h"
 
@@ -8,15 +10,25 @@ namespace pocketformer {
 
 class PoolStep final : public Step {
  public:
-  PoolStep(int domain, Operand in, Operand out, PoolKind kind, int begin)
-      : Step("pool", Split::kRepeat), domain_(domain), in_(in), out_(out), kind_(kind), begin_(begin) {}
+  PoolStep(int domain, Operand in, Operand out, PoolKind kind, int begin, int skip)
+      : Step("pool", Split::kRepeat),
+        domain_(domain),
+        in_(in),
+        out_(out),
+        kind_(kind),
+        begin_(begin),
+        skip_(skip) {}
 
   void run(const Worker& w) const override {
+    const int32_t* const skip = skip_ == kNone ? nullptr : w.indices(skip_);
     for (int sequence = w.begin(); sequence < w.end(); ++sequence) {
-      w.kernels().pool({.x = w.at(in_, static_cast<int>(w.offsets(domain_)[sequence]) + begin_),
+      const int length = w.length(domain_, sequence);
+      const int first = skip == nullptr ? begin_ : std::min(begin_ + static_cast<int>(skip[sequence]), length - 1);
+      w.kernels().pool({.x = w.at(in_, static_cast<int>(w.offsets(domain_)[sequence]) + first),
                         .ldx = w.ld(in_),
-                        .rows = w.length(domain_, sequence) - begin_,
+                        .rows = length - first,
                         .width = in_.width,
+                        .first = first,
                         .kind = kind_,
                         .out = w.at(out_, sequence)});
     }
@@ -29,23 +41,32 @@ class PoolStep final : public Step {
   Operand in_, out_;
   PoolKind kind_;
   int begin_;
+  int skip_;  // an input of indices, or kNone
 };
 
 struct Pool {
-  std::string in, out, domain;
+  std::string in, out, domain, skip;
   PoolKind kind{};
   int64_t begin = 0;
 
   static constexpr const char* kName = "pool";
   static constexpr const char* kDoc =
-      "`out` = mean, first (`cls`) or largest (`max`) of each sequence's rows, by column";
-  static constexpr Choice<PoolKind> kKinds[] = {
-      {"mean", PoolKind::kMean}, {"cls", PoolKind::kCls}, {"max", PoolKind::kMax}};
+      "`out` = of each sequence's rows, by column, the mean, the first (`cls`), the largest (`max`), the last, the sum "
+      "over the root of their number (`mean_sqrt`), or the mean where row r counts r + 1 times (`weighted_mean`)";
+  static constexpr Choice<PoolKind> kKinds[] = {{"mean", PoolKind::kMean},
+                                                {"cls", PoolKind::kCls},
+                                                {"max", PoolKind::kMax},
+                                                {"last", PoolKind::kLast},
+                                                {"mean_sqrt", PoolKind::kMeanSqrt},
+                                                {"weighted_mean", PoolKind::kWeightedMean}};
   static constexpr auto fields() {
     return std::tuple{name("in", &Pool::in, "rows of sequences"), name("out", &Pool::out, "a row a sequence"),
                       name("domain", &Pool::domain, "of the result: `one` of that of `in`"),
-                      choice("kind", &Pool::kind, kKinds, "`mean`, `cls` or `max`"),
-                      optional_integer("begin", &Pool::begin, 0, kMaxRows, "rows of each sequence that are left out")};
+                      choice("kind", &Pool::kind, kKinds, "as above"),
+                      optional_integer("begin", &Pool::begin, 0, kMaxRows, "rows of each sequence that are left out"),
+                      optional_name("skip", &Pool::skip,
+                                    "an input of indices over `domain`: how many more first rows of each sequence are "
+                                    "left out; the last one never is")};
   }
 
   void lower(Lowering& l) const {
@@ -54,9 +75,10 @@ struct Pool {
     const Domain& of = l.domain_of(from);
     const int64_t shortest = of.kind == DomainKind::kGrid ? of.max_rows : of.prepended + 1;
     l.check(begin < shortest, "begin", "is ", begin, ", but '", of.name, "' may have sequences of ", shortest, " rows");
+    const int skipped = skip.empty() ? kNone : l.sequence_input("skip", skip, from);
     l.begin_stage(made);
     const Operand to = l.write(out, made, from.rows.width);
-    l.emit<PoolStep>(from.domain, l.gather(from.rows), to, kind, static_cast<int>(begin));
+    l.emit<PoolStep>(from.domain, l.gather(from.rows), to, kind, static_cast<int>(begin), skipped);
   }
 };
 

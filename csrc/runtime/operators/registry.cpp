@@ -4,6 +4,7 @@
 
 #include "runtime/operators/attention.h"
 #include "runtime/operators/columns.h"
+#include "runtime/operators/concat.h"
 #include "runtime/operators/embed.h"
 #include "runtime/operators/linear.h"
 #include "runtime/operators/norm.h"
@@ -21,7 +22,7 @@ namespace pocketformer {
 namespace {
 
 using Operators = std::tuple<Embed, Norm, Linear, Columns, Rope, QuantizeHeads, Store, Attention, Pool, Select,
-                             Normalize, Unfold, Prepend>;
+                             Normalize, Unfold, Prepend, Concat>;
 
 // fn(operator) for each, of which only the type counts.
 template <class Fn>

@@ -9,7 +9,7 @@ from ..graph import Graph, Op
 
 def inputs(op: Op) -> list[str]:
     """The values that ``op`` reads."""
-    return [op[field] for field in ("in", "q", "k", "v", "multiply", "residual") if op.get(field) is not None]
+    return [op[field] for field in ("in", "with", "q", "k", "v", "multiply", "residual") if op.get(field) is not None]
 
 
 def parameters(op: Op) -> list[str]:

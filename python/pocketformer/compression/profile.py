@@ -313,6 +313,7 @@ class _Run:
         given = {value: rows for value, rows in values.items() if rows is not None}
         if op["op"] == "select" or len(given) < len(values):
             return None  # which rows matter is known to callers only
+        op = {field: value for field, value in op.items() if field not in ("skip", "keys")}  # inputs that are absent
         domain = next((rows.domain for rows in given.values()), "") or self._domain_of_tables(op)
         result = _Rows(self.memory, op.get("domain", domain))
         if op["op"] == "columns":
