@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .tasks.answer import Reader
     from .tasks.classify import Classifier
     from .tasks.embed import Embedder
+    from .tasks.embed_sparse import SparseEmbedder
+    from .tasks.embed_tokens import MultiVectorEmbedder
     from .tasks.features import Features
     from .tasks.fill_mask import MaskFiller
     from .tasks.generate import Generator
@@ -39,9 +41,11 @@ __all__ = [
     "ImageEmbedder",
     "MaskFiller",
     "Model",
+    "MultiVectorEmbedder",
     "PocketFileError",
     "Ranker",
     "Reader",
+    "SparseEmbedder",
     "Tagger",
     "TaskError",
     "UnsupportedModelError",
@@ -63,9 +67,11 @@ _HOMES = {
     "ImageEmbedder": "tasks.images",
     "MaskFiller": "tasks.fill_mask",
     "Model": "model",
+    "MultiVectorEmbedder": "tasks.embed_tokens",
     "PocketFileError": "errors",
     "Ranker": "tasks.rank",
     "Reader": "tasks.answer",
+    "SparseEmbedder": "tasks.embed_sparse",
     "Tagger": "tasks.tag",
     "TaskError": "errors",
     "UnsupportedModelError": "errors",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,14 +23,15 @@ def run_batches(
     types: Sequence[Ids] | None = None,
     rows: Sequence[Rows] | None = None,
     *,
+    counts: Mapping[str, Ids] | None = None,
     batch_tokens: int = BATCH_TOKENS,
     progress: Progress | None = None,
 ) -> Iterator[tuple[NDArray[np.intp], Outputs]]:
     """Runs ``sequences`` in batches of at most ``batch_tokens`` tokens, or of one sequence that is longer.
 
-    ``rows[i]`` are the tokens of sequence i that are wanted. Yields the indices of each batch and its output. Like
-    lengths run together, longest first, so that the session's memory is taken once; how sequences are batched
-    does not change a bit of their results.
+    ``rows[i]`` are the tokens of sequence i that are wanted; ``counts`` holds further inputs, a number for each
+    sequence. Yields the indices of each batch and its output. Like lengths run together, longest first, so that the
+    session's memory is taken once; how sequences are batched does not change a bit of their results.
     """
     lengths = np.array([len(ids) for ids in sequences], np.int64)
     order, done = np.argsort(-lengths, kind="stable"), 0
@@ -40,7 +41,8 @@ def run_batches(
             starts = np.concatenate([[0], np.cumsum(lengths[batch])])
             chosen = np.concatenate([rows[i] + start for i, start in zip(batch, starts, strict=False)])
         typed = None if types is None else [types[i] for i in batch]
-        yield batch, engine.run([sequences[i] for i in batch], typed, chosen)
+        part = {name: values[batch] for name, values in (counts or {}).items()}
+        yield batch, engine.run([sequences[i] for i in batch], typed, chosen, counts=part)
         done += len(batch)
         if progress is not None:
             progress(done, len(order))
@@ -52,6 +54,7 @@ def sequence_outputs(
     types: Sequence[Ids] | None = None,
     rows: Sequence[Rows] | None = None,
     *,
+    counts: Mapping[str, Ids] | None = None,
     batch_tokens: int = BATCH_TOKENS,
     progress: Progress | None = None,
 ) -> Outputs:
@@ -60,16 +63,24 @@ def sequence_outputs(
     ``rows`` names the token that is meant for a model that works on chosen ones.
     """
     result = np.empty((len(sequences), engine.width), np.float32)
-    for batch, output in run_batches(engine, sequences, types, rows, batch_tokens=batch_tokens, progress=progress):
+    options: dict[str, Any] = {"counts": counts, "batch_tokens": batch_tokens, "progress": progress}
+    for batch, output in run_batches(engine, sequences, types, rows, **options):
         result[batch] = output
     return result
 
 
 def token_outputs(
-    engine: Engine, sequences: Sequence[Ids], types: Sequence[Ids] | None = None
+    engine: Engine,
+    sequences: Sequence[Ids],
+    types: Sequence[Ids] | None = None,
+    *,
+    counts: Mapping[str, Ids] | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: Progress | None = None,
 ) -> Iterator[tuple[int, Outputs]]:
     """The index of each sequence with the output rows of its tokens, float32 [tokens, width]; longest first."""
-    for batch, rows in run_batches(engine, sequences, types):
+    batches = run_batches(engine, sequences, types, counts=counts, batch_tokens=batch_tokens, progress=progress)
+    for batch, rows in batches:
         ends = np.cumsum([len(sequences[i]) for i in batch])
         yield from zip(batch.tolist(), np.split(rows, ends[:-1]), strict=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -48,12 +48,14 @@ class Engine:
         types: Sequence[Ids] | None = None,
         rows: Rows | None = None,
         *,
+        counts: Mapping[str, Ids] | None = None,
         caches: list[StateCache] | None = None,
         out: Outputs | None = None,
     ) -> Outputs:
         """One forward pass over all ``sequences``; float32 [tokens | sequences | selected, width], ``out`` if given.
 
-        ``caches``, one for each sequence, hold what came before and take in what comes.
+        ``counts`` holds further inputs of the graph, a number for each sequence. ``caches``, one for each sequence,
+        hold what came before and take in what comes.
         """
         offsets = np.zeros(len(sequences) + 1, np.int64)
         np.cumsum([len(ids) for ids in sequences], out=offsets[1:])
@@ -64,7 +66,7 @@ class Engine:
                 else "rows was given; this model does not choose token rows, leave it out"
             )
         with self._session() as session:
-            inputs: dict[str, NDArray[Any] | None] = {"ids": _joined(sequences), TOKENS: offsets}
+            inputs: dict[str, NDArray[Any] | None] = {"ids": _joined(sequences), TOKENS: offsets, **(counts or {})}
             if types is not None:
                 inputs["types"] = _joined(types)
             if rows is not None:

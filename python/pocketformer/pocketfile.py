@@ -21,7 +21,10 @@ from .graph import Array, Graph
 from .layout import ALIGNMENT, round_up
 
 FORMAT, VERSION = "pocketformer", "2"
-TASKS = ("embed", "classify", "tag", "answer", "fill_mask", "features", "classify_image", "embed_image", "generate")
+TASKS = (
+    *("embed", "embed_sparse", "embed_tokens", "classify", "tag", "answer", "fill_mask", "features"),
+    *("classify_image", "embed_image", "generate"),
+)
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
 MAX_TENSORS = 65_536
 TOKENIZER = "tokenizer.json"
@@ -63,10 +66,10 @@ _MODEL = {
     "weights": one_of("int8", "int4", "fp32"),
 }
 OUTPUTS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("classify", "classify_image"), ("one",)),
+    **dict.fromkeys(("embed_sparse", "classify", "classify_image"), ("one",)),
     "embed": ("one", "selected"),
     "embed_image": ("one", "ragged", "grid"),
-    **dict.fromkeys(("tag", "answer"), ("ragged",)),
+    **dict.fromkeys(("embed_tokens", "tag", "answer"), ("ragged",)),
     **dict.fromkeys(("fill_mask", "generate"), ("selected",)),
 }
 """The kinds of domain that a task's result may have."""

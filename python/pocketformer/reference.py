@@ -313,7 +313,8 @@ def attention(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Any]) ->
             bias = graph.params[op["bias"]][:, distance + graph.max_rows(of) - 1]
         bias, seen = np.broadcast_to(bias, (heads, length, length)), visible(op, length)
         if "keys" in op and (keys := batch.inputs[op["keys"]][sequence]):
-            seen = seen & (np.arange(length) < keys)
+            within = length - op["left"] if op.get("left", -1) >= 0 else 0  # so that the last query sees one
+            seen = seen & (np.arange(length) < max(keys, within))
         if isinstance(queries, Heads):
             part = Heads(queries.q[:, tokens], queries.scale[:, tokens])
             mixed = _attend_int8(part, hadamard(k, rotate), v, op["scale"] / max(rotate, 1), bias, seen)

@@ -16,7 +16,6 @@ from helpers.checkpoints import refused
 from helpers.engines import ENGINES
 from helpers.torch_models import LENGTHS, Inputs, build, deviation
 from pocketformer.errors import CheckpointError, UnsupportedModelError
-from pocketformer.graph import GraphBuilder
 from pocketformer.sources import sentence_settings, sentence_transformers
 from pocketformer.sources.huggingface import Checkpoint, load_checkpoint
 
@@ -159,6 +158,13 @@ def test_poolings(folder: Path, config: dict[str, Any], expected: list[str], typ
     assert kinds(load_checkpoint(folder)) == expected
 
 
+POOLED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "mean": lambda x: x.mean(0),
+    "cls": lambda x: x[0],
+    "last": lambda x: x[-1],
+    "mean_sqrt": lambda x: x.sum(0) / len(x) ** 0.5,
+    "weighted_mean": lambda x: (torch.arange(1.0, len(x) + 1)[:, None] * x).sum(0) / (len(x) * (len(x) + 1) / 2),
+}
 SEVERAL = {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True, "pooling_mode_lasttoken": True}
 
 
@@ -172,28 +178,22 @@ SEVERAL = {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True, "po
         ({"pooling_mode": ["mean", "cls"]}, ["mean", "cls"]),
     ],
 )
-def test_poolings_that_need_the_runtime(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any], expected: list[str]
-) -> None:
-    """They are refused by name where the runtime lacks them, and written in the order of their columns where it has."""
-    widths: list[int] = []
-
-    def concat(b: GraphBuilder, values: Sequence[str]) -> str:
-        widths.append(len(values))
-        return values[-1]
-
-    save_modules(folder, [("Pooling", config, {})])
-    known = set(sentence_transformers._RUNTIME_POOLS)
-    if not set(expected) <= known:
-        refused(folder, UnsupportedModelError, "pools by", "supported: cls, max, mean")
-    elif not hasattr(GraphBuilder, "concat"):
-        refused(folder, UnsupportedModelError, "pools by mean + cls")
-    monkeypatch.setattr(
-        sentence_transformers, "_RUNTIME_POOLS", ("mean", "cls", "max", "last", "mean_sqrt", "weighted_mean")
-    )
-    monkeypatch.setattr(GraphBuilder, "concat", concat, raising=False)
-    assert kinds(load_checkpoint(folder)) == expected
-    assert widths == ([len(expected)] if len(expected) > 1 else [])
+@pytest.mark.parametrize("engine", ENGINES)
+@torch.no_grad()
+def test_poolings_equal_torch(tmp_path: Path, config: dict[str, Any], expected: list[str], engine: str) -> None:
+    """Several stand side by side, in the order of their columns."""
+    model = build("bert", "embed", tmp_path)
+    save_modules(tmp_path, [("Pooling", config, {}), dense(24, WIDTH * len(expected), TANH)])
+    checkpoint = load_checkpoint(tmp_path)
+    assert kinds(checkpoint) == expected
+    inputs = Inputs.random(LENGTHS[:6], 2)
+    rows = []
+    for ids, types in zip(inputs.split(inputs.ids), inputs.split(inputs.types), strict=True):
+        x = model(input_ids=torch.tensor(ids)[None], token_type_ids=torch.tensor(types)[None]).last_hidden_state[0]
+        rows.append(torch.cat([POOLED[kind](x) for kind in expected]))
+    embedded = applied(torch.stack(rows), [dense(24, WIDTH * len(expected), TANH)]).numpy()
+    actual = ENGINES[engine](checkpoint.graph, inputs.ids, inputs.lengths, types=inputs.types)
+    assert deviation(actual, embedded) <= 1
 
 
 @pytest.mark.parametrize(
@@ -202,11 +202,12 @@ def test_poolings_that_need_the_runtime(
         ([("Pooling", {"pooling_mode": "median"}, {})], ["'pooling_mode' is 'median'", "weightedmean"]),
         ([("Pooling", {"pooling_mode": []}, {})], ["'pooling_mode' is []"]),
         ([MEAN, ("LSTM", {}, {})], ["'LSTM'"]),
-        ([MEAN, MEAN], ["Transformer → Pooling → Pooling"]),
+        ([MEAN, MEAN], ["Transformer → Pooling → Pooling of a SentenceTransformer"]),
         ([NORMALIZE, MEAN], ["Transformer → Normalize → Pooling"]),
-        ([], ["lists Transformer; supported: Transformer, then Pooling"]),
+        ([], ["lists Transformer of a SentenceTransformer; supported: Transformer, then Pooling"]),
         ([("WeightedLayerPooling", {}, {}), MEAN], ["'WeightedLayerPooling'"]),
-        ([("SpladePooling", {}, {})], ["'SpladePooling'"]),
+        ([("SpladePooling", {}, {}), NORMALIZE], ["of a SparseEncoder; supported: Transformer, then SpladePooling"]),
+        ([("MultiVectorMask", {}, {}), MEAN], ["of a MultiVectorEncoder"]),
         ([MEAN, ("custom_code.Whitening", {}, {})], ["'custom_code.Whitening'", "never run"]),
         ([MEAN, dense(8, WIDTH, "torch.nn.modules.activation.Sigmoid")], ["Sigmoid", "SiLU"]),
         ([MEAN, dense(8, WIDTH, "my_code.Swish")], ["'my_code.Swish'"]),
@@ -307,11 +308,11 @@ def test_wrong_values_are_explained(folder: Path, values: dict[str, Any], words:
     refused(folder, CheckpointError, "config_sentence_transformers.json", *words)
 
 
-@pytest.mark.parametrize("model_type", ["SparseEncoder", "MultiVectorEncoder", "CrossEncoder"])
+@pytest.mark.parametrize("model_type", ["SparseEncoder", "MultiVectorEncoder", "CrossEncoder", "StaticEncoder"])
 def test_other_kinds_of_models_are_named(folder: Path, model_type: str) -> None:
     save_modules(folder, [MEAN])
     save_settings(folder, "config_sentence_transformers.json", model_type=model_type)
-    refused(folder, UnsupportedModelError, f"'model_type' is '{model_type}'", "Transformer → Pooling")
+    refused(folder, UnsupportedModelError, f"Transformer → Pooling of a {model_type}", "supported:")
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"])
@@ -427,5 +428,5 @@ def test_documentation_lists_modules_and_activations() -> None:
     page = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text(encoding="utf-8")
     assert all(name in page for name in sentence_transformers._AFTER_POOLING)
     assert all(name.rsplit(".", 1)[-1] in page for name in sentence_transformers._ACTIVATIONS)
-    assert all(f"`{mode}`" in page for mode in sentence_transformers._RUNTIME_POOLS)
+    assert all(f"`{mode}`" in page for mode in sentence_transformers._POOLINGS)
     assert all(name.split("_")[1] in page for name in sentence_settings.FILES)

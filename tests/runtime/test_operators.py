@@ -257,14 +257,15 @@ def test_values_side_by_side(isa: str, widths: tuple[int, ...]) -> None:
 
 @every_isa
 @pytest.mark.parametrize("biased", [False, True])
-def test_queries_that_see_the_first_keys_alone(isa: str, biased: bool) -> None:
+@pytest.mark.parametrize("window", [{}, {"left": 5, "right": 5}, {"causal": True}])
+def test_queries_that_see_the_first_keys_alone(isa: str, biased: bool, window: dict[str, Any]) -> None:
     """As padding that is scored but not attended to; alone as in a batch."""
     build = GraphBuilder.text(50, 0, 150)
     x = build.embed([Table("words", floats(50, 48), "ids")])
     bias = ("bias", np.pad(floats(2, 299), ((0, 0), (0, 5)))) if biased else None
     q, k, v = (build.columns(x, begin, 16) for begin in (0, 16, 32))
     state = build.store(k, v, heads=2, head_dim=8)
-    mixed = build.attend(q, state, scale=0.5, bias=bias)
+    mixed = build.attend(q, state, scale=0.5, bias=bias, **window)
     build.attend_to_first("keys", 150)
     graph = build.build(mixed)
     inputs = text_inputs()

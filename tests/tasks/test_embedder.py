@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 import pocketformer
 from helpers.task_models import make
+from helpers.torch_models import write_modules
 
 TEXTS = ["Ada lives in London.", "Who wrote the first program?", "a letter", ""]
 PROMPTS = {"query": "who is ", "passage": "the program ", "document": "letter "}
@@ -61,8 +63,33 @@ def test_names_of_document_prompts(plain: Any, tmp_path: Path) -> None:
 def test_prompts_that_pooling_leaves_out_are_refused(plain: Any, tmp_path: Path) -> None:
     model = prompted(tmp_path, {"query": "who ", "none": ""}, include_prompt=False)
     with pytest.raises(ValueError, match="prompt is 'query', whose tokens this model leaves out"):
-        model.encode_query("a")
+        model.encode_query("a")  # a file from before the runtime could
     assert same(model.encode("a", prompt="none"), plain.encode("a"))
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+@pytest.mark.parametrize("mode", ["mean", "cls", "weightedmean"])
+def test_prompts_that_are_not_pooled(tmp_path: Path, family: str, mode: str) -> None:
+    """The prompt is read and its tokens, with the special one before them, are left out."""
+    made = make("embed", tmp_path, family=family)
+    write_modules(tmp_path, {})
+    pooling = {"pooling_mode": mode, "include_prompt": False}
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    settings = {"prompts": {"query": "who is ada "}, "default_prompt_name": "query"}
+    (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    pocketformer.compress(tmp_path, tmp_path / "model.pocket", weights="fp32")
+    model: Any = pocketformer.load(tmp_path / "model.pocket")
+    skip = len(made.tokenizer.encode("who is ada ").ids) - 1
+    expected = []
+    for text in TEXTS:
+        rows = made.logits(f"who is ada {text}").last_hidden_state[0].numpy()
+        number = np.arange(len(rows))
+        weights = {"mean": number * 0 + 1, "cls": number == skip, "weightedmean": number + 1}[mode]
+        chosen = weights[skip:].astype(np.float64)
+        expected.append(chosen @ rows[skip:] / chosen.sum())
+    np.testing.assert_allclose(model.encode(TEXTS), expected, atol=2e-5)
+    np.testing.assert_allclose(model.encode_query(TEXTS[0]), expected[0], atol=2e-5)
+    assert not np.allclose(model.encode(TEXTS, prompt=""), expected, atol=1e-2)
 
 
 def test_dimensions(plain: Any, tmp_path: Path) -> None:

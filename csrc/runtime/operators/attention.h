@@ -114,9 +114,10 @@ struct Attention {
         optional_integer("right", &Attention::right, -1, kMaxRows, "keys seen after it; −1: all"),
         optional_name("bias", &Attention::bias,
                       "tensor f32 [heads, 2 · max_rows − 1 up to 16s], entry (query − key) + max_rows − 1"),
-        optional_name("keys", &Attention::keys,
-                      "an input of indices, one a sequence: its queries see no keys but the first so many, of which there are at "
-                      "least as many as leave one within `left` of the last query; 0: all")};
+        optional_name(
+            "keys", &Attention::keys,
+            "an input of indices, one a sequence: its queries see no keys but the first so many, of which there are at "
+            "least as many as leave one within `left` of the last query; 0: all")};
   }
 
   void lower(Lowering& l) const {

@@ -11,13 +11,7 @@ namespace pocketformer {
 class PoolStep final : public Step {
  public:
   PoolStep(int domain, Operand in, Operand out, PoolKind kind, int begin, int skip)
-      : Step("pool", Split::kRepeat),
-        domain_(domain),
-        in_(in),
-        out_(out),
-        kind_(kind),
-        begin_(begin),
-        skip_(skip) {}
+      : Step("pool", Split::kRepeat), domain_(domain), in_(in), out_(out), kind_(kind), begin_(begin), skip_(skip) {}
 
   void run(const Worker& w) const override {
     const int32_t* const skip = skip_ == kNone ? nullptr : w.indices(skip_);
@@ -60,7 +54,8 @@ struct Pool {
                                                 {"mean_sqrt", PoolKind::kMeanSqrt},
                                                 {"weighted_mean", PoolKind::kWeightedMean}};
   static constexpr auto fields() {
-    return std::tuple{name("in", &Pool::in, "rows of sequences"), name("out", &Pool::out, "a row a sequence"),
+    return std::tuple{name("in", &Pool::in, "rows of sequences"),
+                      name("out", &Pool::out, "a row a sequence"),
                       name("domain", &Pool::domain, "of the result: `one` of that of `in`"),
                       choice("kind", &Pool::kind, kKinds, "as above"),
                       optional_integer("begin", &Pool::begin, 0, kMaxRows, "rows of each sequence that are left out"),

@@ -31,6 +31,8 @@ def execute(args: argparse.Namespace) -> dict[str, Any]:
     from ..model import load
 
     texts, model = options.read_texts(args), load(args.model, args.threads)
+    if model.task in ("embed_sparse", "embed_tokens"):
+        raise ValueError(f"the model's task is {model.task!r}, with no row for each text; use pocketformer run")
     given = "image" if options.takes_images(model.task) else "text"
     if given == "image":
         from ..tasks.pixels import image_files

@@ -23,12 +23,12 @@ EXAMPLE = """  pocketformer run sentiment.pocket "What a film!"
 
 AGGREGATIONS = ("none", "simple", "first", "max", "average")  # those of tasks/tag.py, whose import would cost
 _TASK_OPTIONS = {
-    "question": "answer",
-    "allow_empty": "answer",
-    "pair": "classify",
-    "labels": "classify",
-    "query": "classify",
-    "aggregation": "tag",
+    "question": ("answer",),
+    "allow_empty": ("answer",),
+    "pair": ("classify",),
+    "labels": ("classify",),
+    "query": ("classify", "embed_tokens"),
+    "aggregation": ("tag",),
 }
 
 
@@ -40,7 +40,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allow-empty", action="store_true", help="let there be no answer")
     parser.add_argument("--pair", metavar="TEXT", help="the second text beside each, for a model that reads pairs")
     parser.add_argument("--labels", nargs="+", metavar="LABEL", help="any labels, for a model of language inference")
-    parser.add_argument("--query", metavar="Q", help="rank the texts by how they fit Q, for a cross-encoder")
+    parser.add_argument("--query", metavar="Q", help="rank the texts by how they fit Q, for rerankers")
     parser.add_argument("--aggregation", choices=AGGREGATIONS, help="how tokens become entities")
     parser.add_argument("--top-k", type=options.positive, default=5, metavar="K", help="results of each (default: 5)")
 
@@ -50,8 +50,8 @@ def execute(args: argparse.Namespace) -> dict[str, Any]:
 
     texts = options.read_texts(args)
     model = load(args.model, args.threads)
-    for name, task in _TASK_OPTIONS.items():
-        if getattr(args, name) and model.task != task:
+    for name, tasks in _TASK_OPTIONS.items():
+        if getattr(args, name) and model.task not in tasks:
             option = name.replace("_", "-")
             raise ValueError(f"--{option} was given, but the model's task is {model.task!r}; leave it out")
     if options.takes_images(model.task):
@@ -70,6 +70,17 @@ def _results(model: Model, texts: list[str], args: argparse.Namespace) -> list[t
         return [(texts[i], {"score": score, "index": i}) for i, score in model.rank(args.query, texts, top_k)]
     if model.task in ("embed", "embed_image"):
         results: list[dict[str, Any]] = [{"embedding": row} for row in model.encode(texts).tolist()]
+    elif model.task == "embed_sparse":
+        results = [
+            {
+                "indices": found.indices.tolist(),
+                "values": found.values.tolist(),
+                "tokens": [{"text": token, "score": weight} for token, weight in model.decode(found, top_k)],
+            }
+            for found in model.encode(texts)
+        ]
+    elif model.task == "embed_tokens":
+        results = [{"embeddings": rows.tolist()} for rows in model.encode_document(texts)]
     elif model.task == "classify":
         rows: list[Any] = [text if args.pair is None else (text, args.pair) for text in texts]
         results = [{"labels": _dicts(labels[:top_k])} for labels in model.classify(rows, labels=args.labels)]
@@ -104,7 +115,12 @@ def show(result: dict[str, Any]) -> None:
         return
     for entry in results:
         title = console.shorten(options.title(entry), 100)
-        if result["task"] in ("classify", "classify_image"):
+        if result["task"] == "embed_sparse":
+            count = f"{len(entry['indices'])} entries"
+            console.table(f"{title} ({count})", ("token", "weight"), [_row(token, "text") for token in entry["tokens"]])
+        elif result["task"] == "embed_tokens":
+            print(f"{title}: {len(entry['embeddings'])} × {result['width']}; all values: --json")
+        elif result["task"] in ("classify", "classify_image"):
             console.table(title, ("label", "score"), [_row(label, "label") for label in entry["labels"]])
         elif result["task"] == "tag":
             rows = [(e["text"], e["label"], f"{e['score']:.3f}", f"{e['start']}–{e['end']}") for e in entry["entities"]]

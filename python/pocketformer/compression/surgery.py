@@ -12,7 +12,7 @@ from ..graph import Array, Graph, Op
 from ..lazy import lazy
 from .channels import Channels, Space
 
-READS = ("in", "q", "k", "v", "multiply", "residual")
+READS = ("in", "with", "q", "k", "v", "multiply", "residual")
 """Fields of an operator that name a value it reads."""
 
 

@@ -36,13 +36,23 @@ def answer(b: GraphBuilder, x: str, family: Family, spec: EncoderSpec, tensors: 
 
 
 def fill_mask(b: GraphBuilder, x: str, family: Family, spec: EncoderSpec, tensors: Tensors) -> str:
-    """Logits ``[rows, vocab]`` of the token rows that the caller asks for.
+    """Logits ``[rows, vocab]`` of the token rows that the caller asks for."""
+    return _vocabulary(b, b.select(x), family, spec, tensors)
+
+
+def embed_sparse(b: GraphBuilder, x: str, family: Family, spec: EncoderSpec, tensors: Tensors) -> str:
+    """The largest logit ``[sequences, vocab]`` that any token gives each entry of the vocabulary."""
+    return b.pool(_vocabulary(b, x, family, spec, tensors), "max")
+
+
+def _vocabulary(b: GraphBuilder, x: str, family: Family, spec: EncoderSpec, tensors: Tensors) -> str:
+    """Logits over the vocabulary for each row.
 
     The decoder is stored once, under the name of the word table, unless the checkpoint holds another matrix.
     """
     head = _known(family, family.mask, "masked words")
     x = b.linear(
-        b.select(x),
+        x,
         *linear(tensors, head.dense, spec.embedding, spec.hidden),
         name="mask.dense",
         activation=head.activation or spec.layer.activation,
@@ -91,4 +101,10 @@ def _known(family: Family, head: H | None, name: str) -> H:
     return head
 
 
-HEADS: dict[str, Head] = {"classify": classify, "tag": tag, "answer": answer, "fill_mask": fill_mask}
+HEADS: dict[str, Head] = {
+    "classify": classify,
+    "tag": tag,
+    "answer": answer,
+    "fill_mask": fill_mask,
+    "embed_sparse": embed_sparse,
+}

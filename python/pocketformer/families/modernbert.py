@@ -149,7 +149,15 @@ def _answer(b: GraphBuilder, x: str, family: Family, spec: EncoderSpec, tensors:
 
 
 def _fill_mask(b: GraphBuilder, x: str, family: Family, spec: EncoderSpec, tensors: Tensors) -> str:
-    x = _predict(b, b.select(x), spec, tensors)
+    return _vocabulary(b, b.select(x), spec, tensors)
+
+
+def _embed_sparse(b: GraphBuilder, x: str, family: Family, spec: EncoderSpec, tensors: Tensors) -> str:
+    return b.pool(_vocabulary(b, x, spec, tensors), "max")
+
+
+def _vocabulary(b: GraphBuilder, x: str, spec: EncoderSpec, tensors: Tensors) -> str:
+    x = _predict(b, x, spec, tensors)
     return heads.decode(b, x, "decoder", "decoder.bias" if _own(spec).decoder_bias else None, spec, tensors)
 
 
@@ -159,6 +167,12 @@ MODERNBERT = Family(
     base="model",
     spec=spec,
     encode=encode,
-    heads={"classify": _classify, "tag": _tag, "answer": _answer, "fill_mask": _fill_mask},
+    heads={
+        "classify": _classify,
+        "tag": _tag,
+        "answer": _answer,
+        "fill_mask": _fill_mask,
+        "embed_sparse": _embed_sparse,
+    },
     table=_TABLE,
 )

@@ -10,13 +10,14 @@ from typing import Any
 from ..errors import CheckpointError, UnsupportedModelError
 from ..families import CLASSES, DECODERS, FAMILIES, IMAGE_FAMILIES, TASKS, TEXT_TOWERS, Family, decoder
 from ..families.heads import HEADS
-from ..graph import Graph, GraphBuilder
+from ..graph import SEEN, Graph, GraphBuilder
 from ..lazy import Float32
 from .adapter import Adapter, open_adapter, refuse_lone_adapter
 from .config import Config
 from .foreign import refuse_foreign_computation
 from .generation import generation_settings
 from .images import read_preprocessing
+from .late_interaction import LateInteraction
 from .names import Names, find_names
 from .provenance import license_of, model_name, repository
 from .sentence_settings import SentenceSettings
@@ -152,14 +153,16 @@ def load_checkpoint(folder: str | Path, tower: str | None = None) -> Checkpoint:
         return _load_text_tower(root, config)
     if config.values.get("model_type") in DECODERS:
         return _load_decoder(root, config)
-    sentence = SentenceSettings.read(root, home, config.values)
+    sentence = SentenceSettings.read(root, home, config.values, modules.task if modules else None)
     config = Config({**config.values, **sentence.config}, config.path)
     family = _family(config)
     refuse_foreign_computation(config, repository(root, config))
-    pooled = modules is not None and bool(modules.steps)
     source = HuggingFaceSource.open(root, home, config, family.base, family.table)
-    task = "embed" if pooled else _task(config, source.adapter)
-    graph = _build(family, task, source, modules if pooled else None)
+    task = modules.task if modules else _task(config, source.adapter)
+    late = None
+    if modules and task == "embed_tokens":
+        late = LateInteraction.read(root, home, sentence.encoder, modules.mask)
+    graph = _build(family, task, source, modules, late)
     model: dict[str, Any] = {
         "name": source.name,
         "family": family.name,
@@ -179,7 +182,12 @@ def load_checkpoint(folder: str | Path, tower: str | None = None) -> Checkpoint:
         "mask_token_id": tokenizer.mask_token_id if tokenizer else None,
         **sentence.text(task, modules.include_prompt if modules else True),
     }
-    return Checkpoint(graph, {**model, **sentence.model(task)}, text, tokenizer.json if tokenizer else None)
+    content = tokenizer.json if tokenizer else None
+    if late and tokenizer:
+        content, own = late.text(tokenizer, max_length, settings.values.get("padding_side", "right"), text["prompts"])
+        text |= own
+    model |= {**sentence.model(task), **(modules.model() if modules else {})}
+    return Checkpoint(graph, model, text, content)
 
 
 def _load_images(root: Path, config: Config) -> Checkpoint:
@@ -295,12 +303,16 @@ def _task(config: Config, adapter: Adapter | None) -> str:
     return task
 
 
-def _build(family: Family, task: str, source: Source, modules: Modules | None) -> Graph:
+def _build(
+    family: Family, task: str, source: Source, modules: Modules | None, late: LateInteraction | None = None
+) -> Graph:
     spec = family.spec(source.config)
     builder = GraphBuilder.text(spec.vocab, spec.types, spec.max_length)
     x = family.encode(builder, spec, source, f"{family.base}.")
-    if modules:
-        x = modules.append_to(builder, x, spec.hidden)
+    if late and late.expansion and not late.expansion.attend:
+        builder.attend_to_first(SEEN, spec.max_length)
+    if modules and task in ("embed", "embed_tokens"):
+        x = modules.append_to(builder, x, spec.hidden, spec.max_length)
     elif task == "embed":
         x = builder.pool(x, "mean")
     else:

@@ -14,8 +14,14 @@ FILES = tuple(
     f"sentence_{name}_config.json"
     for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-TASKS = {"feature-extraction": "last_hidden_state", "sequence-classification": "logits"}
-SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
+OUTPUTS = {"feature-extraction": "last_hidden_state", "sequence-classification": "logits", "fill-mask": "logits"}
+_TRANSFORMER_TASKS = {"classify": "sequence-classification", "embed_sparse": "fill-mask"}
+# By task: what a model may name, the first if it names none.
+SIMILARITIES = {
+    "embed": ("cosine", "dot", "euclidean", "manhattan"),
+    "embed_sparse": ("dot", "cosine", "euclidean", "manhattan"),
+    "embed_tokens": ("maxsim", "meanmaxsim"),
+}
 _SCORES = {"torch.nn.modules.activation.Sigmoid": "sigmoid", "torch.nn.modules.linear.Identity": "identity"}
 
 # How the reference loads and runs a model, not what it computes.
@@ -29,6 +35,7 @@ _KNOWN = {
     *_OLD_NAMES,
     *_OLD_NAMES.values(),
     *("max_seq_length", "do_lower_case", "transformer_task", "modality_config", "processing_kwargs"),
+    *("query_length", "document_length", "query_expansion"),
     *("module_output_name", "unpad_inputs"),  # the name of an intermediate value; a way to run
 }
 
@@ -49,11 +56,15 @@ class SentenceSettings:
     default_prompt_name: str | None = None
     similarity: str = "cosine"
     truncate_dim: int | None = None
+    max_active_dims: int | None = None
     score: str | None = None
+    encoder: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, root: Path, home: Path, config: dict[str, Any]) -> SentenceSettings:
+    def read(cls, root: Path, home: Path, config: dict[str, Any], task: str | None) -> SentenceSettings:
         """The settings of the folder ``root``, whose encoder lies in ``home`` and has the ``config.json`` ``config``.
+
+        ``task`` is what the modules make of it, None where there are none.
 
         Raises:
             CheckpointError: a value has the wrong type.
@@ -64,28 +75,38 @@ class SentenceSettings:
         prompts, default = _prompts(model)
         if model.text("model_type", "") == "CrossEncoder" and default is not None and prompts.get(default):
             model.refuse("default_prompt_name", "the prompts of a cross-encoder are not applied")
-        _check_task(encoder)
-        similarity = model.text("similarity_fn_name", "cosine")
+        _check_task(encoder, task)
+        for key in ("query_length", "document_length", "query_expansion"):
+            if task != "embed_tokens" and encoder.values.get(key) is not None:
+                encoder.refuse(key, "it is of models with a vector for each token")
+        similarities = SIMILARITIES.get(task or "embed", ("cosine",))
+        similarity = model.text("similarity_fn_name", similarities[0])
         return cls(
             tokenizer=_tokenizer(encoder),
             config=_passed(encoder, "config_kwargs"),
             lowercase=encoder.flag("do_lower_case"),
             prompts=prompts,
             default_prompt_name=default,
-            similarity=similarity if similarity in SIMILARITIES else "cosine",
+            similarity=similarity if similarity in similarities else similarities[0],
             truncate_dim=model.count("truncate_dim"),
+            max_active_dims=model.count("max_active_dims"),
             score=_score(config, model),
+            encoder=encoder.values,
         )
 
     def model(self, task: str) -> dict[str, Any]:
         """What the ``model`` section of a pocket file for ``task`` says."""
         if task == "embed":
             return {"similarity": self.similarity, "truncate_dim": self.truncate_dim}
+        if task == "embed_sparse":
+            return {"similarity": self.similarity, "max_active_dims": self.max_active_dims}
+        if task == "embed_tokens":
+            return {"similarity": self.similarity}
         return {"activation": self.score} if task == "classify" and self.score else {}
 
     def text(self, task: str, include_prompt: bool) -> dict[str, Any]:
         """What the ``text`` section says."""
-        if task != "embed":
+        if task not in SIMILARITIES:
             return {}
         prompts = {"prompts": self.prompts, "default_prompt_name": self.default_prompt_name}
         return {**prompts, "include_prompt": include_prompt}
@@ -149,13 +170,19 @@ def _prompts(model: _Values) -> tuple[dict[str, str], str | None]:
     return prompts, default
 
 
-def _check_task(encoder: _Values) -> None:
-    task = encoder.text("transformer_task", "feature-extraction")
-    if task not in TASKS:
-        encoder.refuse("transformer_task", f"supported: {', '.join(TASKS)}")
+def _check_task(encoder: _Values, task: str | None) -> None:
+    """What the encoder computes is what the modules after it take."""
+    needed = _TRANSFORMER_TASKS.get(task or "embed", "feature-extraction")
+    named = encoder.text("transformer_task", needed)
+    if task is None and named in OUTPUTS:
+        needed = named
+    if named != needed:
+        encoder.refuse("transformer_task", f"supported with these modules: {needed}")
     for modality, call in encoder.table("modality_config").items():
-        if modality == "text" and call != {"method": "forward", "method_output_name": TASKS[task]}:
-            encoder.refuse("modality_config", f"supported for text: the output {TASKS[task]!r} of the method 'forward'")
+        if modality == "text" and call != {"method": "forward", "method_output_name": OUTPUTS[needed]}:
+            encoder.refuse(
+                "modality_config", f"supported for text: the output {OUTPUTS[needed]!r} of the method 'forward'"
+            )
 
 
 def _tokenizer(encoder: _Values) -> dict[str, Any]:

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import CheckpointError, UnsupportedModelError
-from ..graph import GraphBuilder
+from ..graph import SKIPPED, GraphBuilder
 from .config import Config, read_json, read_json_list
+from .late_interaction import STANFORD
 from .sentence_settings import FILES
 from .weights import open_weights
 
@@ -20,28 +21,48 @@ _POOLINGS = {
     "weightedmean": ("pooling_mode_weightedmean_tokens", "weighted_mean"),
     "lasttoken": ("pooling_mode_lasttoken", "last"),
 }
-_RUNTIME_POOLS = ("mean", "cls", "max")
-_ACTIVATIONS = {
-    "torch.nn.modules.linear.Identity": "none",
-    "torch.nn.modules.activation.Tanh": "tanh",
-    "torch.nn.modules.activation.GELU": "gelu",
-    "torch.nn.modules.activation.ReLU": "relu",
-    "torch.nn.modules.activation.SiLU": "silu",
-}
+# Of torch.nn, by whichever of its modules a class is named.
+_ACTIVATIONS = {"Identity": "none", "Tanh": "tanh", "GELU": "gelu", "ReLU": "relu", "SiLU": "silu"}
 _AFTER_POOLING = ("Dense", "Normalize", "LayerNorm", "Dropout")
-_ORDER = f"Transformer, then Pooling, then any of {', '.join(_AFTER_POOLING)}"
+_OF_TOKENS = ("Dense", "Normalize", "Dropout", "MultiVectorMask")
+_ORDERS = {
+    "SentenceTransformer": f"Transformer, then Pooling, then any of {', '.join(_AFTER_POOLING)}",
+    "CrossEncoder": "a Transformer alone",
+    "SparseEncoder": "Transformer, then SpladePooling",
+    "MultiVectorEncoder": f"Transformer, then any of {', '.join(_OF_TOKENS)}",
+}
+_SUPPORTED = "; ".join(f"{kind}: {order}" for kind, order in _ORDERS.items())
+_KINDS = {"Transformer", "Pooling", "SpladePooling", *_AFTER_POOLING, *_OF_TOKENS}
+PROJECTION = "linear"  # of a checkpoint of ColBERT itself, which holds it beside the encoder's tensors
 _PACKAGE = "sentence_transformers."
+_OTHER_NAMES = {"pylate.models.Dense.Dense": "Dense"}
+# What models are called that other packages or versions saved.
+_SAVED_BY = {"ColBERT": "MultiVectorEncoder"}
+_TASKS = {
+    "SentenceTransformer": "embed",
+    "CrossEncoder": "classify",
+    "SparseEncoder": "embed_sparse",
+    "MultiVectorEncoder": "embed_tokens",
+}
 
 
 @dataclass(frozen=True)
 class Modules:
     """Where the encoder lies and what follows it, in order: (kind, folder).
 
-    Without steps the folder is a cross-encoder: the head of its checkpoint is the model.
+    Without steps the folder is a cross-encoder: the head of its checkpoint is the model. ``normalized`` gives every
+    row the length 1 in the end, as ColBERT and PyLate do without a module for it.
     """
 
     encoder: Path
     steps: list[tuple[str, Path]] = field(default_factory=list)
+    task: str = "embed"
+    normalized: bool = False
+
+    @property
+    def mask(self) -> Path | None:
+        """The folder of the module that says which tokens get no vector."""
+        return next((folder for kind, folder in self.steps if kind == "MultiVectorMask"), None)
 
     @property
     def include_prompt(self) -> bool:
@@ -49,20 +70,38 @@ class Modules:
         pooling = [folder for kind, folder in self.steps if kind == "Pooling"]
         return all(Config.read(folder / "config.json").values.get("include_prompt", True) for folder in pooling)
 
-    def append_to(self, b: GraphBuilder, x: str, hidden: int) -> str:
-        """Appends the steps to the graph; returns the embedding, one row a sequence."""
-        width = hidden
+    def model(self) -> dict[str, str]:
+        """What the ``model`` section says of the modules: how a sparse embedding follows from its logits."""
+        if self.task != "embed_sparse":
+            return {}
+        config = Config.read(self.steps[0][1] / "config.json")
+        strategy = config.text("pooling_strategy", "max")
+        config.refuse("pooling_strategy", strategy != "max", "supported: max")
+        activation = config.text("activation_function", "relu")
+        config.refuse("activation_function", activation not in ("relu", "log1p_relu"), "supported: relu, log1p_relu")
+        return {"activation": activation}
+
+    def append_to(self, b: GraphBuilder, x: str, hidden: int, max_length: int) -> str:
+        """Appends the steps to the graph; returns the embedding, one row a sequence, or a token.
+
+        Where the tokens of a prompt are not pooled, the input ``SKIPPED`` says how many these are.
+        """
+        width, features = hidden, "token_embeddings" if self.task == "embed_tokens" else "sentence_embedding"
+        skip = None if self.include_prompt else b.sequence_index(SKIPPED, max_length + 1)
         for i, (kind, folder) in enumerate(self.steps):
             if kind == "Pooling":
-                x, width = _pool(b, x, Config.read(folder / "config.json"), width)
+                x, width = _pool(b, x, Config.read(folder / "config.json"), width, skip)
             elif kind == "Dense":
-                x, width = _dense(b, x, folder, width, f"dense{i}")
+                x, width = _dense(b, x, folder, width, f"dense{i}", features)
             elif kind == "LayerNorm":
                 x = _layer_norm(b, x, folder, width, f"layer_norm{i}")
             elif kind == "Normalize":
-                _plain_features(folder)
+                _plain_features(folder, features)
                 x = b.normalize(x)
-        return x
+            elif kind == PROJECTION:
+                weights = open_weights(folder)
+                x = b.linear(x, weights.tensor("linear.weight", *weights.shape("linear.weight")), name="projection")
+        return b.normalize(x) if self.normalized else x
 
 
 def read_modules(folder: Path) -> Modules | None:
@@ -74,41 +113,58 @@ def read_modules(folder: Path) -> Modules | None:
     """
     path = folder / "modules.json"
     if not path.is_file():
-        return None
+        config = folder / "config.json"
+        stanford = config.is_file() and read_json(config).get("architectures") == [STANFORD]
+        return Modules(folder, [(PROJECTION, folder)], "embed_tokens", normalized=True) if stanford else None
     modules = []
     for entry in read_json_list(path):
-        kind, where = str(entry.get("type", "")), _inside(folder, str(entry.get("path", "")), path)
-        if not kind.startswith(_PACKAGE):
+        named, where = str(entry.get("type", "")), _inside(folder, str(entry.get("path", "")), path)
+        if not named.startswith(_PACKAGE) and named not in _OTHER_NAMES:
             raise UnsupportedModelError(
-                f"{path} has a module of type {kind!r}, which is code that comes with the model and is never run; "
-                f"supported: {_ORDER}"
+                f"{path} has a module of type {named!r}, which is code that comes with the model and is never run; "
+                f"supported: {_SUPPORTED}"
             )
-        kind = kind.rsplit(".", 1)[-1]
-        if kind not in ("Transformer", "Pooling", *_AFTER_POOLING):
-            raise UnsupportedModelError(f"{path} has a module {kind!r}; supported: {_ORDER}")
+        kind = named.rsplit(".", 1)[-1]
+        kind = "Transformer" if kind == "MLMTransformer" else kind  # of older sparse encoders
+        if kind not in _KINDS:
+            raise UnsupportedModelError(f"{path} has a module {kind!r}; supported: {_SUPPORTED}")
         modules.append((kind, where))
     kinds = [kind for kind, _ in modules]
-    saved_by = _saved_by(folder)
-    if kinds == ["Transformer"] and saved_by == "CrossEncoder":
-        return _cross_encoder(modules[0][1])
-    if saved_by != "SentenceTransformer":
+    model_type = _saved_by(folder, kinds)
+    saved_by = _SAVED_BY.get(model_type, model_type)
+    if not _in_order(saved_by, kinds):
         raise UnsupportedModelError(
-            f"{folder / 'config_sentence_transformers.json'}: 'model_type' is {saved_by!r} with {' → '.join(kinds)}; "
-            f"supported: SentenceTransformer with {_ORDER}, and CrossEncoder with a Transformer alone"
+            f"{path} lists {' → '.join(kinds)} of a {saved_by}; supported: {_ORDERS.get(saved_by, _SUPPORTED)}"
         )
-    if kinds[:2] != ["Transformer", "Pooling"] or set(kinds[2:]) & {"Transformer", "Pooling"}:
-        raise UnsupportedModelError(f"{path} lists {' → '.join(kinds)}; supported: {_ORDER}")
-    return Modules(modules[0][1], modules[1:])
+    if saved_by == "CrossEncoder":
+        return _cross_encoder(modules[0][1])
+    return Modules(modules[0][1], modules[1:], _TASKS[saved_by], normalized=model_type == "ColBERT")
 
 
-def _saved_by(folder: Path) -> str:
+def _saved_by(folder: Path, kinds: list[str]) -> str:
+    """The class that saved ``folder``: as it says itself, else as its modules show."""
     path = folder / "config_sentence_transformers.json"
     named = read_json(path).get("model_type") if path.is_file() else None
     if named is not None:
         return str(named)
+    if "SpladePooling" in kinds:
+        return "SparseEncoder"
+    if "MultiVectorMask" in kinds:
+        return "MultiVectorEncoder"
     settings = next((found for name in FILES if (found := folder / name).is_file()), None)
     task = read_json(settings).get("transformer_task") if settings else None
     return "CrossEncoder" if task == "sequence-classification" else "SentenceTransformer"
+
+
+def _in_order(saved_by: str, kinds: list[str]) -> bool:
+    if saved_by == "CrossEncoder":
+        return kinds == ["Transformer"]
+    if saved_by == "SparseEncoder":
+        return kinds == ["Transformer", "SpladePooling"]
+    if saved_by == "MultiVectorEncoder":
+        return kinds[:1] == ["Transformer"] and set(kinds[1:]) <= set(_OF_TOKENS)
+    after = set(kinds[2:]) <= set(_AFTER_POOLING)
+    return saved_by == "SentenceTransformer" and kinds[:2] == ["Transformer", "Pooling"] and after
 
 
 def _cross_encoder(encoder: Path) -> Modules:
@@ -119,7 +175,7 @@ def _cross_encoder(encoder: Path) -> Modules:
             f"{config.path}: 'architectures' is {names!r}, but a cross-encoder needs one that ends in "
             "ForSequenceClassification: its head was never trained"
         )
-    return Modules(encoder)
+    return Modules(encoder, task="classify")
 
 
 def _inside(folder: Path, where: str, source: Path) -> Path:
@@ -128,21 +184,10 @@ def _inside(folder: Path, where: str, source: Path) -> Path:
     return folder / where
 
 
-def _pool(b: GraphBuilder, x: str, config: Config, width: int) -> tuple[str, int]:
+def _pool(b: GraphBuilder, x: str, config: Config, width: int, skip: str | None) -> tuple[str, int]:
     """One pooling, or several side by side."""
-    modes = _modes(config)
-    kinds = [_POOLINGS[mode][1] for mode in modes]
-    supported = [mode for mode, (_, kind) in _POOLINGS.items() if kind in _RUNTIME_POOLS]
-    for mode in modes:
-        if mode not in supported:
-            raise UnsupportedModelError(f"{config.path} pools by {mode!r}; supported: {', '.join(supported)}")
-    pooled = [b.pool(x, kind) for kind in kinds]
-    if len(pooled) == 1:
-        return pooled[0], width
-    concat = getattr(b, "concat", None)
-    if concat is None:
-        raise UnsupportedModelError(f"{config.path} pools by {' + '.join(modes)}; supported: one of them")
-    return concat(pooled), width * len(pooled)
+    kinds = [_POOLINGS[mode][1] for mode in _modes(config)]
+    return b.concat([b.pool(x, kind, skip=skip) for kind in kinds]), width * len(kinds)
 
 
 def _modes(config: Config) -> list[str]:
@@ -156,12 +201,13 @@ def _modes(config: Config) -> list[str]:
     return modes
 
 
-def _dense(b: GraphBuilder, x: str, folder: Path, width: int, name: str) -> tuple[str, int]:
-    config = _plain_features(folder)
-    activation = config.text("activation_function", "torch.nn.modules.activation.Tanh")
-    if activation not in _ACTIVATIONS:
+def _dense(b: GraphBuilder, x: str, folder: Path, width: int, name: str, features: str) -> tuple[str, int]:
+    config = _plain_features(folder, features)
+    named = config.text("activation_function", "torch.nn.modules.activation.Tanh")
+    module, _, activation = named.rpartition(".")
+    if not f"{module}.".startswith("torch.nn.") or activation not in _ACTIVATIONS:
         raise UnsupportedModelError(
-            f"{config.path}: 'activation_function' is {activation!r}; supported: {', '.join(_ACTIVATIONS)}"
+            f"{config.path}: 'activation_function' is {named!r}; supported of torch.nn: {', '.join(_ACTIVATIONS)}"
         )
     n, k = config.integer("out_features"), config.integer("in_features")
     _check_width(config, "in_features", k, width)
@@ -183,13 +229,16 @@ def _layer_norm(b: GraphBuilder, x: str, folder: Path, width: int, name: str) ->
     return b.norm(x, weight, bias, name=name, eps=1e-5)  # torch's default
 
 
-def _plain_features(folder: Path) -> Config:
-    """The config of a module that may say which features it reads and writes: none but the embedding will do."""
+def _plain_features(folder: Path, features: str) -> Config:
+    """The config of a module that may say what it reads and writes: nothing but ``features`` will do.
+
+    Modules of PyLate, which say nothing, work on tokens.
+    """
     path = folder / "config.json"
     config = Config.read(path) if path.is_file() else Config({}, path)
     for key in ("module_input_name", "module_output_name"):
         value = config.values.get(key)
-        config.refuse(key, value is not None and value != "sentence_embedding", "supported: 'sentence_embedding'")
+        config.refuse(key, value is not None and value != features, f"supported: {features!r}")
     return config
 
 

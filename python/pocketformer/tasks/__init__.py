@@ -11,6 +11,16 @@ if TYPE_CHECKING:
 # Task: module, class and the methods on texts. Imported when a file of the task is loaded.
 MODELS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "embed": ("embed", "Embedder", ("encode", "encode_query", "encode_document", "similarity")),
+    "embed_sparse": (
+        "embed_sparse",
+        "SparseEmbedder",
+        ("encode", "encode_query", "encode_document", "similarity", "decode"),
+    ),
+    "embed_tokens": (
+        "embed_tokens",
+        "MultiVectorEmbedder",
+        ("encode", "encode_query", "encode_document", "similarity", "rank"),
+    ),
     "classify": ("classify", "Classifier", ("classify",)),
     "rank": ("rank", "Ranker", ("rank",)),
     "tag": ("tag", "Tagger", ("tag",)),

@@ -14,11 +14,9 @@ from ..model import Model
 from .inputs import Text, as_list, as_texts
 from .late_chunking import POOLS, LateChunking, Span, check_chunks, joined
 from .precision import Precision, check_precision, quantized
+from .prompts import Prompts, prompted
 
 Similarity: TypeAlias = Literal["cosine", "dot", "euclidean", "manhattan"]
-
-# The prompts that stand for documents, as sentence-transformers looks for them.
-_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 
 class Embedder(Model):
@@ -34,7 +32,7 @@ class Embedder(Model):
     @property
     def prompts(self) -> dict[str, str]:
         """What each named prompt puts before a text."""
-        return dict(self._engine.file.text.get("prompts") or {})
+        return Prompts.of(self._engine).named
 
     @property
     def similarity_fn_name(self) -> Similarity:
@@ -87,10 +85,14 @@ class Embedder(Model):
             return _finished(rows[:, :width], normalize, precision, ranges)[0 if single else slice(None)]
         self._reader.check_length(max_length)
         listed: list[Text] = list(as_list(texts)[0]) if _is_plain(texts) else as_texts(texts)[0]  # type: ignore[arg-type]
-        sequences, types = self._reader.inputs(self._prompted(listed, prompt), max_length=max_length)
+        prompts = Prompts.of(self._engine)
+        prefix = prompts.prefix(prompt)
+        sequences, types = self._reader.inputs(prompted(listed, prefix), max_length=max_length)
+        counts = prompts.skipped(prefix, self._reader, sequences, max_length)
         sequences, chosen = self._pooled(sequences)
-        rows = sequence_outputs(self._engine, sequences, types, chosen, batch_tokens=batch_tokens, progress=progress)
-        result = _finished(rows[:, :width], normalize, precision, ranges)
+        options: dict[str, Any] = {"counts": counts, "batch_tokens": batch_tokens, "progress": progress}
+        rows = sequence_outputs(self._engine, sequences, types, chosen, **options)[:, :width]
+        result = _finished(rows, normalize, precision, ranges)
         return result[0] if single else result
 
     def encode_chunks(
@@ -134,12 +136,11 @@ class Embedder(Model):
 
     def encode_query(self, texts: str | Iterable[Text | list[str]], **options: Any) -> NDArray[Any]:
         """:meth:`encode` with the prompt ``query`` where the checkpoint has it."""
-        return self.encode(texts, **{"prompt": "query" if "query" in self.prompts else None, **options})
+        return self.encode(texts, **{"prompt": Prompts.of(self._engine).query, **options})
 
     def encode_document(self, texts: str | Iterable[Text | list[str]], **options: Any) -> NDArray[Any]:
         """:meth:`encode` with the prompt ``document``, ``passage`` or ``corpus``, the first that the checkpoint has."""
-        found = next((name for name in _DOCUMENT_PROMPTS if name in self.prompts), None)
-        return self.encode(texts, **{"prompt": found, **options})
+        return self.encode(texts, **{"prompt": Prompts.of(self._engine).document, **options})
 
     def similarity(self, a: Any, b: Any) -> Outputs:
         """How alike each of ``a`` is to each of ``b``: float32 [a, b]; more is more alike.
@@ -150,7 +151,7 @@ class Embedder(Model):
         first, second = self._rows("a", a), self._rows("b", b)
         if first.shape[1] != second.shape[1]:
             raise ValueError(f"a has {first.shape[1]} columns and b {second.shape[1]}; encode both with one model")
-        return _SIMILARITIES[self.similarity_fn_name](first, second)
+        return SIMILARITIES[self.similarity_fn_name](first, second)
 
     def _rows(self, name: str, value: Any) -> Outputs:
         if isinstance(value, str) or (isinstance(value, list | tuple) and value and isinstance(value[0], str)):
@@ -177,7 +178,7 @@ class Embedder(Model):
                 f"{self._source[0]} pools by {', '.join(pools) or 'its end'}, a token that chunks do not have; late "
                 f"chunking needs a model that pools by {' or '.join(POOLS)}: encode the chunks as texts"
             )
-        prefix = self._prompt(prompt)
+        prefix = Prompts.of(self._engine).prefix(prompt)
         length = self._reader.check_length(max_length)
         if not chunks:
             return np.zeros((0, self._engine.width), np.float32)
@@ -200,29 +201,6 @@ class Embedder(Model):
         return sequences, [
             np.array([np.argmax(ids if token == "highest" else ids == token)], np.int64) for ids in sequences
         ]
-
-    def _prompted(self, texts: list[Text], prompt: str | None) -> list[Text]:
-        prefix = self._prompt(prompt)
-        if not prefix:
-            return texts
-        return [prefix + item if isinstance(item, str) else (prefix + item[0], item[1]) for item in texts]
-
-    def _prompt(self, prompt: str | None) -> str:
-        """What stands before each text."""
-        text = self._engine.file.text
-        name = text.get("default_prompt_name") if prompt is None else prompt
-        if not name:
-            return ""
-        if name not in self.prompts:
-            known = ", ".join(map(repr, self.prompts)) or "none"
-            raise ValueError(f"prompt is {name!r}; the model has {known}: put other words before the texts yourself")
-        prefix = self.prompts[name]
-        if prefix and text.get("include_prompt") is False:
-            raise ValueError(
-                f"prompt is {name!r}, whose tokens this model leaves out when it pools, which is not supported: "
-                "pass prompt='' to go without"
-            )
-        return prefix
 
 
 def _finished(rows: Outputs, normalize: bool, precision: Precision, ranges: ArrayLike | None) -> NDArray[Any]:
@@ -257,4 +235,4 @@ def _manhattan(a: Outputs, b: Outputs) -> Outputs:
     return np.stack([-np.abs(row - b).sum(axis=1) for row in a]) if len(a) else np.zeros((0, len(b)), np.float32)
 
 
-_SIMILARITIES = {"cosine": _cosine, "dot": _dot, "euclidean": _euclidean, "manhattan": _manhattan}
+SIMILARITIES = {"cosine": _cosine, "dot": _dot, "euclidean": _euclidean, "manhattan": _manhattan}

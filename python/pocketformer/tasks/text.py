@@ -112,6 +112,12 @@ class TextReader:
         self._warn_of_cuts(len(texts), self._cuts(texts, encodings))
         return encodings
 
+    def prefix_length(self, prefix: str, max_length: int | None = None) -> int:
+        """Tokens that ``prefix`` has before a text, the special ones at the beginning included."""
+        encoding = self._encode([prefix], max_length=max_length)[0]
+        last = self.any_tokenizer().get_added_tokens_decoder().get(encoding.ids[-1])
+        return len(encoding.ids) - (1 if last is not None and last.special else 0)
+
     def windows(self, question: str, context: str, max_length: int | None = None) -> list[Encoding]:
         """``question`` with each of the overlapping windows of ``context``."""
         check_unicode("question", question)
