@@ -84,6 +84,21 @@ def test_a_seed_is_a_text(made: tuple[Any, Path], model: Generator) -> None:
     assert "".join(unseeded) == model.generate(PROMPT, 20, temperature=1.3, seed=unseeded.seed)
 
 
+def test_prompts_together_are_prompts_alone(made: tuple[Any, Path], model: Generator) -> None:
+    """Of different lengths, and finished at different times."""
+    prompts = [PROMPT, "A", "The letter was written in London by", PROMPT]
+    stop = model.generate(prompts[1], 40, **DRAWN)[3:5]
+    for options in ({}, DRAWN, {**DRAWN, "stop": stop, "repetition_penalty": 1.2}):
+        alone = [model.generate(prompt, 40, **options) for prompt in prompts]
+        assert model.generate(prompts, 40, **options) == alone
+        assert Generator.load(made[1], 3).generate([model.tokenize(p) for p in prompts[:3]], 40, **options) == alone[:3]
+    assert len({len(text) for text in alone}) > 1
+    with pytest.raises(ValueError, match="stream is True and there are several prompts"):
+        model.generate(prompts, 4, stream=True)
+    with pytest.raises(ValueError, match="together more than the context"):
+        model.generate([PROMPT, PROMPT * 99], 4)
+
+
 def test_long_prompts_are_read_in_chunks(model: Generator) -> None:
     ids = np.random.default_rng(2).integers(4, BYTES, CHUNK + 70).tolist()
     stream = model.generate(ids, 3, stream=True)

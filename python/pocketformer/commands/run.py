@@ -96,6 +96,8 @@ def _results(model: Model, texts: list[str], args: argparse.Namespace) -> list[t
         questions = [args.question] * len(texts)
         answers = model.answer(questions, texts, top_k=top_k, allow_empty=args.allow_empty)
         results = [{"answers": _dicts(found)} for found in answers]
+    elif model.task == "generate":
+        raise UnsupportedModelError("the model generates text; use `pocketformer generate` or `pocketformer chat`")
     else:
         raise UnsupportedModelError(f"the task {model.task!r} has no command; call the model from Python on token ids")
     return list(zip(texts, results, strict=True))

@@ -99,7 +99,7 @@ class Generator(Model):
 
     def generate(
         self,
-        prompt: str | Sequence[int],
+        prompt: str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]],
         max_tokens: int = 256,
         *,
         temperature: float | None = None,
@@ -120,6 +120,8 @@ class Generator(Model):
         gives the same text on every CPU. The text ends before the first of the ``stop`` strings.
 
         Returns the text, or with ``stream`` its pieces as they come, a :class:`TextStream`; a character is never cut.
+        For a list of prompts a list of texts, each what it would be alone: their tokens come from one run, which costs
+        little more than that of one.
 
         Raises ValueError where prompt and ``max_tokens`` exceed the :attr:`context`.
 
@@ -135,28 +137,43 @@ class Generator(Model):
             "min_p": min_p,
             "repetition_penalty": repetition_penalty,
         }
-        ids = self.tokenize(prompt) if isinstance(prompt, str) else _token_ids(prompt, self.width)
         sampling = replace(
             Sampling(presence_penalty=presence_penalty, logit_bias=dict(logit_bias or {}), seed=seed),
             **self._engine.file.text["sampling"] | {key: value for key, value in given.items() if value is not None},
         )
         if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
             raise ValueError(f"max_tokens is {max_tokens!r}; it must be an integer of at least 1")
+        stops = [stop] if isinstance(stop, str) else list(stop)
+        if not all(isinstance(text, str) and text for text in stops):
+            raise ValueError(f"stop is {stop!r}; it must be a text or a list of them, none empty")
+        several = not isinstance(prompt, str) and len(prompt) > 0 and not isinstance(prompt[0], int | np.integer)
+        if several and stream:
+            raise ValueError(
+                "stream is True and there are several prompts; give one, or take the texts as they are done"
+            )
+        prompts = [self._prompt(one, max_tokens) for one in (prompt if several else [prompt])]
+        samplers = [Sampler(sampling, self.width) for _ in prompts]
+        for ids, sampler in zip(prompts, samplers, strict=True):
+            sampler.see(ids.tolist())
+        writers = [_Writer(self._spelling(ids), self.end_token_ids, stops) for ids in prompts]
+        if several:
+            return self._together(prompts, max_tokens, samplers, writers)
+        pieces = self._write(writers[0], prompts[0], max_tokens, samplers[0])
+        written = TextStream(pieces, writers[0].progress, len(prompts[0]), samplers[0].seed)
+        return written if stream else "".join(written)
+
+    def _prompt(self, prompt: Any, max_tokens: int) -> Ids:
+        ids = np.array(self.tokenize(prompt), np.int32) if isinstance(prompt, str) else _token_ids(prompt, self.width)
         if len(ids) + max_tokens > self.context:
             raise ValueError(
                 f"the prompt has {len(ids)} tokens and max_tokens is {max_tokens}, together more than the context of "
                 f"{self.context}: shorten the prompt, ask for fewer, or load the model with a larger context (it was "
                 f"trained for {self._engine.file.graph.max_length})"
             )
-        stops = [stop] if isinstance(stop, str) else list(stop)
-        if not all(isinstance(text, str) and text for text in stops):
-            raise ValueError(f"stop is {stop!r}; it must be a text or a list of them, none empty")
-        sampler = Sampler(sampling, self.width)
-        sampler.see(ids)
-        progress = _Progress()
-        pieces = self._write(progress, ids, max_tokens, sampler, stops)
-        written = TextStream(pieces, progress, len(ids), sampler.seed)
-        return written if stream else "".join(written)
+        return ids
+
+    def _spelling(self, ids: Ids) -> _Spelling | None:
+        return _Spelling(self._tokenizer(), ids.tolist()) if self._engine.file.has_tokenizer else None
 
     def chat(self, messages: Sequence[Mapping[str, Any]], max_tokens: int = 256, **options: Any) -> Any:
         """The assistant's answer to ``messages``, a list of ``{"role": …, "content": …}``; else as :meth:`generate`.
@@ -224,62 +241,103 @@ class Generator(Model):
             total += float(np.log(np.exp(logits).sum(axis=1)).sum() - logits[rows, after].sum())
         return float(np.exp(total / (len(ids) - 1)))
 
-    def _write(
-        self, written: _Progress, ids: Ids | list[int], max_tokens: int, sampler: Sampler, stops: list[str]
-    ) -> PyGenerator[str, None, None]:
-        tokens = self._tokens(np.asarray(ids, np.int32), max_tokens, sampler)
-        spelled = _Spelling(self._tokenizer(), list(ids)) if self._engine.file.has_tokenizer else None
-        held = ""  # might be the beginning of a stop string
-        for token in tokens:
-            if token in self.end_token_ids:
-                written.finish_reason = "stop"
-                break
-            written.ids.append(token)
-            held += spelled.add(token) if spelled else ""
-            found = min((held.find(stop) for stop in stops if stop in held), default=-1)
-            if found >= 0:
-                written.finish_reason = "stop"
-                if found:
-                    yield held[:found]
+    def _write(self, writer: _Writer, ids: Ids, max_tokens: int, sampler: Sampler) -> PyGenerator[str, None, None]:
+        for token in self._tokens(ids, max_tokens, sampler):
+            piece = writer.add(token)
+            if piece:
+                yield piece
+            if writer.progress.finish_reason:
                 return
-            keep = max((n for stop in stops for n in range(1, len(stop)) if held.endswith(stop[:n])), default=0)
-            if len(held) > keep:
-                yield held[: len(held) - keep]
-                held = held[len(held) - keep :]
-        held += spelled.rest() if spelled else ""
-        found = min((held.find(stop) for stop in stops if stop in held), default=-1)
-        written.finish_reason = "stop" if found >= 0 else written.finish_reason or "length"
-        held = held if found < 0 else held[:found]
-        if held:
-            yield held
+        piece = writer.end()
+        if piece:
+            yield piece
 
     def _tokens(self, ids: Ids, max_tokens: int, sampler: Sampler) -> Iterator[int]:
         """Reads ``ids`` and yields what follows."""
-        last = np.zeros(1, np.int64)
-        out = np.empty((1, self.width), np.float32)
-        nothing = np.empty((0, self.width), np.float32)
-        chunk_tokens = min(CHUNK, self.context)
-        cache = self._kept.take(ids) or self._engine.cache(self.context, chunk_tokens)
+        cache = self._kept.take(ids) or self._cache()
         seen = ids.tolist()
         try:
-            for begin in range(cache.length, len(ids), chunk_tokens):
-                chunk, final = ids[begin : begin + chunk_tokens], begin + chunk_tokens >= len(ids)
-                last[0] = len(chunk) - 1
-                rows, to = (last, out) if final else (last[:0], nothing)
-                self._engine.run([chunk], rows=rows, caches=[cache], out=to)
-            last[0] = 0
-            token = np.empty(1, np.int32)
+            out, rows, token = self._read(ids, cache), np.zeros(1, np.int64), np.empty(1, np.int32)
             for count in range(1, max_tokens + 1):
                 token[0] = sampler.choose(out[0])
                 seen.append(int(token[0]))
                 yield seen[-1]
                 if count < max_tokens:
-                    self._engine.run([token], rows=last, caches=[cache], out=out)
+                    self._engine.run([token], rows=rows, caches=[cache], out=out)
         finally:
             self._kept.give(seen, cache)
 
+    def _together(
+        self, prompts: list[Ids], max_tokens: int, samplers: list[Sampler], writers: list[_Writer]
+    ) -> list[str]:
+        """The text after each prompt; every token of those that are not finished comes from one run."""
+        caches = [self._cache() for _ in prompts]
+        logits = [self._read(ids, cache)[0] for ids, cache in zip(prompts, caches, strict=True)]
+        texts, active = [""] * len(prompts), list(range(len(prompts)))
+        for count in range(1, max_tokens + 1):
+            tokens = [samplers[i].choose(row) for i, row in zip(active, logits, strict=True)]
+            for i, token in zip(active, tokens, strict=True):
+                texts[i] += writers[i].add(token)
+            going = [place for place, i in enumerate(active) if not writers[i].progress.finish_reason]
+            active = [active[place] for place in going]
+            if not active or count == max_tokens:
+                break
+            steps = [np.array([tokens[place]], np.int32) for place in going]
+            rows = np.arange(len(active), dtype=np.int64)
+            logits = list(self._engine.run(steps, rows=rows, caches=[caches[i] for i in active]))
+        for i in active:
+            texts[i] += writers[i].end()
+        return texts
+
+    def _cache(self) -> StateCache:
+        return self._engine.cache(self.context, min(CHUNK, self.context))
+
+    def _read(self, ids: Ids, cache: StateCache) -> Outputs:
+        """float32 [1, vocabulary]: the logits after ``ids``, the first of which ``cache`` may hold already."""
+        out, nothing = np.empty((1, self.width), np.float32), np.empty((0, self.width), np.float32)
+        for begin in range(cache.length, len(ids), cache.chunk):
+            chunk, final = ids[begin : begin + cache.chunk], begin + cache.chunk >= len(ids)
+            rows = np.array([len(chunk) - 1] if final else [], np.int64)
+            self._engine.run([chunk], rows=rows, caches=[cache], out=out if final else nothing)
+        return out
+
     def _tokenizer(self) -> Tokenizer:
         return self._reader.tokenizer("never")
+
+
+class _Writer:
+    """Tokens to the pieces of a text, up to an end token or a stop string."""
+
+    def __init__(self, spelling: _Spelling | None, end_tokens: Sequence[int], stops: Sequence[str]) -> None:
+        self.progress = _Progress()
+        self._spelling = spelling
+        self._end_tokens = end_tokens
+        self._stops = stops
+        self._held = ""  # might be the beginning of a stop string
+
+    def add(self, token: int) -> str:
+        if token in self._end_tokens:
+            self.progress.finish_reason = "stop"
+            return self._give(self._spelling.rest() if self._spelling else "", whole=True)
+        self.progress.ids.append(token)
+        return self._give(self._spelling.add(token) if self._spelling else "", whole=False)
+
+    def end(self) -> str:
+        """There are no more tokens."""
+        piece = self._give(self._spelling.rest() if self._spelling else "", whole=True)
+        self.progress.finish_reason = self.progress.finish_reason or "length"
+        return piece
+
+    def _give(self, text: str, whole: bool) -> str:
+        self._held += text
+        found = min((self._held.find(stop) for stop in self._stops if stop in self._held), default=-1)
+        if found >= 0:
+            self.progress.finish_reason = "stop"
+            return self._held[:found]
+        most = (n for stop in self._stops for n in range(1, len(stop)) if self._held.endswith(stop[:n]))
+        end = len(self._held) - (0 if whole else max(most, default=0))
+        piece, self._held = self._held[:end], self._held[end:]
+        return piece
 
 
 class _Kept:
