@@ -12,20 +12,21 @@ from .clip import CLIP_TEXT, CLIP_VISION, SIGLIP_TEXT, SIGLIP_VISION, TextTower
 from .decoder import DecoderFamily
 from .dinov2 import DINOV2, DINOV2_WITH_REGISTERS
 from .distilbert import DISTILBERT
+from .eurobert import EUROBERT
 from .family import Family
 from .gemma import GEMMA3
 from .image import ImageFamily
 from .llama import LLAMA, MISTRAL
 from .modernbert import MODERNBERT
 from .mpnet import MPNET
+from .nomic import NOMIC_BERT
 from .qwen import QWEN2, QWEN3
 from .roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 from .t5 import T5
 from .vit import DEIT, VIT
 
-FAMILIES: dict[str, Family] = {
-    family.name: family for family in (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, MPNET, ALBERT, MODERNBERT, T5)
-}
+_TEXT = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, MPNET, ALBERT, MODERNBERT, NOMIC_BERT, EUROBERT, T5)
+FAMILIES: dict[str, Family] = {family.name: family for family in _TEXT}
 
 IMAGE_FAMILIES: dict[str, ImageFamily] = {
     family.name: family for family in (VIT, DEIT, DINOV2, DINOV2_WITH_REGISTERS, CLIP_VISION, SIGLIP_VISION)
