@@ -92,6 +92,13 @@ class Engine:
         self._sessions.append(session)
 
 
+def require_texts(engine: Engine, doing: str) -> None:
+    """Raises ValueError for a model that takes no token ids: ``doing`` says what needs them."""
+    if engine.file.graph.find_input("ids") is None:
+        task = engine.file.model["task"]
+        raise ValueError(f"{engine.file.path} takes no texts (task {task!r}); {doing} models of texts")
+
+
 def _joined(parts: Sequence[Ids]) -> Ids:
     return np.concatenate(parts, dtype=np.int32) if len(parts) else np.zeros(0, np.int32)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,9 @@ import pocketformer
 from helpers.checkpoints import refused
 from helpers.torch_models import deviation, make_adversarial
 from pocketformer.cli import main
-from pocketformer.errors import UnsupportedModelError
+from pocketformer.compression import compress_checkpoint
+from pocketformer.errors import PocketFileError, UnsupportedModelError
+from pocketformer.sources.huggingface import load_checkpoint
 
 SIZES: dict[str, Any] = {
     "hidden_size": 40,
@@ -39,6 +43,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "deit teacher": ("DeiT", "ForImageClassificationWithTeacher", {**FIXED, "qkv_bias": False}),
     "dinov2": ("Dinov2", "Model", SIZES),
     "dinov2 labels": ("Dinov2", "ForImageClassification", {**SIZES, "mlp_ratio": 2}),
+    "dinov2 gated": ("Dinov2", "Model", {**SIZES, "use_swiglu_ffn": True}),
     "registers": ("Dinov2WithRegisters", "Model", {**SIZES, "num_register_tokens": 3}),
     "registers labels": ("Dinov2WithRegisters", "ForImageClassification", SIZES),
 }
@@ -123,6 +128,8 @@ def test_parity(name: str, size: tuple[int, int], tmp_path: Path) -> None:
     [
         ("dinov2", "encoder.layer.1.layer_scale1.lambda1"),
         ("dinov2", "encoder.layer.0.layer_scale2.lambda1"),
+        ("dinov2 gated", "encoder.layer.1.layer_scale2.lambda1"),
+        ("dinov2 gated", "encoder.layer.0.mlp.weights_in.bias"),
         ("registers", "embeddings.register_tokens"),
         ("dinov2", "embeddings.position_embeddings"),
         ("deit teacher", "distillation_classifier.weight"),
@@ -232,6 +239,9 @@ def test_the_command_line_takes_images(tmp_path: Path, capsys: pytest.CaptureFix
     assert "40 × 40 pixels" in run("info", pocket)
     assert main(["encode", str(pocket), str(photos), "--prompt", "query"]) == 1
     assert "leave it out" in capsys.readouterr().err
+    for command in (["bench", str(pocket)], ["predict", str(pocket), "--board", "pi5"]):
+        assert main(command) == 1
+        assert "takes no texts (task 'embed_image')" in capsys.readouterr().err
     build("dinov2 labels", tmp_path, (40, 40))
     pocketformer.compress(tmp_path, pocket, weights="fp32")
     assert "LABEL_" in run("run", pocket, photos)
@@ -256,3 +266,29 @@ def test_the_example_finds_what_does_not_belong(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     fine, scratched = (float(line.split(": ")[1].split()[0]) for line in done.stdout.splitlines())
     assert scratched > 2 * fine
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("height", 0, "'height' is 0; it must be an integer in 1…16384"),
+        ("resize", {"shortest": 1 << 20}, "'resize' is an object of 1; it must be null, an object with 'shortest'"),
+        ("resize", {"height": 8}, "'resize' is an object of 1"),
+        ("resample", "sharp", "'resample' is 'sharp'; it must be one of nearest, lanczos"),
+        ("crop", 1, "'crop' is 1; it must be true or false"),
+        ("std", [1.0, 0.0, 1.0], "'std' is a list of 3; it must be a list of three numbers that are not 0"),
+        ("mean", [1.0], "'mean' is a list of 1; it must be a list of three numbers"),
+        ("gamma", 2.2, "field 'gamma' is unknown"),
+        ("channels", None, "field 'channels' is missing"),
+    ],
+)
+def test_a_files_preprocessing_is_checked(key: str, value: Any, message: str, tmp_path: Path) -> None:
+    build("dinov2", tmp_path, (40, 40))
+    loaded = load_checkpoint(tmp_path)
+    image = {**loaded.model["image"], key: value}
+    if value is None:
+        del image[key]
+    broken = replace(loaded, model={**loaded.model, "image": image})
+    with pytest.raises(PocketFileError, match=re.escape(message)):
+        compress_checkpoint(broken, tmp_path / "broken.pocket", "fp32")
+    assert not (tmp_path / "broken.pocket").exists()

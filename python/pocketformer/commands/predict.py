@@ -23,12 +23,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> dict[str, Any]:
-    from ..engine import Engine
+    from ..engine import Engine, require_texts
     from ..perf.boards import machine
     from ..perf.predict import predict
 
     board = machine(args.board)
     engine = Engine(args.model, 1)
+    require_texts(engine, "predict is for")
     lengths = args.lengths or [n for n in (16, 32, 128, 256, 512) if n <= engine.file.graph.max_length]
     threads = args.threads or board.cores
     runs = [

@@ -3,6 +3,7 @@ gather what belongs to no patch (Darcet et al., arXiv 2309.16588)."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import isqrt
 
 import numpy as np
@@ -23,20 +24,27 @@ NAMES = LayerNames(
     ffn_down="mlp.fc2",
     ffn_norm="norm2",
 )
-_SCALES = {"attention.output.dense": "layer_scale1", "mlp.fc2": "layer_scale2"}
+GATED_NAMES = replace(NAMES, ffn_up="mlp.weights_in", ffn_down="mlp.weights_out")
+"""Of the giant one, whose FFN is a SwiGLU (arXiv 2002.05202)."""
+_SCALES = {
+    "attention.output.dense": "layer_scale1",
+    "mlp.fc2": "layer_scale2",
+    "mlp.weights_out": "layer_scale2",
+}
 """The linears whose outputs LayerScale multiplies (Touvron et al., arXiv 2103.17239)."""
 BASE = "dinov2"
 
 
 def spec(config: Config) -> ImageSpec:
-    """Raises UnsupportedModelError for the gated FFN of the giant one."""
-    hidden = config.integer("hidden_size", 768)
-    config.refuse("use_swiglu_ffn", config.flag("use_swiglu_ffn"), "its gated layers are not supported")
+    """A gated FFN has two thirds of the width, a multiple of 8."""
+    hidden, gated = config.integer("hidden_size", 768), config.flag("use_swiglu_ffn")
+    wide = int(hidden * config.number("mlp_ratio", 4))
     layer = LayerSpec(
         hidden=hidden,
         heads=config.integer("num_attention_heads", 12),
-        ffn=int(hidden * config.number("mlp_ratio", 4)),
-        activation=config.activation("hidden_act"),
+        ffn=(int(wide * 2 / 3) + 7) // 8 * 8 if gated else wide,
+        activation="silu" if gated else config.activation("hidden_act"),
+        gated=gated,
         eps=config.number("layer_norm_eps", 1e-6),
         norm="pre",
         qkv_bias=config.values.get("qkv_bias", True) is not False,
@@ -51,8 +59,9 @@ def build(config: Config, tensors: Tensors, architecture: str, size: Size) -> tu
     registers = config.integer("num_register_tokens", 4) if base != BASE else 0
     x = _embedded(b, s, tensors, config, base, registers, size)
     scaled = ScaledTensors(tensors, lambda name: _scale(tensors, name, hidden))
+    names = GATED_NAMES if s.layer.gated else NAMES
     for i in range(s.layers):
-        x = Layer.read(f"layers.{i}", s.layer, scaled, f"{base}.encoder.layer.{i}.", NAMES).append_to(b, x)
+        x = Layer.read(f"layers.{i}", s.layer, scaled, f"{base}.encoder.layer.{i}.", names).append_to(b, x)
     x = b.norm(x, *norm(tensors, f"{base}.layernorm", hidden), name="norm", eps=s.layer.eps)
     if not architecture.endswith("ForImageClassification"):
         return b, x

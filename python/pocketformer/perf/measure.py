@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import _core
-from ..engine import Engine
+from ..engine import Engine, require_texts
 from .machine import describe_machine
 
 PROBES = 10
@@ -69,6 +69,7 @@ def measure(
     """
     loads = [timed(lambda: Engine(path, None)) for _ in range(5)]
     reference = Engine(path, None)
+    require_texts(reference, "bench measures")
     program, longest = reference.program, reference.file.graph.max_length
     allowed = [n for n in lengths if n <= longest]
     if not allowed:

@@ -174,9 +174,10 @@ class Embedder(Model):
     ) -> Outputs:
         pools = sorted({op["kind"] for op in self._engine.file.graph.ops if op["op"] == "pool"})
         if not pools or not set(pools) <= set(POOLS):
+            kinds = ", ".join(pools) or "its end"
             raise ValueError(
-                f"{self._source[0]} pools by {', '.join(pools) or 'its end'}, a token that chunks do not have; late "
-                f"chunking needs a model that pools by {' or '.join(POOLS)}: encode the chunks as texts"
+                f"{self._source[0]} pools by {kinds}, a token that chunks do not have; late chunking needs a model "
+                f"that pools by {' or '.join(POOLS)}: encode the chunks as texts"
             )
         prefix = Prompts.of(self._engine).prefix(prompt)
         length = self._reader.check_length(max_length)
