@@ -115,6 +115,7 @@ def test_byte_level(pre: str, tmp_path: Path) -> None:
     check_same(actual, expected)
     assert result.end_token_ids == [actual.token_to_id(text) for text in TURNS[1:]]
     assert result.chat_template == "{{ messages }}"
+    assert result.special_tokens == {"bos_token": TURNS[0], "eos_token": TURNS[1]}
 
 
 @pytest.mark.slow

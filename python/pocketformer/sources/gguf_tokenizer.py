@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end|>", "<EOT>", "<|endoftext|>")
 """Control tokens that end an answer, whatever the file says of them."""
-_NAMED = ("bos", "eos", "unknown", "padding")
+_NAMED = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
 
 _LLAMA_3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -64,11 +64,12 @@ SPLITTINGS: dict[str, Splitting] = {
 
 @dataclass(frozen=True)
 class GgufTokenizer:
-    """``json`` is a complete ``tokenizer.json``."""
+    """``json`` is a complete ``tokenizer.json``; ``special_tokens`` are the texts that a template may name."""
 
     json: bytes
     end_token_ids: list[int]
     chat_template: str | None
+    special_tokens: dict[str, str]
 
 
 class _Vocabulary:
@@ -169,7 +170,9 @@ def read_gguf_tokenizer(header: GgufHeader, rows: int, max_length: int) -> GgufT
     template = header.metadata.get("tokenizer.chat_template")
     if template is not None and not isinstance(template, str):
         raise CheckpointError(f"{header.path}: tokenizer.chat_template is {template!r:.80}; it must be a text")
-    return GgufTokenizer(content, _ends(vocabulary), template)
+    found = ((f"{short}_token", vocabulary.id(key)) for key, short in _NAMED.items())
+    special = {key: vocabulary.tokens[index] for key, index in found if index is not None}
+    return GgufTokenizer(content, _ends(vocabulary), template, special)
 
 
 def _assemble(
