@@ -13,10 +13,14 @@ import transformers
 from gguf import GGMLQuantizationType
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
+import pocketformer
 from helpers.gguf_files import convert, plain, write_gguf
-from helpers.torch_models import make_adversarial
+from helpers.torch_decoders import fill
+from pocketformer import cli
+from pocketformer.compression import compress
 from pocketformer.errors import CheckpointError, UnsupportedModelError
 from pocketformer.sources.gguf import GgufSource
+from pocketformer.sources.huggingface import load_checkpoint
 
 SIZES: dict[str, Any] = {
     "vocab_size": 96,
@@ -56,7 +60,7 @@ def build(kind: str) -> torch.nn.Module:
     suffix = "TextConfig" if classes == "Gemma3" else "Config"
     config = getattr(transformers, classes + suffix)(**options)
     model = getattr(transformers, f"{classes}ForCausalLM")(config).eval()
-    make_adversarial(model, 3)
+    fill(model, 3)
     return model
 
 
@@ -197,3 +201,55 @@ def test_missing_misshapen_and_infinite_tensors_are_named(tmp_path: Path) -> Non
         source.weight("model.layers.7.self_attn.q_proj.weight", 64, 64)
     with pytest.raises(CheckpointError, match=r"tensor None, Hugging Face's 'model.layers.0.self_attn.q_norm.weight'"):
         source.vector("model.layers.0.self_attn.q_norm.weight", 16)
+
+
+@pytest.mark.parametrize("kind", ["llama", "llama biases", "qwen2", "qwen3", "gemma3"])
+def test_the_graph_is_that_of_the_folder(kind: str, tmp_path: Path) -> None:
+    model = build(kind)
+    model.save_pretrained(tmp_path / "folder")
+    actual = load_checkpoint(convert(model, tmp_path / "model.gguf", general__license="mit"))
+    expected = load_checkpoint(tmp_path / "folder")
+    assert actual.graph.description() == expected.graph.description()
+    for name, param in expected.graph.params.items():
+        tolerance = 3e-7 if "gemma" in kind and "norm" in name else 0
+        np.testing.assert_allclose(np.asarray(actual.graph.params[name]), np.asarray(param), rtol=0, atol=tolerance)
+    assert actual.model == {**expected.model, "name": "model", "license": "mit"}
+    assert actual.text.keys() == expected.text.keys()
+
+
+def test_a_compressed_file_generates_as_transformers_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From the file through the command line to greedy tokens, with the vocabulary that the file brings."""
+    model = build("llama")
+    alphabet = [chr(code) for code in range(33, 127)]
+    words = {
+        "tokenizer__ggml__model": "gpt2",
+        "tokenizer__ggml__pre": "gpt-2",
+        "tokenizer__ggml__tokens": [*alphabet, "Ġ", "<end>"],
+        "tokenizer__ggml__token_type": [*[1] * 95, 3],
+        "tokenizer__ggml__merges": ["Ġ a"],
+        "tokenizer__ggml__eos_token_id": 95,
+        "tokenizer__chat_template": "{{ messages[0].content }}",
+    }
+    words["tokenizer__ggml__tokens"][0] = "Ġa"
+    path = convert(model, tmp_path / "tiny.gguf", **words)
+    assert cli.main(["compress", str(path), "-o", str(tmp_path / "tiny.pocket"), "--weights", "fp32"]) == 0
+    capsys.readouterr()
+    pocket = pocketformer.load(tmp_path / "tiny.pocket", threads=1)
+    prompt = pocket.tokenize("Tell me a story")
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt])).logits[0].numpy()
+    np.testing.assert_allclose(pocket.logits(prompt), logits, rtol=0, atol=1e-4 * np.abs(logits).max())
+    assert pocket.end_token_ids == (95,)
+    compress(path, tmp_path / "int8.pocket")
+    assert pocketformer.load(tmp_path / "int8.pocket", threads=1).tokenize("Tell me a story") == prompt
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(bytes(100))
+    with pytest.raises(CheckpointError, match=r"model.safetensors is not a folder; .* or a .gguf file"):
+        load_checkpoint(tmp_path / "model.safetensors")
+    (tmp_path / "model.gguf").write_bytes(bytes(100))
+    with pytest.raises(UnsupportedModelError, match=r"tower is 'text', but .*model.gguf holds a single model"):
+        load_checkpoint(tmp_path / "model.gguf", "text")
+    with pytest.raises(CheckpointError, match="not a valid GGUF file"):
+        load_checkpoint(tmp_path / "model.gguf")

@@ -1,4 +1,4 @@
-"""Compress a Hugging Face or sentence-transformers folder to one pocket file."""
+"""Compress a Hugging Face or sentence-transformers folder, or a GGUF file, to one pocket file."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 from .. import console
 
-HELP = "compress a checkpoint folder to a pocket file"
+HELP = "compress a checkpoint folder, or a GGUF file, to a pocket file"
 EXAMPLE = "  pocketformer compress all-MiniLM-L6-v2 -o minilm.pocket --weights int8"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="folder with config.json and model.safetensors")
+    parser.add_argument("model", metavar="MODEL", help="folder with config.json and model.safetensors, or a .gguf file")
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="the pocket file to write")
     parser.add_argument("--tower", choices=("vision", "text"), help="which half of a CLIP or SigLIP")
     parser.add_argument(

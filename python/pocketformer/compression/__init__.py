@@ -32,7 +32,7 @@ def compress(
     options: QuantizeOptions | None = None,
     tower: str | None = None,
 ) -> CompressionReport:
-    """Compresses the Hugging Face or sentence-transformers folder ``src`` into the pocket file ``dst``.
+    """Compresses ``src``, a folder of Hugging Face or sentence-transformers or a GGUF file, to the pocket file ``dst``.
 
     ``weights`` is ``int8``, ``int4`` (indices into a codebook of 16 that is learned for each weight) or ``fp32``.
     ``table_bits``: of the table of words, which is only looked up, 3 to 8; by default 8, or 4 with ``int4``. ``group``:
@@ -53,7 +53,7 @@ def compress(
     Raises:
         ValueError: ``weights`` is another word, a precision does not fit its weight, or the calibration is empty, too
             short, of no known kind, or unknown to the model's vocabulary.
-        CheckpointError, UnsupportedModelError: the folder cannot be imported.
+        CheckpointError, UnsupportedModelError: the folder or the file cannot be imported.
     """
     from ..sources.huggingface import load_checkpoint
 

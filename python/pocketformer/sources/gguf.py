@@ -15,6 +15,8 @@ from ..lazy import Float32, lazy
 from .config import Config
 from .gguf_config import Architecture, read_config
 from .gguf_reader import GgufHeader, TensorInfo, read_gguf
+from .gguf_tokenizer import read_gguf_tokenizer
+from .huggingface import Checkpoint, read_decoder
 from .weights import widen
 
 _REPOSITORY_KEYS = ("general.source.huggingface.repository", "general.source.repo_url", "general.repo_url")
@@ -128,3 +130,23 @@ def _decoded(info: TensorInfo, raw: NDArray[np.uint8], where: str) -> Float32:
     with np.errstate(all="ignore"):  # what is not finite is refused below
         values = info.type.rows(raw)
     return widen(values, where)
+
+
+def load_gguf(path: Path) -> Checkpoint:
+    """Imports a decoder from a GGUF file; its weights are read, and decoded, when they are used.
+
+    Raises:
+        CheckpointError: the file is damaged, or lacks what the model needs.
+        UnsupportedModelError: its architecture, a number format, a setting or its tokenizer is not supported.
+    """
+    source = GgufSource.open(path)
+    graph, model = read_decoder(source)
+    tokenizer = read_gguf_tokenizer(source.header, graph.vocab_size, graph.max_length)
+    text = {
+        "max_length": graph.max_length,
+        "end_token_ids": tokenizer.end_token_ids if tokenizer else [],
+        "sampling": {},
+        "chat_template": tokenizer.chat_template if tokenizer else None,
+        "special_tokens": tokenizer.special_tokens if tokenizer else {},
+    }
+    return Checkpoint(graph, model, text, tokenizer.json if tokenizer else None)

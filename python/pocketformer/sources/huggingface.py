@@ -120,7 +120,8 @@ class HuggingFaceSource:
 
 
 def load_checkpoint(folder: str | Path, tower: str | None = None) -> Checkpoint:
-    """Imports a folder with ``config.json``, ``model.safetensors`` (or shards) and, for text, ``tokenizer.json``.
+    """Imports a folder with ``config.json``, ``model.safetensors`` (or shards) and, for text, ``tokenizer.json``; or a
+    GGUF file.
 
     The task follows from ``architectures``, or is ``embed`` where ``modules.json`` says how to pool. An encoder without
     head and without ``modules.json`` embeds by the mean of its tokens, unnormalised. A LoRA adapter beside the model is
@@ -140,8 +141,16 @@ def load_checkpoint(folder: str | Path, tower: str | None = None) -> Checkpoint:
         ImportError: the safetensors package is absent (``pip install 'pocketformer[compress]'``).
     """
     root = Path(folder)
+    if root.is_file() and root.suffix == ".gguf":
+        from .gguf import load_gguf
+
+        if tower is not None:
+            raise UnsupportedModelError(f"tower is {tower!r}, but {root} holds a single model: leave it out")
+        return load_gguf(root)
     if not root.is_dir():
-        raise CheckpointError(f"{root} is not a folder; pass the folder that holds config.json and model.safetensors")
+        raise CheckpointError(
+            f"{root} is not a folder; pass the folder that holds config.json and model.safetensors, or a .gguf file"
+        )
     modules = read_modules(root)
     home = modules.encoder if modules else root
     refuse_lone_adapter(home)
@@ -249,18 +258,25 @@ def _load_text_tower(root: Path, config: Config) -> Checkpoint:
 
 
 def _load_decoder(root: Path, config: Config) -> Checkpoint:
-    family = DECODERS[config.text("model_type", "")]
     refuse_foreign_computation(config, repository(root, config))
+    source = HuggingFaceSource.open(root, root, config, decoder.BASE, decoder.WORD_TABLE)
+    graph, model = read_decoder(source)
+    tokenizer = read_tokenizer(Settings(root), config, graph.vocab_size, graph.max_length)
+    text = {"max_length": graph.max_length, **generation_settings(root, config, graph.vocab_size)}
+    return Checkpoint(graph, model, text, tokenizer.json if tokenizer else None)
+
+
+def read_decoder(source: Source) -> tuple[Graph, dict[str, Any]]:
+    """The graph of a decoder, and ``model`` of its checkpoint."""
+    config = source.config
+    family = DECODERS[config.text("model_type", "")]
     if _architecture(config) != family.architecture:
         raise UnsupportedModelError(
             f"{config.path}: architecture {_architecture(config)!r} is not supported; supported of its family is "
             f"{family.architecture}"
         )
-    source = HuggingFaceSource.open(root, root, config, decoder.BASE, decoder.WORD_TABLE)
     builder, output = decoder.generator(family, config, source)
     graph = builder.build(output)
-    settings = Settings(root)
-    tokenizer = read_tokenizer(settings, config, graph.vocab_size, graph.max_length)
     model: dict[str, Any] = {
         "name": source.name,
         "family": family.name,
@@ -269,9 +285,9 @@ def _load_decoder(root: Path, config: Config) -> Checkpoint:
         "params": sum(array.size for array in graph.params.values()),
         "weights": "fp32",
     }
-    model |= {key: value for key, value in (("license", source.license), ("source", source.repository)) if value}
-    text = {"max_length": graph.max_length, **generation_settings(root, config, graph.vocab_size)}
-    return Checkpoint(graph, model, text, tokenizer.json if tokenizer else None)
+    return graph, model | {
+        key: value for key, value in (("license", source.license), ("source", source.repository)) if value
+    }
 
 
 def _family(config: Config) -> Family:
