@@ -26,7 +26,14 @@ MODULES: dict[str, tuple[str, ...]] = {
     "pocketformer.tasks.tag": ("Entity",),
     "pocketformer.tasks.answer": ("Answer",),
     "pocketformer.tasks.fill_mask": ("Candidate",),
-    "pocketformer.compression": ("Precision", "QuantizeOptions", "CompressionReport"),
+    "pocketformer.compression": (
+        "make_plan",
+        "Plan",
+        "Precision",
+        "PruneOptions",
+        "QuantizeOptions",
+        "CompressionReport",
+    ),
     "pocketformer.kernels": (),
 }
 HEAD = """# The Python interface

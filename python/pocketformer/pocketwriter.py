@@ -88,12 +88,7 @@ def writing(
     facts = {name: _facts(slot) for name, slot in slots.items()}
     _judged(lambda: _core.check_graph(graph.description(), facts))
     _check_texts(model, text)
-    tensors: dict[str, Any] = dict(slots)
-    tokenizer = None
-    if tokenizer_json is not None:
-        _parse("tokenizer_json", tokenizer_json)
-        tokenizer = np.frombuffer(tokenizer_json.ljust(round_up(len(tokenizer_json), ALIGNMENT)), np.uint8)
-        tensors[TOKENIZER] = tokenizer
+    tokenizer, tensors = _with_tokenizer(slots, tokenizer_json)
     header = _header(graph, model, text, tensors)
     with _replacing(os.fspath(path)) as file:
         file.write(struct.pack("<Q", len(header)) + header)
@@ -104,3 +99,25 @@ def writing(
         params = writer.map()
         params.pop(TOKENIZER, None)
         _check_task(model, _judged(lambda: _core.Program(graph.description(), params)))
+
+
+def file_bytes(
+    graph: Graph,
+    slots: Mapping[str, Shaped],
+    model: dict[str, Any],
+    text: dict[str, Any],
+    tokenizer_json: bytes | None,
+) -> int:
+    """The size of the file that :func:`writing` would write."""
+    _, tensors = _with_tokenizer(slots, tokenizer_json)
+    header = _header(graph, model, text, tensors)
+    return 8 + len(header) + sum(int(tensor.nbytes) for tensor in tensors.values())
+
+
+def _with_tokenizer(slots: Mapping[str, Shaped], tokenizer_json: bytes | None) -> tuple[Array | None, dict[str, Any]]:
+    """The padded tokenizer, and all tensors of the file."""
+    if tokenizer_json is None:
+        return None, dict(slots)
+    _parse("tokenizer_json", tokenizer_json)
+    tokenizer = np.frombuffer(tokenizer_json.ljust(round_up(len(tokenizer_json), ALIGNMENT)), np.uint8)
+    return tokenizer, {**slots, TOKENIZER: tokenizer}

@@ -17,6 +17,28 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="folder with config.json and model.safetensors, or a .gguf file")
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="the pocket file to write")
     parser.add_argument("--tower", choices=("vision", "text"), help="which half of a CLIP or SigLIP")
+    parser.add_argument("--budget", metavar="SIZE", help="the most that the file may have, such as 20MB (10^6 bytes)")
+    parser.add_argument(
+        "--prune-ffn", type=share, default=0.0, metavar="SHARE", help="remove this share of the hidden channels, 0 to 1"
+    )
+    parser.add_argument(
+        "--prune-heads", type=share, default=0.0, metavar="SHARE", help="remove this share of the attention heads"
+    )
+    parser.add_argument(
+        "--criterion",
+        choices=("obs", "wanda", "activation", "l1", "l2"),
+        default="obs",
+        help="what leaves first (default: obs, what costs least after the refit)",
+    )
+    parser.add_argument(
+        "--plan",
+        metavar="FILE",
+        help="what is done to each layer: written with --budget or --prune-…, otherwise read and followed",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="make the plan and stop there")
+    parser.add_argument(
+        "--report", metavar="FILE.html", help="write a page with charts of what was done (extra: report)"
+    )
     parser.add_argument(
         "--weights",
         choices=("int8", "int4", "fp32"),
@@ -64,24 +86,67 @@ def precision(text: str) -> tuple[str, tuple[int, int]]:
 
 
 def execute(args: argparse.Namespace) -> dict[str, Any]:
-    from ..compression import Precision, compress
+    from ..compression import Precision, PruneOptions, compress, make_plan
+    from ..compression.plan import as_json
 
+    asked = args.budget is not None or args.prune_ffn or args.prune_heads
+    if args.dry_run and not asked:
+        raise ValueError("--dry-run makes a plan; say what of, with --budget, --prune-ffn or --prune-heads")
+    if args.report:
+        from ..compression.page import check_charts
+
+        check_charts()
     begin = time.perf_counter()
-    report = compress(
-        args.model,
-        args.output,
-        weights=args.weights,
-        tower=args.tower,
-        table_bits=args.table_bits,
-        group=args.group,
-        precision={name: Precision(*numbers) for name, numbers in args.precision} or None,
-        calibration=args.calibration,
-        save_profile=args.save_profile,
-    )
-    return {"file": args.output, "weights": args.weights, "seconds": time.perf_counter() - begin, **asdict(report)}
+    prune = PruneOptions(args.criterion)
+    how: dict[str, Any] = {
+        "weights": args.weights,
+        "tower": args.tower,
+        "table_bits": args.table_bits,
+        "group": args.group,
+        "precision": {name: Precision(*numbers) for name, numbers in args.precision} or None,
+        "calibration": args.calibration,
+        "prune": prune,
+    }
+    plan: Any = args.plan
+    planned: dict[str, Any] = {}
+    if asked:
+        plan = make_plan(args.model, budget=args.budget, ffn=args.prune_ffn, heads=args.prune_heads, **how)
+        planned = {"plan": as_json(plan)}
+        if args.plan:
+            plan.save(args.plan)
+    if args.dry_run:
+        return planned
+    report = compress(args.model, args.output, plan=plan, save_profile=args.save_profile, **how)
+    weights = args.weights if plan is None else "as planned"
+    result = {
+        "file": args.output,
+        "weights": weights,
+        "seconds": time.perf_counter() - begin,
+        **planned,
+        **asdict(report),
+    }
+    if args.report:
+        from ..compression.page import write_page
+
+        write_page(args.report, args.model, result)
+    return result
+
+
+def share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share; it must be at least 0 and below 1")
+    return value
 
 
 def show(result: dict[str, Any]) -> None:
+    if "plan" in result:
+        _show_plan(result["plan"])
+    if "file" not in result:
+        return
     rows = [
         (stage["name"], console.megabytes(stage["before"]), console.megabytes(stage["after"]))
         for stage in result["stages"]
@@ -91,3 +156,13 @@ def show(result: dict[str, Any]) -> None:
     if worst["error"]:
         print(f"largest weight error: {worst['error']:.2%} in {worst['name']}")
     print(f"{result['file']}: {console.megabytes(result['file_bytes'])} in {result['seconds']:.1f} s")
+
+
+def _show_plan(plan: dict[str, Any]) -> None:
+    rows = [
+        (name, layer["width"], layer["of"], "–" if layer["error"] is None else f"{layer['error']:.5f}")
+        for name, layer in plan["layers"].items()
+    ]
+    console.table(f"Plan, {plan['weights']}", ("channels read by", "width", "of", "loss at the output"), rows)
+    if plan["file_bytes"] is not None:
+        print(f"file: {console.megabytes(plan['file_bytes'])}, predicted loss (1 − cosine) {plan['error'] or 0:.5f}")

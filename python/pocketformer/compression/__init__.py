@@ -9,14 +9,27 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+from .budget import Planner, parse_size
 from .calibration import Samples
-from .pipeline import compress_checkpoint, compress_graph
+from .pipeline import compress_checkpoint, compress_graph, make_profiler
+from .plan import Plan, carry_out, plan_by_shares, read_plan
 from .precision import Precision
 from .profile import Progress
+from .prune import PruneOptions
 from .quantize import QuantizeOptions
 from .report import CompressionReport
 
-__all__ = ["CompressionReport", "Precision", "QuantizeOptions", "compress", "compress_checkpoint", "compress_graph"]
+__all__ = [
+    "CompressionReport",
+    "Plan",
+    "Precision",
+    "PruneOptions",
+    "QuantizeOptions",
+    "compress",
+    "compress_checkpoint",
+    "compress_graph",
+    "make_plan",
+]
 
 
 def compress(
@@ -31,6 +44,9 @@ def compress(
     save_profile: str | os.PathLike[str] | None = None,
     options: QuantizeOptions | None = None,
     tower: str | None = None,
+    plan: Plan | str | os.PathLike[str] | None = None,
+    budget: int | str | None = None,
+    prune: PruneOptions | None = None,
 ) -> CompressionReport:
     """Compresses ``src``, a folder of Hugging Face or sentence-transformers or a GGUF file, to the pocket file ``dst``.
 
@@ -44,6 +60,10 @@ def compress(
     ``.npz``. Best are texts like those that it will read; by default they are sentences of our own. ``save_profile``
     keeps what was seen as such a profile.
 
+    ``budget`` is the most that the file may have, in bytes or such as ``"14MB"``: weights get fewer bits, and hidden
+    channels leave, where that costs least (:func:`make_plan` tells which). ``plan`` is one that was made before, or its
+    file, and decides ``weights`` too. ``prune`` says how channels are chosen.
+
     ``tower`` names the half of a CLIP or SigLIP that the file is for, ``vision`` or ``text``. ``options`` holds the
     rest. On a terminal a progress bar is drawn on stderr when rich is installed.
 
@@ -52,7 +72,8 @@ def compress(
 
     Raises:
         ValueError: ``weights`` is another word, a precision does not fit its weight, or the calibration is empty, too
-            short, of no known kind, or unknown to the model's vocabulary.
+            short, of no known kind, or unknown to the model's vocabulary. Also a budget that cannot be reached, a plan
+            that does not fit the model, or a plan and a budget.
         CheckpointError, UnsupportedModelError: the folder or the file cannot be imported.
     """
     from ..sources.huggingface import load_checkpoint
@@ -61,10 +82,72 @@ def compress(
     chosen = {name: value for name, value in given.items() if value is not None}
     if chosen and weights == "fp32":
         raise ValueError(f"weights is 'fp32', where nothing is rounded; leave {', '.join(chosen)} out")
+    if plan is not None and budget is not None:
+        raise ValueError("a plan and a budget were given; a plan says already what is done: leave one out")
+    options = replace(options or QuantizeOptions(), **chosen)  # type: ignore[arg-type]
+    calibration = _kept(calibration)
+    with _progress_bar() as progress:
+        loaded = load_checkpoint(os.fspath(src), tower)
+        if budget is not None:
+            planner = Planner(loaded, weights, prune, options, calibration, progress)
+            plan = planner.for_budget(parse_size(budget) if isinstance(budget, str) else budget)
+        elif isinstance(plan, str | os.PathLike):
+            plan = read_plan(plan, loaded.graph)
+        if plan is None:
+            return compress_checkpoint(loaded, dst, weights, progress, options, calibration, save_profile)
+        before = sum(array.nbytes for array in loaded.graph.params.values())
+        profiler = make_profiler(loaded, options, calibration)
+        loaded, pruned = carry_out(loaded, plan, prune, profiler, progress)
+        options = plan.options(options)
+        read = None if plan.weights == "fp32" else calibration  # what is not rounded is not watched again
+        report = compress_checkpoint(loaded, dst, plan.weights, progress, options, read, save_profile)
+        return report.with_pruning(before, tuple(pruned)) if pruned else report
+
+
+def make_plan(
+    src: str | os.PathLike[str],
+    *,
+    weights: str = "int8",
+    budget: int | str | None = None,
+    ffn: float = 0.0,
+    heads: float = 0.0,
+    table_bits: int | None = None,
+    group: int | None = None,
+    precision: Mapping[str, Precision] | None = None,
+    calibration: Samples | str | os.PathLike[str] | None = None,
+    prune: PruneOptions | None = None,
+    options: QuantizeOptions | None = None,
+    tower: str | None = None,
+) -> Plan:
+    """What :func:`compress` would do to ``src``, without doing it.
+
+    With ``budget`` the plan of least predicted error that keeps to it; else one that removes about the shares ``ffn``
+    of the hidden channels and ``heads`` of the attention heads of every layer. ``table_bits`` and ``precision`` fix the
+    weights that they name; the other arguments are those of :func:`compress`. Save a plan with ``Plan.save``, edit it,
+    and give it to :func:`compress`.
+
+    Raises ValueError for a budget that cannot be reached, and for shares outside 0…1 or beside a budget.
+    """
+    from ..sources.huggingface import load_checkpoint
+
+    if budget is not None and (ffn or heads):
+        raise ValueError("a budget and shares to prune were given; a budget chooses its own: leave one out")
+    given = {"table_bits": table_bits, "group": group, "precision": precision}
+    chosen = {name: value for name, value in given.items() if value is not None}
     options = replace(options or QuantizeOptions(), **chosen)  # type: ignore[arg-type]
     with _progress_bar() as progress:
         loaded = load_checkpoint(os.fspath(src), tower)
-        return compress_checkpoint(loaded, dst, weights, progress, options, calibration, save_profile)
+        if budget is None:
+            return plan_by_shares(loaded.graph, weights, ffn, heads)
+        planner = Planner(loaded, weights, prune, options, _kept(calibration), progress)
+        return planner.for_budget(parse_size(budget) if isinstance(budget, str) else budget)
+
+
+def _kept(calibration: Samples | str | os.PathLike[str] | None) -> Samples | str | os.PathLike[str] | None:
+    """Samples that can be read again."""
+    if calibration is None or isinstance(calibration, str | os.PathLike):
+        return calibration
+    return list(calibration)  # type: ignore[return-value]
 
 
 @contextlib.contextmanager

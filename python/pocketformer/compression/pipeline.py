@@ -98,7 +98,9 @@ class Compression:
             base = name.removesuffix(".weight")
             extras = sum(slots[f"{base}.{extra}"].nbytes for extra in EXTRAS if f"{base}.{extra}" in slots)
             after = slot.nbytes + extras
-            tensors.append(TensorReport(name, params[name].nbytes, after, errors.get(name, 0.0), peaks.get(name, 0.0)))
+            precision = self.target.weights.get(base, {}).get("format", "f32") if name != base else "f32"
+            known = errors.get(name, 0.0), peaks.get(name, 0.0)
+            tensors.append(TensorReport(name, params[name].nbytes, after, *known, slot.plain, precision))
         used = sum(tensor.before for tensor in tensors)
         rounded = sum(
             prod(slot.plain) * (slot.bits or 8 * slot.dtype.itemsize) // 8

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..graph import Array, Graph
-from .calibration import random_tokens, takes_tokens
+from .calibration import takes_tokens
 from .channels import Channels, Space
 from .importance import NAMES, NORMS, Seen, importance
-from .profile import profile
+from .quantize import Profiler, random_profiler
 from .refit import DAMPING, error, refit
 from .surgery import keep_units, remove_units
 
@@ -75,18 +75,24 @@ def rounded_width(space: Space, width: float) -> int:
     return min(max(round(width / multiple), 1) * multiple, space.width)
 
 
-def collect(graph: Graph, spaces: Iterable[Space], options: PruneOptions) -> dict[str, Seen]:
-    """Statistics of what each reader of ``spaces`` reads. Empty for criteria that need none, without refit.
+def collect(
+    graph: Graph, spaces: Iterable[Space], options: PruneOptions, profiler: Profiler | None = None
+) -> dict[str, Seen]:
+    """Statistics of what each reader of ``spaces`` reads, as ``profiler`` sees it, or else on random tokens.
+
+    Empty for criteria that need none, without refit.
 
     Raises ValueError where they are needed and no inputs can be made up for ``graph``.
     """
     names = [name for space in spaces for name in space.readers]
     if not names or (options.criterion in NORMS and not options.refit):
         return {}
-    if not takes_tokens(graph):
-        raise ValueError("random inputs cannot be made up for this model; use criterion l2 without refit")
+    if profiler is None:
+        if not takes_tokens(graph):
+            raise ValueError("random inputs cannot be made up for this model; use criterion l2 without refit")
+        profiler = random_profiler(graph, options.tokens)
     found: dict[str, Seen] = {}
-    for observer in profile(graph, names, random_tokens(graph, options.tokens)):
+    for observer in profiler(names, None):
         found |= dict.fromkeys(observer.weights, Seen(observer.rows, observer.total, observer.moments))
     return found
 
@@ -97,11 +103,12 @@ def prune_graph(
     options: PruneOptions | None = None,
     seen: Mapping[str, Seen] | None = None,
     progress: Progress | None = None,
+    profiler: Profiler | None = None,
 ) -> tuple[Graph, list[PrunedSpace]]:
     """``graph``, plain fp32, with each space that ``widths`` names cut to so many columns; and what that did.
 
-    ``seen`` are statistics by weight as ``collect`` gives them, which it is else asked for. The input is left as it is.
-    Raises ValueError for a name that no space has and for a width that it cannot have.
+    ``seen`` are statistics by weight as ``collect`` gives them, which it is else asked for, with ``profiler``. The
+    input is left as it is. Raises ValueError for a name that no space has and for a width that it cannot have.
     """
     options = options or PruneOptions()
     channels = Channels(graph)
@@ -109,7 +116,7 @@ def prune_graph(
     for name, space in spaces.items():
         check_width(space, widths[name])
     spaces = {name: space for name, space in spaces.items() if widths[name] < space.width}
-    seen = collect(graph, spaces.values(), options) if seen is None else seen
+    seen = collect(graph, spaces.values(), options, profiler) if seen is None else seen
     removed: list[Array] = []
     params: dict[str, Array] = {}
     results = []

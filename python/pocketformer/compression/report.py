@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from .prune import PrunedSpace
 
 
 @dataclass(frozen=True)
@@ -10,7 +12,7 @@ class TensorReport:
     """Bytes before (fp32) and after, scales and padding included; ``error`` is ‖W − Ŵ‖ / ‖W‖ of the stored weights.
 
     ``peak`` is the largest magnitude over the mean one of what the weight is multiplied by, before it is rotated; 0
-    where that was not looked at.
+    where that was not looked at. ``shape`` and ``precision`` (the format, as docs/format.md names it) are those stored.
     """
 
     name: str
@@ -18,6 +20,8 @@ class TensorReport:
     after: int
     error: float
     peak: float = 0.0
+    shape: tuple[int, ...] = ()
+    precision: str = "f32"
 
 
 @dataclass(frozen=True)
@@ -31,11 +35,20 @@ class Stage:
 
 @dataclass(frozen=True)
 class CompressionReport:
-    """``stages`` in order, ``tensors`` in file order, and the size of the finished file (0 before it is written)."""
+    """``stages`` in order, ``tensors`` in file order, and the size of the finished file (0 before it is written).
+
+    ``pruned`` says what pruning did to each layer; empty where nothing was pruned.
+    """
 
     stages: tuple[Stage, ...]
     tensors: tuple[TensorReport, ...]
     file_bytes: int = 0
+    pruned: tuple[PrunedSpace, ...] = ()
+
+    def with_pruning(self, before: int, pruned: tuple[PrunedSpace, ...]) -> CompressionReport:
+        """The report of a model that had ``before`` bytes of parameters before it was pruned."""
+        after = self.stages[0].before
+        return replace(self, stages=(Stage("prune", before, after), *self.stages), pruned=pruned)
 
     def __str__(self) -> str:
         lines = [f"{'stage':<10} {'before':>12} {'after':>12} {'ratio':>7}"]

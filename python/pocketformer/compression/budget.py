@@ -1,0 +1,232 @@
+"""The plan that keeps a file within a budget of bytes at the least error.
+
+Losses are measured at the output (see sensitivity) and taken to add up. Bytes are not estimated but computed from the
+shapes of what is stored: no file is above its budget.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..pocketwriter import file_bytes
+from .calibration import Calibration, Samples, calibrate, default_calibration, random_tokens, takes_tokens
+from .channels import Channels
+from .pipeline import WEIGHTS, Compression, make_profiler, minify
+from .plan import Bits, Plan, make_plan
+from .precision import Precision
+from .profile import Progress
+from .prune import MULTIPLE, PruneOptions, collect
+from .quantize import QuantizeOptions
+from .sensitivity import Curve, bit_losses, fewer_bits, outputs, width_curve
+from .surgery import keep_units, remove_units
+
+if TYPE_CHECKING:
+    from ..sources.huggingface import Checkpoint
+
+TOKENS = 1024
+"""Of the sample on which outputs are compared."""
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def parse_size(text: str) -> int:
+    """``14MB`` → 14,000,000: decimal units. Raises ValueError for anything else."""
+    number = text.strip().upper()
+    unit = next((unit for unit in ("KB", "MB", "GB", "B") if number.endswith(unit)), "")
+    try:
+        count = float(number.removesuffix(unit))
+    except ValueError:
+        count = 0.0
+    if not 0 < count < 1e6 * UNITS["GB"]:
+        raise ValueError(f"{text!r} is no size; write it such as 14MB, 900KB or 14000000 (MB = 1,000,000 bytes)")
+    return int(count * UNITS.get(unit, 1))
+
+
+def predicted_bytes(loaded: Checkpoint, weights: str, options: QuantizeOptions | None = None) -> int:
+    """The size of the file that ``compress_checkpoint`` would write, from shapes alone."""
+    compression = Compression(loaded.graph, weights, options)
+    model = {**loaded.model, "weights": weights}
+    return file_bytes(compression.target, compression.slots, model, loaded.text, minify(loaded.tokenizer_json))
+
+
+@dataclass(frozen=True)
+class Step:
+    """One setting of a knob: a width or a precision, the ``bytes`` that are about saved by it, and its ``error``."""
+
+    value: int | Precision
+    bytes: float
+    error: float
+
+
+class Planner:
+    """Plans for ``loaded``; what it measured of the model serves every budget.
+
+    ``calibration`` is that of ``compress``. What ``options`` say of single weights or of the table stays as they say.
+
+    Raises ValueError for a model that does not take token ids.
+    """
+
+    def __init__(
+        self,
+        loaded: Checkpoint,
+        weights: str = "int8",
+        prune: PruneOptions | None = None,
+        options: QuantizeOptions | None = None,
+        calibration: Samples | str | os.PathLike[str] | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        if not takes_tokens(loaded.graph):
+            raise ValueError("a budget needs inputs to measure on, and this model takes no token ids; leave it out")
+        self.loaded, self.weights = loaded, weights
+        self.options, self.prune = options or QuantizeOptions(), prune or PruneOptions()
+        self.channels = Channels(loaded.graph)
+        self.spaces = {name: space for name, space in self.channels.spaces.items() if not space.heads}
+        self.full = predicted_bytes(loaded, weights, self.options)  # refuses what cannot be, before any work
+        self.profiler = make_profiler(loaded, self.options, calibration) if weights != "fp32" else None
+        self.sample = _sample(loaded, calibration)
+        self._progress = progress
+        self._knobs: dict[str, list[Step]] = {}
+        self._precisions: dict[str, Precision] = {}
+        self._levels = self._bit_levels()
+
+    def smallest(self) -> Plan:
+        """The plan with every layer at its least width and every weight at its fewest bits; nothing is measured."""
+        widths = {name: min(MULTIPLE, space.width) for name, space in self.spaces.items()}
+        return self._plan(widths, {name: levels[-1] for name, levels in self._levels.items()})
+
+    def for_budget(self, limit: int) -> Plan:
+        """The plan of least predicted error whose file has at most ``limit`` bytes.
+
+        The knob that costs the least error for the bytes it saves is turned first, and what turned out to be more than
+        was needed is taken back.
+
+        Raises ValueError when no plan is small enough; the message says what the smallest file has.
+        """
+        least = _size(self.smallest())
+        if least > limit:
+            raise ValueError(
+                f"the budget is {limit:,} bytes, but the smallest file of this model has {least:,} (fewest bits, "
+                f"{MULTIPLE} hidden channels a layer, and little of its quality); give at least that"
+            )
+        chosen: dict[str, int] = {}
+        while _size(plan := self._chosen(chosen)) > limit:
+            name, step = min(self._turns(chosen), key=lambda turn: self._cost(chosen, *turn))
+            chosen = {**chosen, name: step}
+        for name, step in sorted(chosen.items(), key=lambda item: -self.knobs()[item[0]][item[1]].error):
+            for back in range(step):
+                relaxed = {**chosen, name: back}
+                if _size(candidate := self._chosen(relaxed)) <= limit:
+                    chosen, plan = relaxed, candidate
+                    break
+        return plan
+
+    def knobs(self) -> dict[str, list[Step]]:
+        """What can be turned, from what is there (no error) to the least; measured once."""
+        if not self._knobs:
+            graph = self.loaded.graph
+            expected = outputs(graph, self.sample)
+            self._knobs = {f"bits of {name}": [Step(self._precisions[name], 0, 0.0)] for name in self._levels}
+            rounded = bit_losses(graph, self._levels, self.options, self.profiler, self.sample, expected)
+            for name, precision, error in rounded:
+                self._tell(f"measure {name}")
+                steps = self._knobs[f"bits of {name}"]
+                saved = (self._precisions[name].bits - precision.bits) / 8 * graph.params[f"{name}.weight"].size
+                steps.append(Step(precision, saved, max(error, steps[-1].error)))
+            seen = collect(graph, self.spaces.values(), self.prune, self.profiler)
+            for name, space in self.spaces.items():
+                self._tell(f"measure {name}")
+                curve = width_curve(graph, space, self.prune, seen, self.sample, expected)
+                self._knobs[f"width of {name}"] = self._widths(name, curve)
+        return self._knobs
+
+    def _bit_levels(self) -> dict[str, list[Precision]]:
+        if self.weights == "fp32":
+            return {}
+        self._precisions = self.options.precisions(self.loaded.graph, WEIGHTS[self.weights])
+        levels = fewer_bits(self.loaded.graph, self._precisions, self.options.group)
+        fixed = replace(self.options, precision={}).precisions(self.loaded.graph, WEIGHTS[self.weights])
+        return {
+            name: of
+            for name, of in levels.items()
+            if fixed[name] == self._precisions[name] and not (len(of) > 1 and self.options.table_bits)
+        }
+
+    def _widths(self, name: str, curve: Curve) -> list[Step]:
+        width, each = self.spaces[name].width, self._column_bytes(name)
+        below = range((width - 1) // MULTIPLE * MULTIPLE, MULTIPLE - 1, -MULTIPLE)
+        return [Step(width, 0, 0.0), *(Step(w, (width - w) * each, curve.at(w)) for w in below)]
+
+    def _column_bytes(self, name: str) -> float:
+        """Bytes of the parameters that one channel of a layer has, before they get fewer bits."""
+        label, total = self.spaces[name].units[0], 0.0
+        for (parameter, axis), labels in self.channels.axes.items():
+            shape = self.loaded.graph.params[parameter].shape
+            total += float((labels == label).sum()) * float(np.prod(shape)) / shape[axis]
+        return total * (4 if self.weights == "fp32" else 1)
+
+    def _turns(self, chosen: Mapping[str, int]) -> list[tuple[str, int]]:
+        return [
+            (name, step) for name, steps in self.knobs().items() for step in range(chosen.get(name, 0) + 1, len(steps))
+        ]
+
+    def _cost(self, chosen: Mapping[str, int], name: str, step: int) -> float:
+        """Error for each byte that is saved."""
+        before, after = self.knobs()[name][chosen.get(name, 0)], self.knobs()[name][step]
+        return (after.error - before.error) / max(after.bytes - before.bytes, 1.0)
+
+    def _chosen(self, chosen: Mapping[str, int]) -> Plan:
+        """The plan with the knobs turned to these steps, with what each of them loses."""
+        turned = {name: self.knobs()[name][step] for name, step in chosen.items() if step}
+        widths = {n.removeprefix("width of "): s for n, s in turned.items() if n.startswith("width of ")}
+        bits = {n.removeprefix("bits of "): s for n, s in turned.items() if n.startswith("bits of ")}
+        plan = self._plan(
+            {name: step.value for name, step in widths.items() if isinstance(step.value, int)},
+            {name: step.value for name, step in bits.items() if isinstance(step.value, Precision)},
+        )
+        layers = {
+            name: replace(layer, error=widths[name].error if name in widths else 0.0)
+            for name, layer in plan.layers.items()
+        }
+        losses = {name: replace(entry, error=bits[name].error) for name, entry in plan.bits.items()}
+        total = sum((step.error for step in turned.values()), 0.0)
+        return replace(plan, layers=layers, bits=losses, error=total)
+
+    def _plan(self, widths: Mapping[str, int], bits: Mapping[str, Precision]) -> Plan:
+        """A plan with its bytes: those of a graph of these shapes, whichever channels it keeps."""
+        plan = replace(
+            make_plan(self.channels, self.weights, widths),
+            bits={name: Bits(precision.bits, precision.group) for name, precision in bits.items()},
+        )
+        graph = self.loaded.graph
+        removed = [
+            keep_units(space, plan.layers[name].width // space.size, np.zeros(len(space.units)))
+            for name, space in self.channels.spaces.items()
+        ]
+        if removed:
+            graph = remove_units(graph, self.channels, np.concatenate(removed))
+        model = {**self.loaded.model, "params": sum(array.size for array in graph.params.values())}
+        shaped = replace(self.loaded, graph=graph, model=model)
+        return replace(plan, file_bytes=predicted_bytes(shaped, self.weights, plan.options(self.options)))
+
+    def _tell(self, what: str) -> None:
+        if self._progress:
+            self._progress(what, len(self._knobs) / (len(self._levels) + len(self.spaces)))
+
+
+def _sample(loaded: Checkpoint, calibration: Samples | str | os.PathLike[str] | None) -> Calibration:
+    """What outputs are compared on: of the calibration where it is text or ids, else of our own texts."""
+    given = calibration
+    if isinstance(given, str | os.PathLike) and os.fspath(given).endswith(".npz"):
+        given = None
+    if given is not None:
+        return calibrate(loaded, given, TOKENS)
+    return default_calibration(loaded, TOKENS) or random_tokens(loaded.graph, TOKENS)
+
+
+def _size(plan: Plan) -> int:
+    assert plan.file_bytes is not None
+    return plan.file_bytes

@@ -1,0 +1,152 @@
+"""What is done to a model, decided before it is done: a plan that can be printed, saved, edited and used again."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..graph import Graph
+from .channels import Channels
+from .precision import Precision
+from .prune import Progress, PrunedSpace, PruneOptions, check_width, prune_graph, widths_by_share
+from .quantize import Profiler, QuantizeOptions
+
+if TYPE_CHECKING:
+    from ..sources.huggingface import Checkpoint
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What becomes of one space of channels: its ``width``, ``of`` how many, and the ``error`` that this alone makes.
+
+    ``heads`` tells attention heads from hidden channels. ``error`` is 1 − cosine at the model's output, None where it
+    was not measured.
+    """
+
+    width: int
+    of: int
+    heads: bool
+    error: float | None = None
+
+
+@dataclass(frozen=True)
+class Bits:
+    """The precision of one weight, as :class:`Precision` has it, and the ``error`` that this alone makes."""
+
+    bits: int
+    group: int = 0
+    error: float | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``layers`` by the name of the weight that reads the channels; ``weights`` is the precision of all weights that
+    ``bits`` does not name, by name.
+
+    ``file_bytes`` is what the file will have, exactly, and ``error`` the sum of what layers and weights lose; None
+    where that was not computed.
+    """
+
+    weights: str
+    layers: dict[str, Layer] = field(default_factory=dict)
+    bits: dict[str, Bits] = field(default_factory=dict)
+    file_bytes: int | None = None
+    error: float | None = None
+
+    @property
+    def widths(self) -> dict[str, int]:
+        return {name: layer.width for name, layer in self.layers.items()}
+
+    def options(self, options: QuantizeOptions) -> QuantizeOptions:
+        """``options`` with the bits of the plan, where they do not name those of a weight themselves."""
+        planned = {name: Precision(entry.bits, entry.group) for name, entry in self.bits.items()}
+        return replace(options, precision={**planned, **options.precision})
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the plan as JSON for :func:`read_plan`. Widths, bits, groups and ``weights`` may be edited."""
+        Path(path).write_text(json.dumps(as_json(self), indent=2) + "\n", encoding="utf-8")
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """The plan ready for JSON."""
+    return {"version": VERSION, **asdict(plan)}
+
+
+def read_plan(path: str | os.PathLike[str], graph: Graph) -> Plan:
+    """A plan for ``graph``; layers that it leaves out stay as they are. What it says of bytes and errors is not read.
+
+    Raises ValueError for a file that is no plan, for a layer that the model does not have and a width that it cannot.
+    """
+    where = os.fspath(path)
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{where} is no plan ({error}); make one with --dry-run --plan FILE") from None
+    if (
+        not isinstance(content, dict)
+        or content.get("version") != VERSION
+        or not isinstance(content.get("layers"), dict)
+    ):
+        raise ValueError(f"{where} is no plan of version {VERSION}; make one with --dry-run --plan FILE")
+    channels = Channels(graph)
+    layers = {}
+    for name, entry in content["layers"].items():
+        width = entry.get("width") if isinstance(entry, dict) else None
+        if not isinstance(width, int) or isinstance(width, bool):
+            raise ValueError(f"{where}: the width of {name!r} is {width!r}; it must be an integer")
+        try:
+            space = channels.space(name)
+            check_width(space, width)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        layers[name] = Layer(width, space.width, space.heads)
+    bits = {}
+    for name, entry in content.get("bits", {}).items():
+        numbers = [entry.get("bits"), entry.get("group", 0)] if isinstance(entry, dict) else [None]
+        if not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
+            raise ValueError(f"{where}: the precision of {name!r} is {entry!r}; it must have integers: bits, group")
+        bits[name] = Bits(*numbers)
+    plan = Plan(str(content.get("weights", "int8")), layers, bits)
+    if plan.weights == "fp32" and bits:
+        raise ValueError(f"{where}: weights is 'fp32', where nothing is rounded; leave bits out")
+    try:
+        plan.options(QuantizeOptions()).precisions(graph)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    return plan
+
+
+def plan_by_shares(graph: Graph, weights: str, ffn: float = 0.0, heads: float = 0.0) -> Plan:
+    """A plan that removes about the share ``ffn`` of the hidden channels, and ``heads`` of the heads, of every layer.
+
+    Raises ValueError for shares outside 0…1.
+    """
+    channels = Channels(graph)
+    widths = widths_by_share(channels, ffn) | widths_by_share(channels, heads, heads=True)
+    return make_plan(channels, weights, widths)
+
+
+def make_plan(channels: Channels, weights: str, widths: Mapping[str, int]) -> Plan:
+    """A plan with ``widths`` and nothing measured."""
+    spaces = channels.spaces
+    layers = {name: Layer(widths.get(name, space.width), space.width, space.heads) for name, space in spaces.items()}
+    return Plan(weights, layers)
+
+
+def carry_out(
+    loaded: Checkpoint,
+    plan: Plan,
+    options: PruneOptions | None = None,
+    profiler: Profiler | None = None,
+    progress: Progress | None = None,
+) -> tuple[Checkpoint, list[PrunedSpace]]:
+    """``loaded`` pruned as ``plan`` says, and what that did; ``profiler`` runs the model, on random tokens if None."""
+    graph, results = prune_graph(loaded.graph, plan.widths, options, profiler=profiler, progress=progress)
+    model: dict[str, Any] = {**loaded.model, "params": sum(array.size for array in graph.params.values())}
+    return replace(loaded, graph=graph, model=model), results

@@ -1,0 +1,118 @@
+"""What each layer and weight loses when it alone is made smaller, measured at the output of the model.
+
+Gradients, and the errors of a layer's own products, mislead: pooling adds up errors that the last layer makes alike for
+all tokens, while norms take back much of what the first ones do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .._core import Program, Session
+from ..graph import SELECTED, Array, Graph
+from ..packing import pack_graph
+from .calibration import Calibration
+from .channels import Space
+from .dataflow import Dataflow
+from .importance import Seen
+from .precision import FP32, GROUPS, INT8, Precision
+from .profile import _aligned
+from .prune import MULTIPLE, PruneOptions, prune_graph
+from .quantize import Profiler, Quantization, QuantizeOptions
+
+SHARES = (7 / 8, 3 / 4, 1 / 2, 1 / 4)
+"""Of a layer's width: where its loss is measured. Widths between are interpolated."""
+TABLE_BITS = (6, 5, 4, 3)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The loss of one layer: ``errors`` at ``widths``, falling, from the full width with no error on."""
+
+    widths: tuple[int, ...]
+    errors: tuple[float, ...]
+
+    def at(self, width: int) -> float:
+        """Between two measured widths, and below the least of them by the last slope."""
+        if width >= self.widths[-1] or len(self.widths) == 1:
+            return float(np.interp(width, self.widths[::-1], self.errors[::-1]))
+        run = self.widths[-2] - self.widths[-1]
+        return self.errors[-1] + (self.widths[-1] - width) * (self.errors[-1] - self.errors[-2]) / run
+
+
+def width_curve(
+    graph: Graph, space: Space, options: PruneOptions, seen: Mapping[str, Seen], sample: Calibration, expected: Array
+) -> Curve:
+    """The loss of ``space`` at several widths; ``expected`` is the output of ``graph`` on ``sample``."""
+    widths, errors = [space.width], [0.0]
+    for share in SHARES:
+        width = max(round(share * space.width / MULTIPLE), 1) * MULTIPLE
+        if width < widths[-1]:
+            pruned, _ = prune_graph(graph, {space.name: width}, options, seen)
+            widths.append(width)
+            errors.append(max(distance(expected, outputs(pruned, sample)), errors[-1]))
+    return Curve(tuple(widths), tuple(errors))
+
+
+def fewer_bits(graph: Graph, chosen: Mapping[str, Precision], group: int) -> dict[str, list[Precision]]:
+    """The precisions with fewer bits than ``chosen`` that each weight may have, most bits first: 4 for linears, 6 to 3
+    for a table that is only looked up and is large enough to matter."""
+    flow = Dataflow(graph)
+    found: dict[str, list[Precision]] = {}
+    for name, precision in chosen.items():
+        k = graph.weights[name]["k"]
+        if precision.bits == FP32:
+            continue
+        if name not in flow.tables:
+            fits = next((size for size in reversed(GROUPS) if size <= group and k % size == 0), 0)
+            found[name] = [Precision(4, fits)] if precision.bits == INT8 else []
+        elif name not in flow.linears and flow.tables[name] == 0:
+            found[name] = [Precision(bits) for bits in TABLE_BITS if bits < precision.bits]
+    return {name: levels for name, levels in found.items() if levels}
+
+
+def bit_losses(
+    graph: Graph,
+    levels: Mapping[str, list[Precision]],
+    options: QuantizeOptions,
+    profiler: Profiler | None,
+    sample: Calibration,
+    expected: Array,
+) -> Iterator[tuple[str, Precision, float]]:
+    """The loss of every weight at every one of its ``levels``, its activations being as they were."""
+    for place in range(max(map(len, levels.values()), default=0)):
+        asked = {name: of[place] for name, of in levels.items() if place < len(of)}
+        precision = {**dict.fromkeys(graph.weights, Precision(FP32)), **asked}
+        known = options.precisions(graph)
+        rounding = replace(options, precision={n: p for n, p in precision.items() if n in known}, refit=0.0)
+        quantization = Quantization(graph, rounding, profiler=profiler)
+        rows: dict[str, list[Array]] = {}
+        for part in quantization.round():
+            rows.setdefault(part.name, []).append(part.real(quantization.rotations[part.name]).astype(np.float32))
+            if sum(map(len, rows[part.name])) == graph.weights[part.name]["n"]:
+                params = {**graph.params, f"{part.name}.weight": np.concatenate(rows.pop(part.name))}
+                rounded = outputs(replace(graph, params=params), sample)
+                yield part.name, asked[part.name], distance(expected, rounded)
+
+
+def outputs(graph: Graph, sample: Calibration) -> Array:
+    """The output of the plain ``graph`` on ``sample``, in the runtime."""
+    ragged = next(entry["name"] for entry in graph.domains if "of" not in entry)
+    ends = np.concatenate([[0], np.cumsum(sample.lengths)]).astype(np.int64)
+    feeds: dict[str, Array | None] = {**sample.inputs, ragged: ends}
+    if any(domain["kind"] == "selected" for domain in graph.domains):
+        feeds[SELECTED] = ends[:-1]
+    packed = pack_graph(replace(graph, params={name: np.asarray(array) for name, array in graph.params.items()}))
+    program = Program(packed.description(), {name: _aligned(array) for name, array in packed.params.items()})
+    result: Array = Session(program).run(feeds, 1)
+    return result
+
+
+def distance(expected: Array, actual: Array) -> float:
+    """Mean of 1 − cosine over the rows."""
+    a, b = expected.astype(np.float64), actual.astype(np.float64)
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float(np.mean(1 - (a * b).sum(axis=1) / np.where(lengths > 0, lengths, 1)))
