@@ -21,7 +21,8 @@ _MOST_ROWS = 1 << 20
 def before_pool(graph: Graph) -> Graph:
     """What a graph of text does up to its pooling: float32 [tokens, width]."""
     place = _pool_of(graph)
-    return _part(graph, graph.ops[:place], graph.ops[place]["in"], graph.domains[:1], graph.inputs)
+    inputs = [entry for entry in graph.inputs if entry["domain"] == graph.domains[0]["name"]]
+    return _part(graph, graph.ops[:place], graph.ops[place]["in"], graph.domains[:1], inputs)
 
 
 def after_pool(graph: Graph, rows: Array) -> Graph:
@@ -33,6 +34,9 @@ def after_pool(graph: Graph, rows: Array) -> Graph:
     tokens = {"name": TOKENS, "kind": "ragged", "max_rows": _MOST_ROWS}
     read = graph.ops[place]["in"]
     ops = [{**op, "in": _VALUE} if op.get("in") == read else op for op in graph.ops[place:]]
+    ops = [
+        {field: value for field, value in op.items() if field != "skip"} for op in ops
+    ]  # no prompt is among the rows
     index = {"name": ROWS, "domain": TOKENS, "dtype": "i32", "limit": len(rows)}
     part = _part(graph, ops, graph.output, [tokens, *graph.domains[1:]], [index])
     facts = {"format": "f32", "n": len(rows), "k": rows.shape[1], "layout": "rows"}

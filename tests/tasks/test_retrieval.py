@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 import pocketformer
 from helpers.checkpoints import refused
 from helpers.task_models import TaskModel, make
+from pocketformer import cli
 from pocketformer.errors import CheckpointError, TaskError, UnsupportedModelError
 from pocketformer.sources.huggingface import load_checkpoint
 from pocketformer.tasks.embed_sparse import SparseEmbedding
@@ -279,3 +280,30 @@ def test_multi_vector_encoders_that_are_refused(
 ) -> None:
     late(tmp_path, "bert", encoder)
     refused(tmp_path, error, *words)
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*arguments: str) -> str:
+        assert cli.main([*arguments, "--threads", "1"]) == 0
+        return capsys.readouterr().out
+
+    for kind in ("sparse", "late"):
+        (tmp_path / kind).mkdir()
+    sparse(tmp_path / "sparse")
+    late(tmp_path / "late", "bert", {})
+    model = open_model(tmp_path / "sparse")
+    path = str(tmp_path / "sparse" / "model.pocket")
+    capsys.readouterr()
+    (entry,) = json.loads(run("run", path, TEXTS[0], "--top-k", "2", "--json"))["results"]
+    assert (entry["indices"], len(entry["tokens"])) == (model.encode(TEXTS[0]).indices.tolist(), 2)
+    assert "weight" in run("run", path, TEXTS[0])
+    assert cli.main(["encode", path, "a"]) == 1
+    assert "use pocketformer run" in capsys.readouterr().err
+    model = open_model(tmp_path / "late")
+    path = str(tmp_path / "late" / "model.pocket")
+    capsys.readouterr()
+    (entry,) = json.loads(run("run", path, TEXTS[0], "--json"))["results"]
+    np.testing.assert_allclose(entry["embeddings"], model.encode_document(TEXTS[0]), rtol=1e-6)
+    assert "× 16" in run("run", path, TEXTS[0])
+    ranked = json.loads(run("run", path, *TEXTS, "--query", "paris", "--json"))["results"]
+    assert [found["index"] for found in ranked] == [i for i, _ in model.rank("paris", TEXTS, 5)]
