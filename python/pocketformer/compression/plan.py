@@ -61,6 +61,7 @@ class Plan:
 
     @property
     def widths(self) -> dict[str, int]:
+        """Columns that are left of each space of hidden channels, by its name."""
         return {name: layer.width for name, layer in self.layers.items()}
 
     def options(self, options: QuantizeOptions) -> QuantizeOptions:
