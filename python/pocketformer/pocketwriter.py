@@ -88,6 +88,8 @@ def writing(
     facts = {name: _facts(slot) for name, slot in slots.items()}
     _judged(lambda: _core.check_graph(graph.description(), facts))
     _check_texts(model, text)
+    if tokenizer_json is not None:
+        _parse("tokenizer_json", tokenizer_json)
     tokenizer, tensors = _with_tokenizer(slots, tokenizer_json)
     header = _header(graph, model, text, tensors)
     with _replacing(os.fspath(path)) as file:
@@ -118,6 +120,5 @@ def _with_tokenizer(slots: Mapping[str, Shaped], tokenizer_json: bytes | None) -
     """The padded tokenizer, and all tensors of the file."""
     if tokenizer_json is None:
         return None, dict(slots)
-    _parse("tokenizer_json", tokenizer_json)
     tokenizer = np.frombuffer(tokenizer_json.ljust(round_up(len(tokenizer_json), ALIGNMENT)), np.uint8)
     return tokenizer, {**slots, TOKENIZER: tokenizer}

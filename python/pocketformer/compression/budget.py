@@ -48,9 +48,14 @@ def parse_size(text: str) -> int:
 
 def predicted_bytes(loaded: Checkpoint, weights: str, options: QuantizeOptions | None = None) -> int:
     """The size of the file that ``compress_checkpoint`` would write, from shapes alone."""
+    return _bytes_of(replace(loaded, tokenizer_json=minify(loaded.tokenizer_json)), weights, options)
+
+
+def _bytes_of(loaded: Checkpoint, weights: str, options: QuantizeOptions | None) -> int:
+    """The same where the tokenizer is minified already: it is large."""
     compression = Compression(loaded.graph, weights, options)
     model = {**loaded.model, "weights": weights}
-    return file_bytes(compression.target, compression.slots, model, loaded.text, minify(loaded.tokenizer_json))
+    return file_bytes(compression.target, compression.slots, model, loaded.text, loaded.tokenizer_json)
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ class Planner:
     ) -> None:
         if not takes_tokens(loaded.graph):
             raise ValueError("a budget needs inputs to measure on, and this model takes no token ids; leave it out")
-        self.loaded, self.weights = loaded, weights
+        self.loaded, self.weights = replace(loaded, tokenizer_json=minify(loaded.tokenizer_json)), weights
         self.options, self.prune = options or QuantizeOptions(), prune or PruneOptions()
         self.channels = Channels(loaded.graph)
         self.spaces = {name: space for name, space in self.channels.spaces.items() if not space.heads}
@@ -210,7 +215,7 @@ class Planner:
             graph = remove_units(graph, self.channels, np.concatenate(removed))
         model = {**self.loaded.model, "params": sum(array.size for array in graph.params.values())}
         shaped = replace(self.loaded, graph=graph, model=model)
-        return replace(plan, file_bytes=predicted_bytes(shaped, self.weights, plan.options(self.options)))
+        return replace(plan, file_bytes=_bytes_of(shaped, self.weights, plan.options(self.options)))
 
     def _tell(self, what: str) -> None:
         if self._progress:

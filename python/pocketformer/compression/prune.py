@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -134,6 +134,19 @@ def prune_graph(
         return graph, []
     pruned = remove_units(graph, channels, np.concatenate(removed))
     return replace(pruned, params={**pruned.params, **params}), results
+
+
+def at_widths(
+    graph: Graph, space: Space, widths: Sequence[int], options: PruneOptions, seen: Mapping[str, Seen]
+) -> Iterator[Graph]:
+    """``graph`` with ``space`` alone cut to each of ``widths``, which are judged together: what leaves is nested."""
+    channels = Channels(graph)
+    scores = importance(options.criterion, graph, channels, space, seen, min(widths) // space.size)
+    for width in widths:
+        leaving = keep_units(space, width // space.size, scores)
+        fitted, _ = _fitted(graph, space, leaving, seen, options)
+        pruned = remove_units(graph, channels, leaving)
+        yield replace(pruned, params={**pruned.params, **fitted})
 
 
 def check_width(space: Space, width: int) -> None:

@@ -20,7 +20,7 @@ from .dataflow import Dataflow
 from .importance import Seen
 from .precision import FP32, GROUPS, INT8, Precision
 from .profile import _aligned
-from .prune import MULTIPLE, PruneOptions, prune_graph
+from .prune import MULTIPLE, PruneOptions, at_widths
 from .quantize import Profiler, Quantization, QuantizeOptions
 
 SHARES = (7 / 8, 3 / 4, 1 / 2, 1 / 4)
@@ -47,14 +47,12 @@ def width_curve(
     graph: Graph, space: Space, options: PruneOptions, seen: Mapping[str, Seen], sample: Calibration, expected: Array
 ) -> Curve:
     """The loss of ``space`` at several widths; ``expected`` is the output of ``graph`` on ``sample``."""
-    widths, errors = [space.width], [0.0]
-    for share in SHARES:
-        width = max(round(share * space.width / MULTIPLE), 1) * MULTIPLE
-        if width < widths[-1]:
-            pruned, _ = prune_graph(graph, {space.name: width}, options, seen)
-            widths.append(width)
+    asked = {max(round(share * space.width / MULTIPLE), 1) * MULTIPLE for share in SHARES}
+    widths, errors = sorted((width for width in asked if width < space.width), reverse=True), [0.0]
+    if widths:
+        for pruned in at_widths(graph, space, widths, options, seen):
             errors.append(max(distance(expected, outputs(pruned, sample)), errors[-1]))
-    return Curve(tuple(widths), tuple(errors))
+    return Curve((space.width, *widths), tuple(errors))
 
 
 def fewer_bits(graph: Graph, chosen: Mapping[str, Precision], group: int) -> dict[str, list[Precision]]:
