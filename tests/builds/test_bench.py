@@ -12,10 +12,14 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from bench.ablation import PARTS, last_layer, recipes
 from bench.compare import Change, changes, main, report
 from bench.page import render
 from bench.results import Series, load, series
 from bench.statistics import quartiles, ratios
+
+from helpers.graphs import tiny_graph
+from pocketformer.compression import QuantizeOptions
 
 ROOT = Path(__file__).parents[2]
 RESULT = Path(__file__).parents[1] / "data" / "bench_result.json"
@@ -157,3 +161,16 @@ def test_native_benchmarks_compile(program: str) -> None:
     command = ["g++", "-std=c++20", "-fsyntax-only", "-Icsrc", f"bench/native/{program}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[:3000]
+
+
+def test_the_ablation_lowers_all_but_the_last_layer() -> None:
+    graph = tiny_graph(task="fill_mask", layers=3)
+    assert last_layer(graph) == [f"layer2.{name}" for name in ("qkv", "out", "up", "down")], "the tied head is a table"
+    assert last_layer(tiny_graph(layers=1)) == [f"layer0.{name}" for name in ("qkv", "out", "up", "down")]
+
+
+def test_recipes_of_the_ablation_are_valid_and_named_once() -> None:
+    names = [recipe.name for recipe in recipes(list(PARTS))]
+    assert len(names) == len(set(names))
+    for recipe in recipes(list(PARTS)):
+        QuantizeOptions(**recipe.options).precisions(tiny_graph(hidden=64, ffn=128))
