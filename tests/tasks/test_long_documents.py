@@ -178,7 +178,7 @@ def test_an_answer_in_one_pass(tmp_path: Path) -> None:
     assert reader.max_length == 2048
     passes: list[int] = []
     run = reader._engine.run
-    reader._engine.run = lambda ids, *rest: passes.extend(map(len, ids)) or run(ids, *rest)
+    reader._engine.run = lambda ids, *rest, **more: passes.extend(map(len, ids)) or run(ids, *rest, **more)
     best = reader.answer("who wrote the letter", context, top_k=3)
     tokens = len(made.tokenizer.encode("who wrote the letter", context).ids)
     assert passes == [tokens]
