@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 import pocketformer
 from helpers import torch_models
-from helpers.tokenizers import albert_pieces, byte_pairs, sentence_pieces, word_pieces
+from helpers.tokenizers import albert_pieces, byte_pairs, sentence_pieces, untrimmed_byte_pairs, word_pieces
 from pocketformer.compression import compress_checkpoint
 from pocketformer.sources.huggingface import load_checkpoint
 
@@ -25,7 +25,7 @@ TOKENIZERS = {
     "camembert": sentence_pieces,
     "xlm-roberta": sentence_pieces,
     "roberta": byte_pairs,
-    "modernbert": word_pieces,
+    "modernbert": untrimmed_byte_pairs,
 }
 # What the classes of transformers would otherwise decide by themselves: accents are kept, which in Thai are vowels, and
 # ALBERT gets token types.

@@ -77,6 +77,15 @@ def byte_pairs() -> Tokenizer:
     return tokenizer
 
 
+def untrimmed_byte_pairs() -> Tokenizer:
+    """The same pieces with ModernBERT's template, after which the blank before a word is a part of its token."""
+    tokenizer = byte_pairs()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return tokenizer
+
+
 def clip_pairs() -> Tokenizer:
     """Bytes, those that end a word apart, with a few merges; the end of a text has the highest id, as in CLIP."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
