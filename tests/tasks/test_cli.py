@@ -51,13 +51,13 @@ def test_compress_to_few_bits(run: Any, tmp_path: Path) -> None:
     folder = make("embed", tmp_path).folder
     texts, path, seen = tmp_path / "texts.txt", tmp_path / "m.pocket", tmp_path / "seen.npz"
     texts.write_text("ada lives in london\nwho wrote the first program\twhere is a letter\n" * 30)
-    precision = ["--precision", "layers.*.qkv=4/16", "--precision", "layers.1.*=8", "--precision", "layers.0.ffn_up=32"]
+    precision = ["--precision", "layers.*.qkv=4", "--precision", "layers.1.*=8", "--precision", "layers.0.ffn_up=32"]
     calibration = ["--calibration", texts, "--save-profile", seen]
     run("compress", folder, "-o", path, "--weights", "int4", "--table-bits", "5", *precision, *calibration)
     weights = read_pocket(path).graph.weights
     formats = {name: (facts["format"], facts.get("group", 0)) for name, facts in weights.items()}
     assert formats["embed.words"] == ("i5", 0)
-    assert formats["layers.0.qkv"] == ("i4", 16)
+    assert formats["layers.0.qkv"] == ("i4", 0)
     assert formats["layers.1.qkv"] == ("i8", 0)
     assert formats["layers.0.ffn_up"] == ("f32", 0)
     assert pocketformer.load(path).encode(["ada"]).shape[0] == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from math import prod, sqrt
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from ..packing import stored_weights
 from ..pocketwriter import writing
 from .calibration import FEW_TOKENS, TOKENS, Samples, calibrate, default_calibration, random_tokens, takes_tokens
 from .packed import Sink, Slot, layout, write_plain, write_rows, write_scales
-from .profile import Progress, load_profile
+from .profile import Observer, Progress, load_profile
 from .profile import save_profile as keep_profile
 from .quantize import Profiler, Quantization, QuantizeOptions, calibrated_profiler
 from .report import CompressionReport, Stage, TensorReport
@@ -190,7 +190,18 @@ def make_profiler(
     else:
         return None
     profiler = calibrated_profiler(graph, chosen)
-    return profiler if save_to is None else lambda names, _: keep_profile(save_to, profiler(names, None))
+    if save_to is None:
+        return profiler
+    linears = list(dict.fromkeys(op["weight"] for op in graph.ops if op["op"] == "linear"))
+    return lambda names, _: _only(names, keep_profile(save_to, profiler(linears, None)))
+
+
+def _only(names: Collection[str], observers: Iterable[Observer]) -> Iterator[Observer]:
+    """``observers`` of ``names``: a profile that is kept knows all linears, whatever their precision is this time."""
+    for observer in observers:
+        observer.weights = tuple(name for name in observer.weights if name in names)
+        if observer.weights:
+            yield observer
 
 
 def minify(tokenizer_json: bytes | None) -> bytes | None:
