@@ -89,7 +89,7 @@ def test_prompts_that_are_not_pooled(tmp_path: Path, family: str, mode: str) -> 
         expected.append(chosen @ rows[skip:] / chosen.sum())
     np.testing.assert_allclose(model.encode(TEXTS), expected, atol=2e-5)
     np.testing.assert_allclose(model.encode_query(TEXTS[0]), expected[0], atol=2e-5)
-    if mode == "mean":  # all of a text but the special token at its end
+    if (mode, family) == ("mean", "bert"):  # all of a text but the special token at its end
         rows = made.logits(f"who is ada {TEXTS[0]}").last_hidden_state[0].numpy()[skip:-1]
         chunk = model.encode_chunks(TEXTS[0], [(0, len(TEXTS[0]))])[0]
         np.testing.assert_allclose(chunk, rows.mean(0), atol=2e-5)
