@@ -34,9 +34,8 @@ def after_pool(graph: Graph, rows: Array) -> Graph:
     tokens = {"name": TOKENS, "kind": "ragged", "max_rows": _MOST_ROWS}
     read = graph.ops[place]["in"]
     ops = [{**op, "in": _VALUE} if op.get("in") == read else op for op in graph.ops[place:]]
-    ops = [
-        {field: value for field, value in op.items() if field != "skip"} for op in ops
-    ]  # no prompt is among the rows
+    # No prompt is among the rows.
+    ops = [{field: value for field, value in op.items() if field != "skip"} for op in ops]
     index = {"name": ROWS, "domain": TOKENS, "dtype": "i32", "limit": len(rows)}
     part = _part(graph, ops, graph.output, [tokens, *graph.domains[1:]], [index])
     facts = {"format": "f32", "n": len(rows), "k": rows.shape[1], "layout": "rows"}
