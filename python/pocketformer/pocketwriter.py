@@ -14,7 +14,8 @@ import numpy as np
 from . import _core
 from .graph import Array, Graph
 from .layout import ALIGNMENT, round_up
-from .pocketfile import TOKENIZER, _check_task, _check_texts, _facts, _header, _judged, _parse, _replacing
+from .metadata import check_task, check_texts
+from .pocketfile import TOKENIZER, _facts, _header, _judged, _parse, _replacing
 
 
 class Shaped(Protocol):
@@ -87,7 +88,7 @@ def writing(
     """
     facts = {name: _facts(slot) for name, slot in slots.items()}
     _judged(lambda: _core.check_graph(graph.description(), facts))
-    _check_texts(model, text)
+    check_texts(model, text)
     if tokenizer_json is not None:
         _parse("tokenizer_json", tokenizer_json)
     tokenizer, tensors = _with_tokenizer(slots, tokenizer_json)
@@ -100,7 +101,7 @@ def writing(
         yield writer
         params = writer.map()
         params.pop(TOKENIZER, None)
-        _check_task(model, _judged(lambda: _core.Program(graph.description(), params)))
+        check_task(model, _judged(lambda: _core.Program(graph.description(), params)))
 
 
 def file_bytes(

@@ -22,7 +22,8 @@ from pocketformer.errors import PocketFileError, TaskError
 from pocketformer.packing import pack_graph
 from pocketformer.pocketfile import write_pocket
 from pocketformer.sampling import Sampling
-from pocketformer.tasks.generate import CHUNK, Generator, _Spelling
+from pocketformer.tasks.generate import CHUNK, Generator
+from pocketformer.tasks.stream import Spelling
 
 PROMPT = "Ada wrote the first"
 DRAWN = {"temperature": 1.3, "top_p": 0.95, "seed": 11}
@@ -140,16 +141,16 @@ def test_characters_are_never_cut(tmp_path: Path) -> None:
     tokenizer = add_tokenizer(tmp_path)
     text = "naïve 漢字 🙂🙂 e\u0301 – ok"
     ids = tokenizer.encode(text, add_special_tokens=False).ids
-    spelling = _Spelling(tokenizer, tokenizer.encode("Say: ").ids)
+    spelling = Spelling(tokenizer, tokenizer.encode("Say: ").ids)
     pieces = [spelling.add(token) for token in ids] + [spelling.rest()]
     assert "".join(pieces) == text
     assert all("\N{REPLACEMENT CHARACTER}" not in piece for piece in pieces)
     for cut in range(len(ids)):  # a prompt may end within a character
-        spelling = _Spelling(tokenizer, ids[:cut])
+        spelling = Spelling(tokenizer, ids[:cut])
         rest = "".join([*(spelling.add(token) for token in ids[cut:]), spelling.rest()])
         assert text.endswith(rest)
         assert tokenizer.decode(ids[:cut]).rstrip("\N{REPLACEMENT CHARACTER}") + rest == text
-    spelling = _Spelling(tokenizer, [])
+    spelling = Spelling(tokenizer, [])
     assert "".join([*(spelling.add(token) for token in ids[:8]), spelling.rest()]) == tokenizer.decode(ids[:8])
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from . import options
 
 if TYPE_CHECKING:
-    from ..tasks.generate import TextStream
+    from ..tasks.stream import TextStream
 
 HELP = "continue a text"
 EXAMPLE = """  pocketformer generate smollm2.pocket "The capital of France is" --max-tokens 32

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator as PyGenerator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,6 +15,7 @@ from .._core import StateCache
 from ..engine import Engine, Ids, Outputs
 from ..model import Model
 from ..sampling import Sampler, Sampling
+from .stream import Spelling, TextStream, Writer
 from .text import check_unicode
 
 if TYPE_CHECKING:
@@ -24,53 +25,6 @@ CHUNK = 512
 """Tokens of a prompt that run together, between which a run can be given up."""
 LOGIT_ROWS = 64
 """Rows of logits in memory at once: of a vocabulary of 262,144, 67 MB."""
-_CONTEXT = 5
-"""Tokens before the text that decide how its first ones are spelled: whether with a blank, say."""
-_UNFINISHED = 16
-"""Tokens that may wait for the rest of a character; more than any has bytes."""
-
-_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-
-FinishReason = Literal["stop", "length"]
-
-
-@dataclass
-class _Progress:
-    """What a stream and its writer share, so that neither holds the other."""
-
-    ids: list[int] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
-
-
-class TextStream(Iterator[str]):
-    """The pieces of a text as they are written; together they are the text. Dropping it ends the writing.
-
-    ``ids`` are the tokens so far. ``finish_reason`` is None until the end, then ``stop`` (an end token, or one of the
-    ``stop`` strings) or ``length``. ``seed`` repeats the text. ``prompt_tokens`` is how many were read first.
-    """
-
-    def __init__(
-        self, pieces: PyGenerator[str, None, None], progress: _Progress, prompt_tokens: int, seed: int
-    ) -> None:
-        self._pieces = pieces
-        self._progress = progress
-        self.prompt_tokens = prompt_tokens
-        self.seed = seed
-
-    @property
-    def ids(self) -> list[int]:
-        return self._progress.ids
-
-    @property
-    def finish_reason(self) -> FinishReason | None:
-        return self._progress.finish_reason
-
-    def __next__(self) -> str:
-        return next(self._pieces)
-
-    def close(self) -> None:
-        """Ends the writing and gives the memory back."""
-        self._pieces.close()
 
 
 class Generator(Model):
@@ -155,7 +109,7 @@ class Generator(Model):
         samplers = [Sampler(sampling, self.width) for _ in prompts]
         for ids, sampler in zip(prompts, samplers, strict=True):
             sampler.see(ids.tolist())
-        writers = [_Writer(self._spelling(ids), self.end_token_ids, stops) for ids in prompts]
+        writers = [Writer(self._spelling(ids), self.end_token_ids, stops) for ids in prompts]
         if several:
             return self._together(prompts, max_tokens, samplers, writers)
         pieces = self._write(writers[0], prompts[0], max_tokens, samplers[0])
@@ -172,8 +126,8 @@ class Generator(Model):
             )
         return ids
 
-    def _spelling(self, ids: Ids) -> _Spelling | None:
-        return _Spelling(self._tokenizer(), ids.tolist()) if self._engine.file.has_tokenizer else None
+    def _spelling(self, ids: Ids) -> Spelling | None:
+        return Spelling(self._tokenizer(), ids.tolist()) if self._engine.file.has_tokenizer else None
 
     def chat(self, messages: Sequence[Mapping[str, Any]], max_tokens: int = 256, **options: Any) -> Any:
         """The assistant's answer to ``messages``, a list of ``{"role": …, "content": …}``; else as :meth:`generate`.
@@ -241,7 +195,7 @@ class Generator(Model):
             total += float(np.log(np.exp(logits).sum(axis=1)).sum() - logits[rows, after].sum())
         return float(np.exp(total / (len(ids) - 1)))
 
-    def _write(self, writer: _Writer, ids: Ids, max_tokens: int, sampler: Sampler) -> PyGenerator[str, None, None]:
+    def _write(self, writer: Writer, ids: Ids, max_tokens: int, sampler: Sampler) -> PyGenerator[str, None, None]:
         for token in self._tokens(ids, max_tokens, sampler):
             piece = writer.add(token)
             if piece:
@@ -268,7 +222,7 @@ class Generator(Model):
             self._kept.give(seen, cache)
 
     def _together(
-        self, prompts: list[Ids], max_tokens: int, samplers: list[Sampler], writers: list[_Writer]
+        self, prompts: list[Ids], max_tokens: int, samplers: list[Sampler], writers: list[Writer]
     ) -> list[str]:
         """The text after each prompt; every token of those that are not finished comes from one run."""
         caches = [self._cache() for _ in prompts]
@@ -305,41 +259,6 @@ class Generator(Model):
         return self._reader.tokenizer("never")
 
 
-class _Writer:
-    """Tokens to the pieces of a text, up to an end token or a stop string."""
-
-    def __init__(self, spelling: _Spelling | None, end_tokens: Sequence[int], stops: Sequence[str]) -> None:
-        self.progress = _Progress()
-        self._spelling = spelling
-        self._end_tokens = end_tokens
-        self._stops = stops
-        self._held = ""  # might be the beginning of a stop string
-
-    def add(self, token: int) -> str:
-        if token in self._end_tokens:
-            self.progress.finish_reason = "stop"
-            return self._give(self._spelling.rest() if self._spelling else "", whole=True)
-        self.progress.ids.append(token)
-        return self._give(self._spelling.add(token) if self._spelling else "", whole=False)
-
-    def end(self) -> str:
-        """There are no more tokens."""
-        piece = self._give(self._spelling.rest() if self._spelling else "", whole=True)
-        self.progress.finish_reason = self.progress.finish_reason or "length"
-        return piece
-
-    def _give(self, text: str, whole: bool) -> str:
-        self._held += text
-        found = min((self._held.find(stop) for stop in self._stops if stop in self._held), default=-1)
-        if found >= 0:
-            self.progress.finish_reason = "stop"
-            return self._held[:found]
-        most = (n for stop in self._stops for n in range(1, len(stop)) if self._held.endswith(stop[:n]))
-        end = len(self._held) - (0 if whole else max(most, default=0))
-        piece, self._held = self._held[:end], self._held[end:]
-        return piece
-
-
 class _Kept:
     """The keys and values of one text, for the next that begins like it."""
 
@@ -366,41 +285,6 @@ class _Kept:
         """``cache`` holds the first of ``ids``."""
         with self._lock:
             self._ids, self._cache = ids, cache
-
-
-class _Spelling:
-    """Tokens to text, piece by piece: each as far as its characters are complete."""
-
-    def __init__(self, tokenizer: Tokenizer, prompt: list[int]) -> None:
-        self._tokenizer = tokenizer
-        for tokens in range(_CONTEXT, _UNFINISHED):
-            self._ids = prompt[-tokens:]
-            if not self._text().startswith(_REPLACEMENT):  # else it begins within a character
-                break
-        self._read = len(self._ids)  # tokens whose text has been given out
-        self._known = self._text().rstrip(_REPLACEMENT)  # what follows may complete a character
-
-    def _text(self) -> str:
-        return self._tokenizer.decode(self._ids, skip_special_tokens=True)
-
-    def add(self, token: int) -> str:
-        self._ids.append(token)
-        text = self._text()
-        waiting = len(self._ids) - self._read
-        if text.endswith(_REPLACEMENT) and waiting < _UNFINISHED:
-            return ""
-        return self._give(text)
-
-    def rest(self) -> str:
-        return self._give(self._text())
-
-    def _give(self, text: str) -> str:
-        piece = text[len(self._known) :]
-        self._ids = self._ids[self._read :][-_UNFINISHED:] if piece else self._ids
-        if piece:
-            self._read = len(self._ids)
-            self._known = self._text()
-        return piece
 
 
 def _token_ids(ids: ArrayLike | Iterable[int], vocabulary: int) -> Ids:
