@@ -31,8 +31,7 @@ class Progress:
 class TextStream(Iterator[str]):
     """The pieces of a text as they are written; together they are the text. Dropping it ends the writing.
 
-    ``ids`` are the tokens so far. ``finish_reason`` is None until the end, then ``stop`` (an end token, or one of the
-    ``stop`` strings) or ``length``. ``seed`` repeats the text. ``prompt_tokens`` is how many were read first.
+    ``finish_reason`` is ``stop`` (an end token, or one of the ``stop`` strings) or ``length``. ``seed`` repeats the text. ``prompt_tokens`` is how many were read first.
     """
 
     def __init__(self, pieces: PyGenerator[str, None, None], progress: Progress, prompt_tokens: int, seed: int) -> None:
@@ -43,10 +42,12 @@ class TextStream(Iterator[str]):
 
     @property
     def ids(self) -> list[int]:
+        """The tokens so far."""
         return self._progress.ids
 
     @property
     def finish_reason(self) -> FinishReason | None:
+        """Why the text ended; None before."""
         return self._progress.finish_reason
 
     def __next__(self) -> str:
