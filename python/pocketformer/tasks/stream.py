@@ -31,7 +31,8 @@ class Progress:
 class TextStream(Iterator[str]):
     """The pieces of a text as they are written; together they are the text. Dropping it ends the writing.
 
-    ``finish_reason`` is ``stop`` (an end token, or one of the ``stop`` strings) or ``length``. ``seed`` repeats the text. ``prompt_tokens`` is how many were read first.
+    ``finish_reason`` is ``stop`` (an end token, or one of the ``stop`` strings) or ``length``. ``seed`` repeats the
+    text. ``prompt_tokens`` is how many were read first.
     """
 
     def __init__(self, pieces: PyGenerator[str, None, None], progress: Progress, prompt_tokens: int, seed: int) -> None:
