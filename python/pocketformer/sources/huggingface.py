@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from math import exp
 from pathlib import Path
@@ -172,17 +173,10 @@ def load_checkpoint(folder: str | Path, tower: str | None = None) -> Checkpoint:
     if modules and task == "embed_tokens":
         late = LateInteraction.read(root, home, sentence.encoder, modules.mask)
     graph = _build(family, task, source, modules, late)
-    model: dict[str, Any] = {
-        "name": source.name,
-        "family": family.name,
-        "task": task,
-        "labels": _labels(config, graph) if task in ("classify", "tag") else [],
-        "params": sum(array.size for array in graph.params.values()),
-        "weights": "fp32",
-    }
+    labels = _labels(config, graph) if task in ("classify", "tag") else []
+    model = _described(source, family.name, task, graph, labels)
     if task == "classify" and isinstance(config.values.get("problem_type"), str):
         model["problem_type"] = config.values["problem_type"]
-    model |= {key: value for key, value in (("license", source.license), ("source", source.repository)) if value}
     settings = Settings(home, sentence.tokenizer)
     max_length = min(settings.max_length or graph.max_length, graph.max_length)
     tokenizer = read_tokenizer(settings, config, graph.vocab_size, max_length, sentence.lowercase)
@@ -202,55 +196,26 @@ def load_checkpoint(folder: str | Path, tower: str | None = None) -> Checkpoint:
 def _load_images(root: Path, config: Config) -> Checkpoint:
     family = IMAGE_FAMILIES[config.text("model_type", "")]
     refuse_foreign_computation(config, repository(root, config))
-    architecture = _architecture(config) or next(iter(family.classes))
-    if architecture not in family.classes:
-        raise UnsupportedModelError(
-            f"{config.path}: architecture {architecture!r} is not supported; supported of its family are "
-            f"{', '.join(family.classes)}"
-        )
+    architecture = _architecture_of(config, family.classes)
     task = family.classes[architecture]
     source = HuggingFaceSource.open(root, root, config, family.base, family.table)
     image = read_preprocessing(root)
     builder, output = family.build(config, source, architecture, (image["height"], image["width"]))
     graph = builder.build(output)
-    model: dict[str, Any] = {
-        "name": source.name,
-        "family": family.name,
-        "task": task,
-        "labels": _labels(config, graph) if task == "classify_image" else [],
-        "params": sum(array.size for array in graph.params.values()),
-        "weights": "fp32",
-        "image": image,
-    }
-    model |= source.agreement()
-    model |= {key: value for key, value in (("license", source.license), ("source", source.repository)) if value}
+    labels = _labels(config, graph) if task == "classify_image" else []
+    model = {**_described(source, family.name, task, graph, labels), "image": image, **source.agreement()}
     return Checkpoint(graph, model, {"max_length": 1}, None)
 
 
 def _load_text_tower(root: Path, config: Config) -> Checkpoint:
     tower = TEXT_TOWERS[config.text("model_type", "")]
     refuse_foreign_computation(config, repository(root, config))
-    architecture = _architecture(config) or tower.classes[0]
-    if architecture not in tower.classes:
-        raise UnsupportedModelError(
-            f"{config.path}: architecture {architecture!r} is not supported; supported of its family are "
-            f"{', '.join(tower.classes)}"
-        )
+    _architecture_of(config, tower.classes)
     source = HuggingFaceSource.open(root, root, config, tower.base, tower.table)
     builder, output = tower.build(config, source)
     graph = builder.build(output)
-    settings = Settings(root)
-    tokenizer = read_tokenizer(settings, config, graph.vocab_size, graph.max_length)
-    model: dict[str, Any] = {
-        "name": source.name,
-        "family": tower.name,
-        "task": "embed",
-        "labels": [],
-        "params": sum(array.size for array in graph.params.values()),
-        "weights": "fp32",
-        **source.agreement(),
-    }
-    model |= {key: value for key, value in (("license", source.license), ("source", source.repository)) if value}
+    tokenizer = read_tokenizer(Settings(root), config, graph.vocab_size, graph.max_length)
+    model = {**_described(source, tower.name, "embed", graph), **source.agreement()}
     text: dict[str, Any] = {"max_length": graph.max_length, "pooled_token": tower.pooled(config)}
     if tower.padded(config):
         text |= {"padded_length": tower.padded(config), "pad_token_id": config.integer("pad_token_id", 1, minimum=0)}
@@ -277,17 +242,32 @@ def read_decoder(source: Source) -> tuple[Graph, dict[str, Any]]:
         )
     builder, output = decoder.generator(family, config, source)
     graph = builder.build(output)
-    model: dict[str, Any] = {
+    return graph, _described(source, family.name, "generate", graph)
+
+
+def _described(source: Source, family: str, task: str, graph: Graph, labels: list[str] | None = None) -> dict[str, Any]:
+    """What every file says of its ``model``."""
+    known = (("license", source.license), ("source", source.repository))
+    return {
         "name": source.name,
-        "family": family.name,
-        "task": "generate",
-        "labels": [],
+        "family": family,
+        "task": task,
+        "labels": labels or [],
         "params": sum(array.size for array in graph.params.values()),
         "weights": "fp32",
+        **{key: value for key, value in known if value},
     }
-    return graph, model | {
-        key: value for key, value in (("license", source.license), ("source", source.repository)) if value
-    }
+
+
+def _architecture_of(config: Config, classes: Collection[str]) -> str:
+    """The first architecture of ``config``, or the first of ``classes`` where it names none; it is one of them."""
+    architecture = _architecture(config) or next(iter(classes))
+    if architecture not in classes:
+        raise UnsupportedModelError(
+            f"{config.path}: architecture {architecture!r} is not supported; supported of its family are "
+            f"{', '.join(classes)}"
+        )
+    return architecture
 
 
 def _family(config: Config) -> Family:
