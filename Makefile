@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo check test tools lint fuzz bench format clean dist/installed
+.PHONY: help demo check test test/builds test/library tools lint fuzz bench format clean dist/installed
 
 PYTHON ?= python3
 POCKETFORMER_CACHE ?= $(HOME)/.cache/pocketformer
@@ -37,8 +37,15 @@ demo: .venv/installed  ## compress a real model and search with it
 check: lint build/check/ready  ## lint, then the quick tests on this checkout (a minute once it is built)
 	PYTHONPATH=$(CURDIR)/build/check/site $(test_bin)/python -m pytest -q -x --quick
 
+# Half the time is compilers and emulators, the other half one Python: side by side they keep two cores busy.
 test: tools dist/installed lint  ## lint, then run every test against the installed wheel
-	$(test_bin)/python -m pytest -q -x --durations=15
+	$(MAKE) --jobs=2 --output-sync=line test/builds test/library
+
+test/builds:
+	$(test_bin)/python -m pytest -q -x --durations=15 tests/builds
+
+test/library:
+	$(test_bin)/python -m pytest -q -x --durations=15 --ignore=tests/builds
 
 tools:
 	scripts/install_tools.sh
