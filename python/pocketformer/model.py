@@ -159,7 +159,8 @@ class Model:
 
     def __getattr__(self, name: str) -> Any:
         """A method of another task, which raises TaskError when it is called."""
-        wanted = next((task for task, (_, _, methods) in MODELS.items() if name in methods), None)
+        having = [task for task, (_, _, methods) in MODELS.items() if name in methods]
+        wanted = name if name in having else next(iter(having), None)
         if wanted is None or name.startswith("_"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 

@@ -80,8 +80,8 @@ def test_typed(minilm_int8: Path, model: Model) -> None:
     assert isinstance(pocketformer.Embedder.load(minilm_int8, threads=1), pocketformer.Embedder)
     with pytest.raises(TaskError, match="a model for the task 'embed'; use Embedder"):
         pocketformer.Tagger.load(minilm_int8)
-    with pytest.raises(AttributeError, match="no attribute 'generate'"):
-        _ = model.generate
+    with pytest.raises(AttributeError, match="no attribute 'transcribe'"):
+        _ = model.transcribe
 
 
 def test_rows_of_a_network_without_head(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_copy_outlives_what_happens_to_the_file(minilm_int8: Path, tmp_path: P
     assert model.encode(SENTENCES[0]).tobytes() == expected
     assert model.info()["file_bytes"] == len(content)
     path.write_bytes(content)
-    assert pickle.loads(pickle.dumps(model))._source == (str(path), 1, True)
+    assert pickle.loads(pickle.dumps(model))._source == (str(path), 1, True, None)
 
 
 def test_licence_and_source_are_shown(tmp_path: Path) -> None:
