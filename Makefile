@@ -42,10 +42,10 @@ test: tools dist/installed lint  ## lint, then run every test against the instal
 	$(MAKE) --jobs=2 --output-sync=line test/builds test/library
 
 test/builds:
-	$(test_bin)/python -m pytest -q -x --durations=15 tests/builds
+	$(test_bin)/python -m pytest -q -x -p no:cacheprovider --durations=15 tests/builds
 
 test/library:
-	$(test_bin)/python -m pytest -q -x --durations=15 --ignore=tests/builds
+	$(test_bin)/python -m pytest -q -x -p no:cacheprovider --durations=15 --ignore=tests/builds
 
 tools:
 	scripts/install_tools.sh
