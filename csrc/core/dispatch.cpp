@@ -101,7 +101,9 @@ const std::vector<Isa>& isas() {
 #if defined(__x86_64__)
       {"avx512vnni", missing_avx512vnni, kernel_table_avx512vnni},
       {"avxvnni", missing_avxvnni, kernel_table_avxvnni},
+#if defined(POCKETFORMER_EVEX_TWIN)
       {"avxvnni_evex", missing_avx512vnni, kernel_table_avxvnni_evex},
+#endif
       {"avx2", missing_avx2, kernel_table_avx2},
 #elif defined(__aarch64__)
       {"i8mm", missing_i8mm, kernel_table_i8mm},

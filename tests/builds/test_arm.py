@@ -180,7 +180,8 @@ def test_manylinux_x86_64(cases: Path, expected: dict[str, str], tmp_path: Path)
     python = f"{tmp_path}/bin/python"
     run([python, "-m", "pip", "install", "-q", str(wheel)])
     result = json.loads(run([python, "tests/helpers/run_cases.py", str(cases)]))
-    assert result == {"default": _core.isas()[0], "digests": {isa: expected for isa in _core.isas()}}
+    isas = [isa for isa in _core.isas() if isa != "avxvnni_evex"]  # wheels do without it
+    assert result == {"default": isas[0], "digests": {isa: expected for isa in isas}}
     assert run([python, "-c", EMBED, str(cases / "minilm.pocket")]).strip() == expected["minilm"]
 
 
