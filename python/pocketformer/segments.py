@@ -43,7 +43,7 @@ def after_pool(graph: Graph, rows: Array) -> Graph:
         part,
         ops=[{"op": "embed", "out": _VALUE, "tables": [{"weight": _TABLE, "index": ROWS}]}, *part.ops],
         weights={**part.weights, _TABLE: facts},
-        params={**part.params, f"{_TABLE}.weight": _as_table(rows)},
+        params={**part.params, f"{_TABLE}.weight": as_table(rows)},
     )
 
 
@@ -71,12 +71,16 @@ def _part(
     )
 
 
-def _as_table(rows: Array) -> Array:
-    """A copy as tables lie in a file: aligned, and padded where the runtime reads beyond the last row."""
+def as_table(rows: Array) -> Array:
+    """A copy of float32 [n, k] as a table by rows lies in a file: aligned, and padded to a multiple of 64 bytes."""
     n, k = rows.shape
-    shape = table_rows(n, k, rows.itemsize), k
-    memory = np.zeros(shape[0] * k * rows.itemsize + ALIGNMENT, np.uint8)
+    return aligned(np.pad(rows, ((0, table_rows(n, k, rows.itemsize) - n), (0, 0))))
+
+
+def aligned(array: Array) -> Array:
+    """A copy that starts at a multiple of 64 bytes, as the runtime asks for."""
+    memory = np.empty(array.nbytes + ALIGNMENT, np.uint8)
     begin = -memory.ctypes.data % ALIGNMENT
-    table: Array = memory[begin : begin + shape[0] * k * rows.itemsize].view(np.float32).reshape(shape)
-    table[:n] = rows
-    return table
+    copy: Array = memory[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy

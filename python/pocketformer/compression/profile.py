@@ -20,8 +20,8 @@ import numpy as np
 
 from .._core import Program, Session, default_threads
 from ..graph import Array, Graph, Op
-from ..layout import ALIGNMENT, table_rows
-from ..packing import pack_graph, pad
+from ..packing import pack_graph
+from ..segments import aligned, as_table
 from ._rounding import observe, rotate
 from .calibration import Calibration
 from .dataflow import Dataflow, parameters
@@ -372,7 +372,7 @@ class _Segment:
             params=params,
         )
         self._packed = pack_graph(replace(self._segment, domains=graph.domains[:1] + self._segment.domains[1:]))
-        self._packed.params = {name: _aligned(array) for name, array in self._packed.params.items()}
+        self._packed.params = {name: aligned(array) for name, array in self._packed.params.items()}
 
     def _root(self) -> dict[str, Any]:
         """The domain of the values, filled by the caller."""
@@ -392,8 +392,7 @@ class _Segment:
         for value, rows in self._values.items():
             table, chunk_rows = f"rows of {value}", rows[index]
             weights[table] = {**weights[table], "n": count}
-            stored = table_rows(count, chunk_rows.shape[1], chunk_rows.itemsize)
-            params[f"{table}.weight"] = _aligned(pad(chunk_rows, stored, chunk_rows.shape[1]))
+            params[f"{table}.weight"] = as_table(chunk_rows)
         inputs = [{**entry, "limit": count} if entry["name"] == ROW else entry for entry in self._segment.inputs]
         graph = replace(self._segment, weights=weights, inputs=inputs, params={})
         feeds: dict[str, Array | None] = {name: found[part].astype(np.int32) for name, found in self._found.items()}
@@ -402,12 +401,3 @@ class _Segment:
         if self._segment.domains[0]["kind"] != "grid":
             feeds[self._domain] = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         return Session(Program(graph.description(), params)).run(feeds, default_threads())
-
-
-def _aligned(array: Array) -> Array:
-    """A copy that starts at a multiple of 64 bytes, as the runtime asks for."""
-    memory = np.empty(array.nbytes + ALIGNMENT, np.uint8)
-    begin = -memory.ctypes.data % ALIGNMENT
-    copy = memory[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy

@@ -14,12 +14,12 @@ import numpy as np
 from .._core import Program, Session
 from ..graph import SELECTED, Array, Graph
 from ..packing import pack_graph
+from ..segments import aligned
 from .calibration import Calibration
 from .channels import Space
 from .dataflow import Dataflow
 from .importance import Seen
 from .precision import FP32, GROUPS, INT8, Precision
-from .profile import _aligned
 from .prune import MULTIPLE, PruneOptions, at_widths
 from .quantize import Profiler, Quantization, QuantizeOptions
 
@@ -104,7 +104,7 @@ def outputs(graph: Graph, sample: Calibration) -> Array:
     if any(domain["kind"] == "selected" for domain in graph.domains):
         feeds[SELECTED] = ends[:-1]
     packed = pack_graph(replace(graph, params={name: np.asarray(array) for name, array in graph.params.items()}))
-    program = Program(packed.description(), {name: _aligned(array) for name, array in packed.params.items()})
+    program = Program(packed.description(), {name: aligned(array) for name, array in packed.params.items()})
     result: Array = Session(program).run(feeds, 1)
     return result
 

@@ -69,7 +69,7 @@ class Classifier(Model):
         else:
             listed, single = as_texts(texts)
             scores = _probabilities(self._logits(listed), self._engine.file.model.get("problem_type"))
-            results = [_ranked(self._names(), row) for row in scores]
+            results = [ranked(self._names(), row) for row in scores]
         return results[0] if single else results
 
     def _names(self) -> list[str]:
@@ -97,7 +97,7 @@ class Classifier(Model):
             scores = softmax(logits[..., [contradiction, entailment]])[..., 1]
         else:
             scores = softmax(logits[..., entailment])
-        return [_ranked(listed, row) for row in scores]
+        return [ranked(listed, row) for row in scores]
 
     def _inference_labels(self) -> tuple[int, int]:
         """The outputs for entailment and contradiction, chosen as the zero-shot pipeline of transformers does."""
@@ -133,5 +133,6 @@ def _probabilities(logits: Outputs, problem_type: str | None) -> Outputs:
     return softmax(logits)
 
 
-def _ranked(names: Sequence[str], scores: Outputs) -> list[Label]:
-    return [Label(names[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")]
+def ranked(names: Sequence[str], scores: Outputs, top_k: int | None = None) -> list[Label]:
+    """The ``top_k`` best of ``names``, all if None, by ``scores`` float32 [names]; best first."""
+    return [Label(names[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")[:top_k]]

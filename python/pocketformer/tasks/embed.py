@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
@@ -186,7 +187,11 @@ class Embedder(Model):
         text, moved = prefix + document, len(prefix)
         windows, shared = self._reader.document(text, length)
         spans = [(begin + moved, end + moved) for begin, end in chunks]
-        return LateChunking(self._engine).encode(text, windows, shared, spans, progress)
+        return self._late_chunking.encode(text, windows, shared, spans, progress)
+
+    @cached_property
+    def _late_chunking(self) -> LateChunking:
+        return LateChunking(self._engine)
 
     def _pooled(self, sequences: list[Ids]) -> tuple[list[Ids], list[Rows] | None]:
         """Filled up where the model was trained so, and which token of each is its embedding where the graph asks."""

@@ -12,7 +12,7 @@ from ..batches import BATCH_TOKENS
 from ..engine import Outputs
 from ..errors import TaskError
 from ..model import Model
-from .classify import Label, softmax
+from .classify import Label, ranked, softmax
 from .embed import normalized
 from .pixels import ImageInput, ImageReader, as_images
 
@@ -88,11 +88,7 @@ class ImageClassifier(ImageModel):
             raise ValueError(f"top_k is {top_k!r}; it must be an integer of at least 1")
         listed, single = as_images(images)
         names = self.labels or [f"LABEL_{i}" for i in range(self.width)]
-        found = []
-        for logits in self._outputs(listed):
-            scores = softmax(logits)
-            order = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
-            found += [[Label(names[i], float(row[i])) for i in best] for row, best in zip(scores, order, strict=True)]
+        found = [ranked(names, scores, top_k) for logits in self._outputs(listed) for scores in softmax(logits)]
         return found[0] if single else found
 
 

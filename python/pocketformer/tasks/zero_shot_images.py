@@ -10,7 +10,7 @@ import numpy as np
 from ..engine import Outputs
 from ..errors import TaskError
 from ..model import Model
-from .classify import Label, sigmoid, softmax
+from .classify import Label, ranked, sigmoid, softmax
 from .embed import Embedder, normalized
 from .images import ImageEmbedder
 from .inputs import as_list
@@ -78,8 +78,7 @@ class ZeroShotImageClassifier:
         logits = np.float32(self._scale) * np.reshape(cosines, (-1, len(weights)))
         scores = softmax(logits) if self._bias is None else sigmoid(logits + np.float32(self._bias))
         names = list(labels)
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
-        rows = [[Label(names[i], float(row[i])) for i in best] for row, best in zip(scores, order, strict=True)]
+        rows = [ranked(names, row, top_k) for row in scores]
         return rows[0] if found.ndim == 1 else rows
 
     def label_embeddings(self, labels: Sequence[str], templates: str | Sequence[str] = TEMPLATES) -> Outputs:
