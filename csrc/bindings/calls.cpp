@@ -20,6 +20,8 @@ thread_local AlignedBuffer memory_of_thread;
 
 // Returns what was chosen before, for `using` to restore.
 py::object choose_isa(const py::object& name) {
+  require(name.is_none() || py::isinstance<py::str>(name), "name is ", describe(name),
+          "; pass that of an ISA, or None");
   const KernelTable* before = chosen_kernels;
   chosen_kernels = name.is_none() ? nullptr : &kernels(py::cast<std::string>(name));
   if (before == nullptr) return py::none();
@@ -42,7 +44,14 @@ int thread_count(Object threads, double work) {
   }
   require(py::isinstance<py::int_>(threads) && !py::isinstance<py::bool_>(threads), "threads is ", describe(threads),
           "; pass an integer of at least 1, or None");
-  return checked_threads(py::cast<int64_t>(threads));
+  return checked_threads(integer(threads, "threads"));
+}
+
+int64_t integer(Object value, const char* name) {
+  int overflow = 0;
+  const long long result = PyLong_AsLongLongAndOverflow(value.ptr(), &overflow);
+  require(overflow == 0, name, " is an integer of more than 64 bits; pass a smaller one");
+  return result;
 }
 
 double number(Object value, const char* name) {

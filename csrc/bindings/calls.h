@@ -27,6 +27,9 @@ const KernelTable& current_kernels();
 // `threads` of a call: None is as many as `work` multiply-adds occupy, at most default_threads().
 int thread_count(Object threads, double work);
 
+// A Python integer of any size; what exceeds 64 bits is refused by its `name`.
+int64_t integer(Object value, const char* name);
+
 // A Python or numpy number.
 double number(Object value, const char* name);
 

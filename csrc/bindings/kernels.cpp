@@ -223,6 +223,8 @@ struct Kernels {
     rows_beside(residual, "residual", epilogue.residual, epilogue.ld_residual);
     epilogue.activation = activation(name);
     const bool floats = view.format == Format::kF32 || epilogue.multiply != nullptr;
+    require(precise.is_none() || py::isinstance<py::bool_>(precise), "precise is ", describe(precise),
+            "; pass True, False or None");
     epilogue.precise = precise.is_none() ? floats : py::cast<bool>(precise);
     function(args);
   }

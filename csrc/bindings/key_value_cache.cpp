@@ -188,7 +188,7 @@ std::unique_ptr<KeyValueCache> make_cache(int64_t kv_heads, int64_t head_dim, in
   int reach = KeyValueCache::kNoWindow;
   if (!window.is_none()) {
     require(py::isinstance<py::int_>(window), "window is ", describe(window), "; pass an integer or None");
-    reach = check("window", py::cast<int64_t>(window), 0, capacity - 1);
+    reach = check("window", integer(window, "window"), 0, capacity - 1);
   }
   return std::make_unique<KeyValueCache>(current_kernels(), check("kv_heads", kv_heads, 1, 1024),
                                          check("head_dim", head_dim, 1, kMaxHeadDim), tokens, reach);

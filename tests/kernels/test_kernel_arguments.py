@@ -49,6 +49,7 @@ def bad_calls() -> list[tuple[str, Callable[[_core.Kernels], None]]]:
         ("residual is", lambda k: k.gemm(q, w, out, 26, **i8, residual=fresh((2, 32)))),
         ("multiply is", lambda k: k.gemm(q, w, out, 26, **i8, multiply=fresh((3, 20)))),
         ("activation is 'swish'", lambda k: k.gemm(q, w, out, 26, **i8, activation="swish")),
+        ("precise is a str; pass True, False or None", lambda k: k.gemm(q, w, out, 26, **i8, precise="yes")),  # type: ignore[arg-type]
         ("only rows with is_signed", lambda k: k.quantize_rows(x, q, s, 26, sum=fresh((3, 1), np.int32))),
         ("group is 16", lambda k: k.quantize_rows(x, q, s, 26, 0, True, 16, fresh((3, 1), np.int32))),
         ("sum is", lambda k: k.quantize_rows(x, q, s, 32, 0, True, 16, fresh((3, 1), np.int32))),
@@ -78,6 +79,11 @@ def bad_calls() -> list[tuple[str, Callable[[_core.Kernels], None]]]:
 def test_bad_arguments_are_named(message: str, call: Callable[[_core.Kernels], None]) -> None:
     with pytest.raises(ValueError, match=message):
         call(kernels("scalar"))
+
+
+def test_an_isa_is_chosen_by_name() -> None:
+    with pytest.raises(ValueError, match="name is a int; pass that of an ISA, or None"):
+        _core.choose_isa(3)  # type: ignore[arg-type]
 
 
 def test_read_only_outputs_are_refused() -> None:

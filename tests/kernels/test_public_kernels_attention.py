@@ -274,6 +274,7 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: kernels.KeyValueCache(2, 300, 25), "head_dim is 300; it must be 1 to 256"),
     (lambda: kernels.KeyValueCache(2, 16, 0), "capacity is 0; it must be 1 to"),
     (lambda: kernels.KeyValueCache(2, 16, 100, 100), "window is 100; it must be 0 to 99"),
+    (lambda: kernels.KeyValueCache(2, 16, 100, 2**70), "window is an integer of more than 64 bits; pass a smaller one"),
     (lambda: kernels.KeyValueCache(2, 16, 100, 1.5), "window is a float; pass an integer"),  # type: ignore[arg-type]
     (lambda: CACHE.append(K[:, :1].copy(), V), r"k is .*; it must have shape \(tokens, 2, 16\)"),
     (lambda: CACHE.append(K, V), "k has 20 tokens; the cache holds 20 of 25: make a larger one, or truncate it"),

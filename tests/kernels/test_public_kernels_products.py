@@ -217,6 +217,7 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: kernels.matmul(X, W, out=floats(5, 23)), r"out is .*; it must have shape \(5, 24\)"),
     (lambda: kernels.matmul(X, W, threads=0), "threads is 0; it must be 1 to 256"),
     (lambda: kernels.matmul(X, W, threads=True), "threads is a bool; pass an integer"),
+    (lambda: kernels.matmul(X, W, threads=2**70), "threads is an integer of more than 64 bits; pass a smaller one"),
     (lambda: kernels.matmul_int8(X, W), "q is float32 .* pass a numpy array of int8"),
     (lambda: kernels.matmul_int8(np.full((2, 32), -128, np.int8), W), "q, row 0, holds the value -128; it must lie"),
     (lambda: kernels.matmul_int8(np.zeros((2, 31), np.int8), W), "q is int8 .* its last axis must hold 32 values"),
