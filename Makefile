@@ -39,7 +39,7 @@ check: lint build/check/ready  ## lint, then the quick tests on this checkout (a
 
 # Half the time is compilers and emulators, the other half one Python: side by side they keep two cores busy.
 test: tools dist/installed lint  ## lint, then run every test against the installed wheel
-	$(MAKE) --jobs=2 --output-sync=line test/builds test/library
+	$(MAKE) --jobs=2 test/builds test/library
 
 test/builds:
 	$(test_bin)/python -m pytest -q -x -p no:cacheprovider --durations=15 tests/builds
