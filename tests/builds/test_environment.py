@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -43,7 +44,9 @@ def test_only_requirements_make_another_environment(tmp_path: Path) -> None:
     def environments(content: str) -> list[str]:
         page.write_text(content, encoding="utf-8")
         command = ["make", "-s", "-C", str(tmp_path), "--eval", "show:;@echo $(test_venv) $(bench_venv)", "show"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        # Under `make test` the variables of the make above would be heard: its options, and that it is one.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
 
     def edited(pattern: str, replacement: str) -> str:
         content, count = re.subn(pattern, replacement, text)
