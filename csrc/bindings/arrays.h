@@ -29,12 +29,12 @@ constexpr const char* dtype_name() {
 struct Description {
   py::handle object;
 
-  friend std::ostream& operator<<(std::ostream& out, const Description& d) {
-    if (!py::isinstance<py::array>(d.object))
-      return out << "a " << py::cast<std::string>(py::type::handle_of(d.object).attr("__name__"));
-    const auto array = py::reinterpret_borrow<py::array>(d.object);
-    return out << py::cast<std::string>(py::str(array.dtype())) << " of shape "
-               << py::cast<std::string>(py::str(array.attr("shape")));
+  std::string text() const {
+    if (!py::isinstance<py::array>(object))
+      return "a " + py::cast<std::string>(py::type::handle_of(object).attr("__name__"));
+    const auto array = py::reinterpret_borrow<py::array>(object);
+    return py::cast<std::string>(py::str(array.dtype())) + " of shape " +
+           py::cast<std::string>(py::str(array.attr("shape")));
   }
 };
 

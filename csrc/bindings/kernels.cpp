@@ -36,9 +36,10 @@ struct Extent {
 struct Extents {
   const std::vector<Extent>& all;
 
-  friend std::ostream& operator<<(std::ostream& out, const Extents& extents) {
-    for (const Extent& extent : extents.all) out << (&extent != &extents.all.front() ? ", " : "") << extent.text();
-    return out;
+  std::string text() const {
+    std::string list;
+    for (const Extent& extent : all) list += (&extent != &all.front() ? ", " : "") + extent.text();
+    return list;
   }
 };
 

@@ -3,8 +3,9 @@
 #include <sched.h>
 
 #include <algorithm>
-#include <fstream>
-#include <sstream>
+#include <cstdlib>
+
+#include "core/files.h"
 
 namespace pocketformer {
 namespace {
@@ -16,17 +17,22 @@ void tighten(int& limit, double cpus) {
   limit = limit == 0 ? rounded : std::min(limit, rounded);
 }
 
+// The microseconds of CPU time in every `period` of them; "max" and -1 mean no limit.
+void read_quota(const char* quota, const char* period, int& limit) {
+  const double used = std::strtod(quota, nullptr), of = std::strtod(period, nullptr);
+  if (used > 0 && of > 0) tighten(limit, used / of);
+}
+
 // "max 100000" or "150000 100000".
 void read_v2(const std::string& directory, int& limit) {
-  std::ifstream file(directory + "/cpu.max");
-  double quota = 0, period = 0;
-  if (file >> quota >> period && quota > 0 && period > 0) tighten(limit, quota / period);
+  const std::string both = read_file(directory + "/cpu.max");
+  const size_t blank = both.find(' ');
+  if (blank != std::string::npos) read_quota(both.c_str(), both.c_str() + blank, limit);
 }
 
 void read_v1(const std::string& directory, int& limit) {
-  std::ifstream quota_file(directory + "/cpu.cfs_quota_us"), period_file(directory + "/cpu.cfs_period_us");
-  double quota = 0, period = 0;
-  if (quota_file >> quota && period_file >> period && quota > 0 && period > 0) tighten(limit, quota / period);
+  const std::string quota = read_file(directory + "/cpu.cfs_quota_us");
+  read_quota(quota.c_str(), read_file(directory + "/cpu.cfs_period_us").c_str(), limit);
 }
 
 // A group is limited by each of its ancestors too. Inside a container the host's path may not exist; the mount's root,
@@ -44,8 +50,10 @@ void read_ancestors(const std::string& mount, std::string path, int& limit, Read
 
 int cgroup_cpus(const std::string& root) {
   int limit = 0;
-  std::ifstream groups(root + "/proc/self/cgroup");
-  for (std::string line; std::getline(groups, line);) {  // "0::/path" or "4:cpu,cpuacct:/path"
+  const std::string groups = read_file(root + "/proc/self/cgroup");
+  for (size_t begin = 0, end; begin < groups.size(); begin = end + 1) {
+    end = std::min(groups.find('\n', begin), groups.size());
+    const std::string line = groups.substr(begin, end - begin);  // "0::/path" or "4:cpu,cpuacct:/path"
     const size_t first = line.find(':');
     const size_t second = first == std::string::npos ? first : line.find(':', first + 1);
     if (second == std::string::npos) continue;

@@ -2,22 +2,20 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <fstream>
 #include <optional>
 #include <set>
 
 #include "core/cpu_quota.h"
 #include "core/errors.h"
+#include "core/files.h"
 #include "core/thread_pool.h"
 
 namespace pocketformer {
 namespace {
 
 std::string read_line(const std::string& path) {
-  std::ifstream file(path);
-  std::string line;
-  std::getline(file, line);
-  return line;
+  const std::string text = read_file(path);
+  return text.substr(0, text.find('\n'));
 }
 
 // A positive number, decimal or with 0x; nothing when the file is missing or holds none.
