@@ -32,7 +32,8 @@ def rebuild(repository: Repository, folder: Path) -> torch.nn.Module:
     make_adversarial(model, 11)
     copy.deepcopy(model).to(repository.dtype).save_pretrained(folder)
     settings = {"architectures": [repository.architecture], **_config(repository, vocab)}
-    (folder / "config.json").write_text(json.dumps(settings))
+    written = {repository.renamed.get(key, key): value for key, value in settings.items()}
+    (folder / "config.json").write_text(json.dumps({key: value for key, value in written.items() if key}))
     if repository.legacy:
         _rename_as_old_releases(folder / "model.safetensors")
     if repository.pooling:
@@ -53,8 +54,7 @@ def _config(repository: Repository, vocab: int) -> dict[str, Any]:
         sizes |= {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
     if repository.config["model_type"] == "albert":
         sizes["embedding_size"] = 16
-    own = {key: value for key, value in repository.config.items() if key != "auto_map" or repository.task is None}
-    return {**own, **sizes}
+    return {**repository.config, **sizes}
 
 
 def _write_tokenizer(repository: Repository, folder: Path) -> int:

@@ -15,6 +15,7 @@ from .distilbert import DISTILBERT
 from .eurobert import EUROBERT
 from .family import Family
 from .gemma import GEMMA3
+from .gte import GTE
 from .image import ImageFamily
 from .llama import LLAMA, MISTRAL
 from .modernbert import MODERNBERT
@@ -25,7 +26,7 @@ from .roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 from .t5 import T5
 from .vit import DEIT, VIT
 
-_TEXT = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, MPNET, ALBERT, MODERNBERT, NOMIC_BERT, EUROBERT, T5)
+_TEXT = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, MPNET, ALBERT, MODERNBERT, NOMIC_BERT, EUROBERT, GTE, T5)
 FAMILIES: dict[str, Family] = {family.name: family for family in _TEXT}
 
 IMAGE_FAMILIES: dict[str, ImageFamily] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..errors import UnsupportedModelError
 from .config import Config
 
-SAME_COMPUTATION: frozenset[str] = frozenset({"nomic-ai/nomic-bert-2048"})
+SAME_COMPUTATION: frozenset[str] = frozenset({"nomic-ai/nomic-bert-2048", "Alibaba-NLP/new-impl"})
 """Repositories (``owner/name``) with code of their own that was read and computes what a family here computes."""
 
 
