@@ -1,34 +1,16 @@
-// Plain C++ for any CPU: the baseline build and the meaning of every primitive. Arrays of 16 that the compiler may
-// vectorise with the baseline's own registers.
+// Plain C++ for any CPU: the baseline build. Vectors of 16 lanes by the extension that g++ and clang share, which they
+// carry out with whatever registers the baseline has. What that cannot say are loops over lanes, and what g++ 12 does
+// lane by lane where vectors are wider than registers, loops over 16 bytes: out of line, since 16 lanes inlined are a
+// megabyte of code and a minute of compiling.
 #pragma once
 
 #include <cmath>
 
 #include "isa/primitives.h"
 
-namespace {
+#define POCKETFORMER_OUTLINE __attribute__((noinline))
 
-// Fused multiply-add without the instruction: the product is exact in double; the sum is rounded to odd (Boldo and
-// Melquiond, 2008: a double rounded to odd then to float is correctly rounded since 53 ≥ 2·24 + 2).
-POCKETFORMER_INLINE float fused_multiply_add(float a, float b, float c) {
-#if defined(__FP_FAST_FMAF) || defined(__aarch64__)
-  return __builtin_fmaf(a, b, c);
-#else
-  const double product = static_cast<double>(a) * b, addend = c;
-  const double sum = product + addend;
-  const double virtual_addend = sum - product;
-  const double error = (product - (sum - virtual_addend)) + (addend - virtual_addend);
-  uint64_t bits;
-  std::memcpy(&bits, &sum, 8);
-  // Inexact with an even last bit: step to the odd neighbour on the error's side. Overflow and NaN have no finite
-  // error.
-  const bool step = error != 0 && std::fabs(error) < 1e300 && (bits & 1) == 0;
-  if (step) bits += ((error > 0) == (sum > 0)) ? 1 : -1;
-  double odd;
-  std::memcpy(&odd, &bits, 8);
-  return static_cast<float>(odd);
-#endif
-}
+namespace {
 
 struct Isa {
   static constexpr const char* kName = "scalar";
@@ -45,220 +27,213 @@ struct Isa {
   static constexpr int kGemmGroups = 1;
   static constexpr int kAttentionChains = 4;
 
-  struct F {
-    float v[16];
-  };
-  struct I {
-    int32_t v[16];
-  };
-  struct B {
-    int8_t v[64];
-  };
-  struct M {
-    bool v[16];
-  };
+  typedef float F __attribute__((vector_size(64)));
+  typedef int32_t I __attribute__((vector_size(64)));
+  typedef int8_t B __attribute__((vector_size(64)));
+  typedef I M;  // −1 or 0
+  typedef int16_t Pairs __attribute__((vector_size(64)));
+  typedef float F4 __attribute__((vector_size(16)));
+  typedef int32_t I4 __attribute__((vector_size(16)));
+  typedef float F2 __attribute__((vector_size(8)));
+  typedef double D2 __attribute__((vector_size(16)));
+  typedef int64_t L2 __attribute__((vector_size(16)));
 
   template <class T, class Fn>
-  static POCKETFORMER_INLINE T lanes(Fn fn) {
+  static POCKETFORMER_OUTLINE T lanes(Fn fn) {
     T r;
-    for (int i = 0; i < 16; ++i) r.v[i] = fn(i);
+    for (int i = 0; i < static_cast<int>(sizeof(T) / sizeof(r[0])); ++i) r[i] = fn(i);
+    return r;
+  }
+  // fn of each 16 bytes.
+  template <class T, class Fn, class... Args>
+  static POCKETFORMER_OUTLINE T quarters(Fn fn, const Args&... args) {
+    T r;
+    for (int i = 0; i < 4; ++i) write(&r, i, fn(quarter(args, i)...));
+    return r;
+  }
+  static POCKETFORMER_INLINE F4 quarter(const F& x, int i) { return read<F4>(reinterpret_cast<const F4*>(&x) + i); }
+  static POCKETFORMER_INLINE I4 quarter(const I& x, int i) { return read<I4>(reinterpret_cast<const I4*>(&x) + i); }
+  template <class Part>
+  static POCKETFORMER_INLINE void write(void* p, int i, Part part) {
+    std::memcpy(static_cast<Part*>(p) + i, &part, sizeof(part));
+  }
+  template <class To, class From>
+  static POCKETFORMER_INLINE To bits(const From& x) {
+    static_assert(sizeof(To) == sizeof(From));
+    To r;
+    std::memcpy(&r, &x, sizeof(r));
+    return r;
+  }
+  template <class T>
+  static POCKETFORMER_INLINE T read(const void* p) {
+    T r;
+    std::memcpy(&r, p, sizeof(r));
     return r;
   }
 
-  static POCKETFORMER_INLINE F load(const float* p) {
-    return lanes<F>([=](int i) { return p[i]; });
-  }
-  static POCKETFORMER_INLINE void store(float* p, F x) {
-    for (int i = 0; i < 16; ++i) p[i] = x.v[i];
-  }
-  static POCKETFORMER_INLINE F zero() { return set1(0.0f); }
-  static POCKETFORMER_INLINE F set1(float x) {
-    return lanes<F>([=](int) { return x; });
-  }
+  static POCKETFORMER_INLINE F load(const float* p) { return read<F>(p); }
+  static POCKETFORMER_INLINE void store(float* p, F x) { std::memcpy(p, &x, sizeof(x)); }
+  static POCKETFORMER_INLINE F zero() { return F{}; }
+  static POCKETFORMER_INLINE F set1(float x) { return x - F{}; }
   static POCKETFORMER_INLINE F load_partial(const float* p, int n) {
     return lanes<F>([=](int i) { return i < n ? p[i] : 0.0f; });
   }
-  static POCKETFORMER_INLINE void store_partial(float* p, F x, int n) {
-    for (int i = 0; i < n; ++i) p[i] = x.v[i];
-  }
+  static POCKETFORMER_INLINE void store_partial(float* p, F x, int n) { std::memcpy(p, &x, n * sizeof(float)); }
   static POCKETFORMER_INLINE F load_i8(const int8_t* p) {
     return lanes<F>([=](int i) { return static_cast<float>(p[i]); });
   }
 
-  static POCKETFORMER_INLINE F add(F a, F b) {
-    return lanes<F>([&](int i) { return a.v[i] + b.v[i]; });
-  }
-  static POCKETFORMER_INLINE F sub(F a, F b) {
-    return lanes<F>([&](int i) { return a.v[i] - b.v[i]; });
-  }
-  static POCKETFORMER_INLINE F mul(F a, F b) {
-    return lanes<F>([&](int i) { return a.v[i] * b.v[i]; });
-  }
-  static POCKETFORMER_INLINE F div(F a, F b) {
-    return lanes<F>([&](int i) { return a.v[i] / b.v[i]; });
-  }
+  static POCKETFORMER_INLINE F add(F a, F b) { return a + b; }
+  static POCKETFORMER_INLINE F sub(F a, F b) { return a - b; }
+  static POCKETFORMER_INLINE F mul(F a, F b) { return a * b; }
+  static POCKETFORMER_INLINE F div(F a, F b) { return a / b; }
   static POCKETFORMER_INLINE F sqrt(F a) {
-    return lanes<F>([&](int i) { return std::sqrt(a.v[i]); });
+    return lanes<F>([&](int i) { return std::sqrt(a[i]); });
   }
+#if defined(__FP_FAST_FMAF) || defined(__aarch64__)
   static POCKETFORMER_INLINE F fma(F a, F b, F c) {
-    return lanes<F>([&](int i) { return fused_multiply_add(a.v[i], b.v[i], c.v[i]); });
+    return lanes<F>([&](int i) { return __builtin_fmaf(a[i], b[i], c[i]); });
   }
+#else
+  // Fused multiply-add without the instruction: the product is exact in double; the sum is rounded to odd (Boldo and
+  // Melquiond, 2008: a double rounded to odd then to float is correctly rounded since 53 ≥ 2·24 + 2).
+  static POCKETFORMER_OUTLINE F fma(F a, F b, F c) {
+    F r;
+    for (int i = 0; i < 8; ++i) {
+      const auto pair = [i](const F& x) {
+        return __builtin_convertvector(read<F2>(reinterpret_cast<const F2*>(&x) + i), D2);
+      };
+      const D2 product = pair(a) * pair(b), addend = pair(c), sum = product + addend;
+      const D2 virtual_addend = sum - product;
+      const D2 error = (product - (sum - virtual_addend)) + (addend - virtual_addend);
+      // Inexact with an even last bit: step to the odd neighbour on the error's side. Overflow and NaN have no finite
+      // error.
+      const L2 even = (bits<L2>(sum) & 1) - 1, finite = (error < 1e300) & (error > -1e300) & (error != 0.0);
+      const L2 outwards = (error > 0.0) ^ ~(sum > 0.0);  // −1 or 0
+      const L2 odd = bits<L2>(sum) + (even & finite & (-1 - (outwards << 1)));
+      write(&r, i, __builtin_convertvector(bits<D2>(odd), F2));
+    }
+    return r;
+  }
+#endif
   static POCKETFORMER_INLINE F max(F a, F b) {
-    return lanes<F>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+    return quarters<F>([](F4 x, F4 y) { return x > y ? x : y; }, a, b);
   }
   static POCKETFORMER_INLINE F min(F a, F b) {
-    return lanes<F>([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+    return quarters<F>([](F4 x, F4 y) { return x < y ? x : y; }, a, b);
   }
-  static POCKETFORMER_INLINE F abs(F a) {
-    return lanes<F>([&](int i) { return std::fabs(a.v[i]); });
-  }
-  // Adding and taking away 1.5·2^23 rounds to nearest even within ±2^22; larger values need another way.
-  static POCKETFORMER_INLINE float round1(float x) {
-    constexpr float kMagic = 12582912.0f;
-    return std::fabs(x) < 4194304.0f ? (x + kMagic) - kMagic : std::nearbyintf(x);
-  }
-  static POCKETFORMER_INLINE F round(F a) {
-    return lanes<F>([&](int i) { return round1(a.v[i]); });
+  static POCKETFORMER_INLINE F abs(F a) { return bits<F>(bits<I>(a) & INT32_MAX); }
+  // Adding and taking away 1.5·2^23 rounds to nearest even within ±2^22, and 2^23 what is larger and no integer yet.
+  static POCKETFORMER_INLINE F4 round4(F4 x) {
+    const F4 size = bits<F4>(bits<I4>(x) & INT32_MAX);
+    const F4 large = bits<F4>(bits<I4>((size + 8388608.0f) - 8388608.0f) | (bits<I4>(x) & INT32_MIN));
+    return size < 4194304.0f ? (x + 12582912.0f) - 12582912.0f : size < 8388608.0f ? large : x;
   }
   // 0 for NaN and what int32 does not hold: hostile weights lead there, and C++ leaves it undefined.
-  static POCKETFORMER_INLINE int32_t int1(float x) {
-    return std::fabs(x) < 2147483648.0f ? static_cast<int32_t>(x) : 0;
+  static POCKETFORMER_INLINE I4 truncate4(F4 x) {
+    const F4 size = bits<F4>(bits<I4>(x) & INT32_MAX);
+    return __builtin_convertvector(bits<F4>(bits<I4>(x) & (size < 2147483648.0f)), I4);
   }
-  static POCKETFORMER_INLINE F scale2(F x, F n) {
-    return lanes<F>([&](int i) {
-      const uint32_t exponent = static_cast<uint32_t>(int1(n.v[i]) + 127) << 23;
-      float power;
-      std::memcpy(&power, &exponent, 4);
-      return x.v[i] * power;
-    });
+  static POCKETFORMER_INLINE F round(F a) {
+    return quarters<F>([](F4 x) { return round4(x); }, a);
   }
   static POCKETFORMER_INLINE I to_i32(F a) {
-    return lanes<I>([&](int i) { return int1(round1(a.v[i])); });
+    return quarters<I>([](F4 x) { return truncate4(round4(x)); }, a);
   }
   static POCKETFORMER_INLINE F to_f32(I a) {
-    return lanes<F>([&](int i) { return static_cast<float>(a.v[i]); });
+    return quarters<F>([](I4 x) { return __builtin_convertvector(x, F4); }, a);
+  }
+  static POCKETFORMER_INLINE F scale2(F x, F n) {
+    return x * quarters<F>([](F4 power) { return bits<F4>((truncate4(power) + 127) << 23); }, n);
   }
 
   template <int D>
   static POCKETFORMER_INLINE F xor_lanes(F x) {
-    return lanes<F>([&](int i) { return x.v[i ^ D]; });
+    return lanes<F>([&](int i) { return x[i ^ D]; });
   }
   template <int D>
   static POCKETFORMER_INLINE F alternate() {
     return lanes<F>([](int i) { return (i & D) != 0 ? -1.0f : 1.0f; });
   }
-  static POCKETFORMER_INLINE float reduce_add(F x) {
+  static POCKETFORMER_OUTLINE float reduce_add(F x) {
     for (int d = 8; d > 0; d /= 2)
-      for (int i = 0; i < d; ++i) x.v[i] += x.v[i + d];
-    return x.v[0];
+      for (int i = 0; i < d; ++i) x[i] += x[i + d];
+    return x[0];
   }
-  static POCKETFORMER_INLINE float reduce_max(F x) {
-    float m = x.v[0];
-    for (float v : x.v) m = v > m ? v : m;
+  static POCKETFORMER_OUTLINE float reduce_max(F x) {
+    float m = x[0];
+    for (int i = 1; i < 16; ++i) m = x[i] > m ? x[i] : m;
     return m;
   }
-  static POCKETFORMER_INLINE int32_t reduce_add_i32(I x) {
+  static POCKETFORMER_OUTLINE int32_t reduce_add_i32(I x) {
     int32_t sum = 0;
-    for (int32_t v : x.v) sum += v;
+    for (int i = 0; i < 16; ++i) sum += x[i];
     return sum;
   }
   static POCKETFORMER_INLINE void store_sums4(int32_t* p, I a, I b, I c, I d) {
     p[0] = reduce_add_i32(a), p[1] = reduce_add_i32(b), p[2] = reduce_add_i32(c), p[3] = reduce_add_i32(d);
   }
-  static POCKETFORMER_INLINE void transpose(F (&r)[16]) {
+  static POCKETFORMER_OUTLINE void transpose(F (&r)[16]) {
     for (int i = 0; i < 16; ++i)
       for (int j = 0; j < i; ++j) {
-        const float t = r[i].v[j];
-        r[i].v[j] = r[j].v[i];
-        r[j].v[i] = t;
+        const float t = r[i][j];
+        r[i][j] = r[j][i];
+        r[j][i] = t;
       }
   }
 
-  static POCKETFORMER_INLINE void pin(F&) {}
-  static POCKETFORMER_INLINE void pin(I&) {}
+  template <class T>
+  static POCKETFORMER_INLINE void pin(T&) {}
 
-  static POCKETFORMER_INLINE I set1_i32(int32_t x) {
-    return lanes<I>([=](int) { return x; });
-  }
-  static POCKETFORMER_INLINE I zero_i32() { return set1_i32(0); }
-  static POCKETFORMER_INLINE I add_i32(I a, I b) {
-    return lanes<I>([&](int i) { return a.v[i] + b.v[i]; });
-  }
-  static POCKETFORMER_INLINE I load_i32(const int32_t* p) {
-    return lanes<I>([=](int i) { return p[i]; });
-  }
-  static POCKETFORMER_INLINE I negate_i32(I a) {
-    return lanes<I>([&](int i) { return -a.v[i]; });
-  }
+  static POCKETFORMER_INLINE I set1_i32(int32_t x) { return x - I{}; }
+  static POCKETFORMER_INLINE I zero_i32() { return I{}; }
+  static POCKETFORMER_INLINE I add_i32(I a, I b) { return a + b; }
+  static POCKETFORMER_INLINE I load_i32(const int32_t* p) { return read<I>(p); }
+  static POCKETFORMER_INLINE I negate_i32(I a) { return -a; }
   template <int S>
   static POCKETFORMER_INLINE I shift_left(I a) {
-    return lanes<I>([&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) << S); });
+    return a << S;
   }
   static POCKETFORMER_INLINE M between(I lo, I hi, int32_t j) {
-    return lanes<M>([&](int i) { return lo.v[i] <= j && j < hi.v[i]; });
+    return quarters<M>([j](I4 low, I4 high) { return (low <= j) & (high > j); }, lo, hi);
   }
-  static POCKETFORMER_INLINE F select(M m, F a, F b) {
-    return lanes<F>([&](int i) { return m.v[i] ? a.v[i] : b.v[i]; });
-  }
+  static POCKETFORMER_INLINE F select(M m, F a, F b) { return bits<F>((m & bits<I>(a)) | (~m & bits<I>(b))); }
 
-  static POCKETFORMER_INLINE B load_b(const void* p) {
-    B r;
-    std::memcpy(r.v, p, 64);
-    return r;
-  }
-  static POCKETFORMER_INLINE void store_b(void* p, B x) { std::memcpy(p, x.v, 64); }
-  static POCKETFORMER_INLINE B broadcast_b(const void* p) {
-    B r;
-    for (int i = 0; i < 16; ++i) std::memcpy(r.v + 4 * i, p, 4);
-    return r;
-  }
-  // Out of line, as 64 lanes inlined are minutes of compiling.
-  template <class Fn>
-  static __attribute__((noinline)) B bytes(Fn fn) {
-    B r;
-    for (int i = 0; i < 64; ++i) r.v[i] = static_cast<int8_t>(fn(i));
-    return r;
-  }
+  static POCKETFORMER_INLINE B load_b(const void* p) { return read<B>(p); }
+  static POCKETFORMER_INLINE void store_b(void* p, B x) { std::memcpy(p, &x, sizeof(x)); }
+  static POCKETFORMER_INLINE B broadcast_b(const void* p) { return bits<B>(set1_i32(read<int32_t>(p))); }
   static POCKETFORMER_INLINE B repeat16(const void* p) {
-    return bytes([=](int i) { return static_cast<const int8_t*>(p)[i % 16]; });
+    return lanes<B>([=](int i) { return static_cast<const int8_t*>(p)[i % 16]; });
   }
-  static POCKETFORMER_INLINE B low_nibbles(B x) {
-    return bytes([&](int i) { return x.v[i] & 15; });
-  }
-  static POCKETFORMER_INLINE B high_nibbles(B x) {
-    return bytes([&](int i) { return static_cast<uint8_t>(x.v[i]) >> 4; });
-  }
+  static POCKETFORMER_INLINE B low_nibbles(B x) { return x & 15; }
+  static POCKETFORMER_INLINE B high_nibbles(B x) { return (x >> 4) & 15; }
   static POCKETFORMER_INLINE B lookup(B table, B i) {
-    return bytes([&](int j) { return table.v[i.v[j]]; });
+    return lanes<B>([&](int j) { return table[i[j]]; });
   }
+  // Products of the lower and of the upper byte of each 16 bits, which these hold; then sums of two.
   static POCKETFORMER_INLINE I dot4(I acc, B a, B w) {
-    for (int i = 0; i < 16; ++i)
-      for (int b = 0; b < 4; ++b) acc.v[i] += static_cast<int32_t>(a.v[4 * i + b]) * w.v[4 * i + b];
-    return acc;
+    const auto lower = [](B x) { return (bits<Pairs>(x) << 8) >> 8; };
+    const auto upper = [](B x) { return bits<Pairs>(x) >> 8; };
+    const auto sums = [](Pairs x) { return ((bits<I>(x) << 16) >> 16) + (bits<I>(x) >> 16); };
+    return acc + (sums(lower(a) * lower(w)) + sums(upper(a) * upper(w)));
   }
   static POCKETFORMER_INLINE I dot4_p(I acc, B a, B w) { return dot4(acc, a, w); }
   static POCKETFORMER_INLINE B pack4(I a, I b, I c, I d) {
-    B r;
-    for (int i = 0; i < 16; ++i) {
-      r.v[4 * i] = static_cast<int8_t>(a.v[i]);
-      r.v[4 * i + 1] = static_cast<int8_t>(b.v[i]);
-      r.v[4 * i + 2] = static_cast<int8_t>(c.v[i]);
-      r.v[4 * i + 3] = static_cast<int8_t>(d.v[i]);
-    }
-    return r;
+    return bits<B>((a & 255) | ((b & 255) << 8) | ((c & 255) << 16) | (d << 24));
   }
   static POCKETFORMER_INLINE B pack64(I a, I b, I c, I d) {
     B r;
-    store_bytes(r.v, a);
-    store_bytes(r.v + 16, b);
-    store_bytes(r.v + 32, c);
-    store_bytes(r.v + 48, d);
+    auto* at = reinterpret_cast<int8_t*>(&r);
+    store_bytes(at, a);
+    store_bytes(at + 16, b);
+    store_bytes(at + 32, c);
+    store_bytes(at + 48, d);
     return r;
   }
   static POCKETFORMER_INLINE B bias(B x) { return x; }
-  static POCKETFORMER_INLINE void store_bytes(void* p, I x) {
+  static POCKETFORMER_OUTLINE void store_bytes(void* p, I x) {
     auto* bytes = static_cast<uint8_t*>(p);
-    for (int i = 0; i < 16; ++i) bytes[i] = static_cast<uint8_t>(x.v[i]);
+    for (int i = 0; i < 16; ++i) bytes[i] = static_cast<uint8_t>(x[i]);
   }
 };
 
