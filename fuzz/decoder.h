@@ -81,6 +81,10 @@ class Decoder {
     return byte < 232 ? 1 + byte % 116 : kOdd[static_cast<size_t>(byte - 232) % std::size(kOdd)];
   }
 
+  // Wraps: widths may be any number.
+  static int64_t sum(int64_t a, int64_t b) {
+    return static_cast<int64_t>(static_cast<uint64_t>(a) + static_cast<uint64_t>(b));
+  }
   int64_t or_wrong(int64_t right) { return wrong() ? size() : right; }
 
   Value pick() {
@@ -265,14 +269,14 @@ class Decoder {
       case 8:
         return simple("select", in, {{"domain", text("chosen")}});
       case 9: {
-        const int64_t begin = bytes_.ConsumeIntegralInRange<int64_t>(0, 40), width = or_wrong(in.width - begin);
+        const int64_t begin = bytes_.ConsumeIntegralInRange<int64_t>(0, 40), width = or_wrong(sum(in.width, -begin));
         columns(in, begin, width);
         return;
       }
       case 10: {
         const Value with = pick();
         simple("concat", in, {{"with", text(with.name)}});
-        values_.back().width += with.width;
+        values_.back().width = sum(in.width, with.width);
         return;
       }
       default:
