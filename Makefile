@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test/builds test/library tools lint fuzz bench format clean dist/installed
+.PHONY: help demo check test test/builds test/library test/sanitizers tools lint fuzz bench format clean dist/installed
 
 PYTHON ?= python3
 POCKETFORMER_CACHE ?= $(HOME)/.cache/pocketformer
@@ -37,15 +37,21 @@ demo: .venv/installed  ## compress a real model and search with it
 check: lint build/check/ready  ## lint, then the quick tests on this checkout (a minute once it is built)
 	PYTHONPATH=$(CURDIR)/build/check/site $(test_bin)/python -m pytest -q -x --quick
 
-# Half the time is compilers and emulators, the other half one Python: side by side they keep two cores busy.
+# Compilers and emulators, one Python, and the sanitizers when a core is free: none of them keeps two cores busy alone.
 test: tools dist/installed lint  ## lint, then run every test against the installed wheel
-	$(MAKE) --jobs=2 test/builds test/library
+	$(MAKE) --jobs=2 test/builds test/library test/sanitizers
+
+pytest = $(test_bin)/python -m pytest -q -x -p no:cacheprovider --durations=15
+sanitizers = tests/builds/test_fuzz.py
 
 test/builds:
-	$(test_bin)/python -m pytest -q -x -p no:cacheprovider --durations=15 tests/builds
+	$(pytest) tests/builds --ignore=$(sanitizers)
 
 test/library:
-	$(test_bin)/python -m pytest -q -x -p no:cacheprovider --durations=15 --ignore=tests/builds
+	$(pytest) --ignore=tests/builds
+
+test/sanitizers:
+	$(pytest) $(sanitizers)
 
 tools:
 	scripts/install_tools.sh
