@@ -64,7 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.simplefilter("default")
             warnings.showwarning = _show_warning
             result = args.module.execute(args)
-        if args.json:
+        if result is None:  # it was printed as it came
+            pass
+        elif args.json:
             print(json.dumps(result, ensure_ascii=False, indent=2))
         else:
             args.module.show(result)

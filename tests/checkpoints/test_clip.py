@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
@@ -17,6 +18,7 @@ import pocketformer
 from helpers.checkpoints import refused
 from helpers.tokenizers import clip_pairs
 from helpers.torch_models import deviation, make_adversarial
+from pocketformer.cli import main
 from pocketformer.errors import UnsupportedModelError
 
 SIDE = 24
@@ -125,6 +127,31 @@ def zero_shot(model: Any, found: pocketformer.ZeroShotImageClassifier, tokenizer
         found.classify(PICTURES, [])
     with pytest.raises(TypeError, match="is no ImageEmbedder; give the vision tower, then the text tower"):
         pocketformer.ZeroShotImageClassifier(found.texts, found.images)  # type: ignore[arg-type]
+
+
+def test_labels_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip(tmp_path)
+    judge = pocketformer.ZeroShotImageClassifier(*towers(tmp_path))
+    for i, picture in enumerate(PICTURES):
+        Image.fromarray(picture).save(tmp_path / f"{i}.png")
+    labels, templates = ["owl", "boat", "seven"], ["a photo of {}", "the {}!"]
+    arguments = ["run", str(tmp_path / "vision.pocket"), str(tmp_path / "0.png"), str(tmp_path / "1.png"), "--labels"]
+    arguments += [*labels, "--text-model", str(tmp_path / "text.pocket")]
+    for options, expected in (
+        ([], judge.classify(PICTURES, labels)),
+        (
+            ["--template", templates[0], "--template", templates[1]],
+            judge.classify(PICTURES, labels, templates=templates),
+        ),
+    ):
+        assert main([*arguments, *options, "--json"]) == 0
+        results = json.loads(capsys.readouterr().out)["results"]
+        assert [[tuple(label.values()) for label in result["labels"]] for result in results] == expected
+    assert main(arguments) == 0
+    assert "1.png" in capsys.readouterr().out
+    swapped = ["run", str(tmp_path / "vision.pocket"), str(tmp_path / "0.png"), "--labels", "owl", "--text-model"]
+    assert main([*swapped, str(tmp_path / "vision.pocket")]) == 1
+    assert "is no Embedder; give the vision tower, then the text tower" in capsys.readouterr().err
 
 
 def test_the_end_that_early_configs_name(tmp_path: Path) -> None:

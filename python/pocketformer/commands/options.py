@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..model import Model
 
 
 def model_file(parser: argparse.ArgumentParser, optional: bool = False) -> None:
@@ -64,9 +67,10 @@ def read_texts(args: argparse.Namespace) -> list[str]:
     return lines
 
 
-def takes_images(task: str) -> bool:
-    """Whether what is given names images."""
-    return task in ("classify_image", "embed_image")
+def load_model(path: str, threads: int | None) -> Model:
+    from ..model import load
+
+    return load(path, threads)
 
 
 def title(result: dict[str, Any]) -> str:

@@ -27,7 +27,7 @@ MODELS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "answer": ("answer", "Reader", ("answer",)),
     "fill_mask": ("fill_mask", "MaskFiller", ("fill_mask", "mask_token")),
     "classify_image": ("images", "ImageClassifier", ("classify",)),
-    "embed_image": ("images", "ImageEmbedder", ("encode",)),
+    "embed_image": ("images", "ImageEmbedder", ("encode", "encode_batches")),
     "generate": ("generate", "Generator", ("generate", "chat", "chat_ids", "tokenize", "logits", "perplexity")),
     "features": ("features", "Features", ()),
 }

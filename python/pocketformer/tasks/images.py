@@ -57,14 +57,14 @@ class ImageModel(Model):
         return sum(int(domain.get("prepended", 0)) for domain in self._engine.file.graph.domains)
 
     @property
-    def _grid(self) -> tuple[int, int]:
-        """Rows and columns of patches: the last grid that the graph makes."""
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of an image's patches."""
         grid = [domain for domain in self._engine.file.graph.domains if domain["kind"] == "grid"][-1]
         return int(grid["height"]), int(grid["width"])
 
     @property
     def _tokens(self) -> int:
-        down, across = self._grid
+        down, across = self.grid
         return self._prepended + down * across
 
 
@@ -120,6 +120,25 @@ class ImageEmbedder(ImageModel):
 
         Raises ValueError for a pooling, or for patches, that the model does not give; and what ``classify`` raises.
         """
+        listed, single = as_images(images)
+        parts = list(self.encode_batches(listed, pooling=pooling, patches=patches, normalize=normalize))
+        shape = (0, *self.grid, self.width) if patches else (0, self.width)
+        result = np.concatenate(parts) if parts else np.zeros(shape, np.float32)
+        return result[0] if single else result
+
+    def encode_batches(
+        self,
+        images: Iterable[ImageInput],
+        *,
+        pooling: Pooling | None = None,
+        patches: bool = False,
+        normalize: bool = False,
+    ) -> Iterator[NDArray[np.float32]]:
+        """The rows of :meth:`encode`, a few images' at a time, for more of them than memory holds: a long video, a
+        large folder. What it yields, end to end, is what ``encode`` gives for a list.
+
+        Raises what ``encode`` raises, for an image that cannot be read when its turn comes.
+        """
         pooling = self.poolings[0] if pooling is None else pooling
         if pooling not in self.poolings:
             raise ValueError(f"pooling is {pooling!r}; this model gives {', '.join(self.poolings)}")
@@ -127,20 +146,21 @@ class ImageEmbedder(ImageModel):
             raise ValueError(
                 "patches is True, but this model's file ends in a pooler; compress the checkpoint without its pooler"
             )
-        listed, single = as_images(images)
-        parts = [self._pooled(rows, pooling, patches) for rows in self._outputs(listed)]
-        shape = (0, *self._grid, self.width) if patches else (0, self.width)
-        result = np.concatenate(parts) if parts else np.zeros(shape, np.float32)
-        if normalize:
-            result = normalized(result.reshape(-1, self.width)).reshape(result.shape)
-        return result[0] if single else result
+        return self._encoded(as_images(images)[0], pooling, patches, normalize)
+
+    def _encoded(
+        self, images: Iterator[ImageInput], pooling: Pooling, patches: bool, normalize: bool
+    ) -> Iterator[Outputs]:
+        for rows in self._outputs(images):
+            result = self._pooled(rows, pooling, patches)
+            yield normalized(result.reshape(-1, self.width)).reshape(result.shape) if normalize else result
 
     def _pooled(self, rows: Outputs, pooling: Pooling, patches: bool) -> Outputs:
         if self._engine.program.output_kind == "one":
             return rows
         tokens = rows.reshape(-1, self._tokens, self.width)
         if patches:
-            return np.ascontiguousarray(tokens[:, self._prepended :]).reshape(-1, *self._grid, self.width)
+            return np.ascontiguousarray(tokens[:, self._prepended :]).reshape(-1, *self.grid, self.width)
         if pooling == "cls":
             return np.ascontiguousarray(tokens[:, 0])
         return np.stack(

@@ -66,7 +66,7 @@ class ImageReader:
             image = self._prepared(image, name)
         else:
             with opened(image, name) as file:
-                image = self._prepared(file, name)
+                image = self._prepared(file, named(image, name))
         return self._scaled(image)
 
     def _as_it_is(self, image: Pixels, name: str) -> Pixels:
@@ -115,12 +115,10 @@ class ImageReader:
 
 def opened(source: str | os.PathLike[str] | bytes | bytearray | memoryview, name: str) -> Image:
     """The image in a file, or in the bytes of one, whose header was read; its pixels are read later."""
-    pillow, file, what = _pillow(), None, name
+    pillow, file, what = _pillow(), None, named(source, name)
     if isinstance(source, bytes | bytearray | memoryview):
         file = io.BytesIO(source)
-    elif isinstance(source, str | os.PathLike):
-        what = f"{name} ({os.fspath(source)})"
-    else:
+    elif not isinstance(source, str | os.PathLike):
         raise TypeError(
             f"{name} is {type(source).__name__}; pass a path, the bytes of a file, a Pillow image or a numpy array"
         )
@@ -135,6 +133,11 @@ def opened(source: str | os.PathLike[str] | bytes | bytearray | memoryview, name
             raise
         raise ValueError(f"{what} is damaged: {error}") from None
     return image
+
+
+def named(source: Any, name: str) -> str:
+    """``name``, and the file that it is."""
+    return f"{name} ({os.fspath(source)})" if isinstance(source, str | os.PathLike) else name
 
 
 def upright_rgb(image: Image, name: str = "image") -> Image:
