@@ -170,7 +170,12 @@ def _parameters(folder: Path) -> dict[str, Any]:
         ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, UnsupportedModelError, ("dynamic",)),
         ("llama", {"rope_parameters": {"rope_type": "linear"}}, CheckpointError, ("factor", "0.0")),
         ("llama", {"partial_rotary_factor": 0.5}, UnsupportedModelError, ("partial_rotary_factor",)),
-        ("llama", {"architectures": ["LlamaForSequenceClassification"]}, UnsupportedModelError, ("LlamaForCausalLM",)),
+        (
+            "llama",
+            {"architectures": ["LlamaForQuestionAnswering"]},
+            UnsupportedModelError,
+            ("LlamaForQuestionAnswering",),
+        ),
         ("llama", {"eos_token_id": VOCAB}, CheckpointError, ("eos_token_id", str(VOCAB))),
         ("mistral", {"sliding_window": 0}, CheckpointError, ("sliding_window",)),
         ("qwen2", {"layer_types": ["full_attention"]}, CheckpointError, ("layer_types", "3 layers")),

@@ -94,13 +94,16 @@ def fill(model: torch.nn.Module, seed: int) -> None:
                 parameter.copy_(gain * noise / parameter.shape[-1] ** 0.5)
 
 
-def build(case: str, folder: Path, seed: int = 0, **options: Any) -> Any:
-    """A random model, saved to ``folder``."""
+def build(case: str, folder: Path, seed: int = 0, suffix: str = "ForCausalLM", **options: Any) -> Any:
+    """A random model, saved to ``folder``; ``suffix`` is that of its class."""
     prefix, sizes = CASES[case]
-    config_class = getattr(transformers, f"{prefix}TextConfig" if prefix == "Gemma3" else f"{prefix}Config")
+    if prefix == "Gemma3" and suffix != "ForCausalLM":
+        prefix = "Gemma3Text"
+    model_class = getattr(transformers, prefix + suffix)
+    config_class = model_class.config_class
     config = config_class(**{**_SIZES, **sizes, **options})
     config._attn_implementation = "eager"
-    model = getattr(transformers, f"{prefix}ForCausalLM")(config).eval()
+    model = model_class(config).eval()
     fill(model, seed)
     model.save_pretrained(folder)
     return model

@@ -297,19 +297,26 @@ def as_quantized(
         precision = (precisions or {}).get(name, Precision())
         rounded = {"format": precision.format, "group": precision.group, "rotate": block}
         weights[name] = {**weights[name], **{key: value for key, value in rounded.items() if value}}
-    states = [_int8_state(state) for state in graph.states]
-    return replace(graph, weights=weights, states=states, ops=_with_int8_queries(graph), params={})
+    states = _int8_states(graph)
+    ops = _with_int8_queries(graph, {state["name"]: state for state in states})
+    return replace(graph, weights=weights, states=states, ops=ops, params={})
 
 
-def _int8_state(state: dict[str, Any]) -> dict[str, Any]:
-    """Queries and keys of decoders are rotated: without, their outliers cost five to eight times as much."""
-    block = hadamard_block(state["head_dim"]) if state.get("kept") else 0
-    return {**state, "dtype": "int8", **({"rotate": block} if block else {})}
+def _int8_states(graph: Graph) -> list[dict[str, Any]]:
+    """Queries and keys of decoders are rotated: without, their outliers cost five to eight times as much.
+
+    So are those of encoders that are decoders in all but their mask: their heads are normalised.
+    """
+    normed = any(op["op"] == "norm" and op.get("heads", 1) > 1 for op in graph.ops)
+    states = []
+    for state in graph.states:
+        block = hadamard_block(state["head_dim"]) if normed or state.get("kept") else 0
+        states.append({**state, "dtype": "int8", **({"rotate": block} if block else {})})
+    return states
 
 
-def _with_int8_queries(graph: Graph) -> list[Op]:
+def _with_int8_queries(graph: Graph, states: Mapping[str, dict[str, Any]]) -> list[Op]:
     """The operators with the queries of every attention rounded by head."""
-    states = {state["name"]: _int8_state(state) for state in graph.states}
     ops: list[Op] = []
     for op in graph.ops:
         if op["op"] == "attention":

@@ -10,6 +10,7 @@ from .albert import ALBERT
 from .bert import BERT
 from .clip import CLIP_TEXT, CLIP_VISION, SIGLIP_TEXT, SIGLIP_VISION, TextTower
 from .decoder import DecoderFamily
+from .decoder_encoder import as_encoder
 from .dinov2 import DINOV2, DINOV2_WITH_REGISTERS
 from .distilbert import DISTILBERT
 from .eurobert import EUROBERT
@@ -27,15 +28,17 @@ from .t5 import T5
 from .vit import DEIT, VIT
 
 _TEXT = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, MPNET, ALBERT, MODERNBERT, NOMIC_BERT, EUROBERT, GTE, T5)
-FAMILIES: dict[str, Family] = {family.name: family for family in _TEXT}
+_DECODERS = (LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA3)
+DECODERS: dict[str, DecoderFamily] = {family.name: family for family in _DECODERS}
+"""Families that predict the next token, by ``model_type``."""
+
+FAMILIES: dict[str, Family] = {family.name: family for family in (*_TEXT, *map(as_encoder, _DECODERS))}
+"""Families over texts, decoders that embed or classify among them, by ``model_type``."""
 
 IMAGE_FAMILIES: dict[str, ImageFamily] = {
     family.name: family for family in (VIT, DEIT, DINOV2, DINOV2_WITH_REGISTERS, CLIP_VISION, SIGLIP_VISION)
 }
 """Families over pixels, by ``model_type``."""
-
-DECODERS: dict[str, DecoderFamily] = {family.name: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA3)}
-"""Families that predict the next token, by ``model_type``."""
 
 TEXT_TOWERS: dict[str, TextTower] = {tower.name: tower for tower in (CLIP_TEXT, SIGLIP_TEXT)}
 """The texts' half of models of images and texts, by ``model_type``."""
@@ -50,7 +53,12 @@ TASKS = {
 }
 """What follows a family's name in an entry of ``architectures``, and the task that its tensors serve."""
 
-CLASSES = {family.classes + suffix: task for family in FAMILIES.values() for suffix, task in TASKS.items()}
+CLASSES = {
+    family.classes + suffix: task
+    for family in FAMILIES.values()
+    for suffix, task in TASKS.items()
+    if family.name not in DECODERS or task in ("embed", *family.heads)
+}
 """The classes of transformers that are understood, and their tasks."""
 
 __all__ = ["CLASSES", "DECODERS", "FAMILIES", "IMAGE_FAMILIES", "TASKS", "TEXT_TOWERS", "Family", "ImageFamily"]

@@ -42,10 +42,14 @@ class DecoderSpec:
 
 @dataclass(frozen=True)
 class DecoderFamily:
-    """``name`` is the ``model_type``, ``architecture`` the class of transformers whose tensors it reads."""
+    """``name`` is the ``model_type``, ``architecture`` the class of transformers that predicts tokens.
+
+    ``classes`` is what the names of its embedding and classifying classes begin with.
+    """
 
     name: str
     architecture: str
+    classes: str
     spec: Callable[[Config], DecoderSpec]
     names: LayerNames = NAMES
 
@@ -107,13 +111,10 @@ def generator(family: DecoderFamily, config: Config, tensors: Tensors) -> tuple[
     """The graph from ``ids`` to logits [selected tokens, vocabulary] of the token after each."""
     spec = family.spec(config)
     first = spec.layers[0]
+    config.refuse("use_bidirectional_attention", not first.causal, "a model that sees later tokens predicts none")
     b = GraphBuilder.text(spec.vocab, 0, spec.positions)
-    words = tensors.weight(f"{BASE}.{WORD_TABLE}", spec.vocab, first.hidden)
-    x = b.embed([Table("embed.words", words, "ids")], scale=spec.scale)
-    for i, layer in enumerate(spec.layers):
-        x = Layer.read(f"layers.{i}", layer, tensors, f"{BASE}.layers.{i}.", family.names).append_to(b, x)
-    scale, _ = norm(tensors, f"{BASE}.norm", first.hidden, bias=False, offset=first.norm_offset)
-    x = b.norm(b.select(x), scale, name="norm", eps=first.eps, kind="rms")
+    x = final_norm(b, b.select(layers(b, family, spec, tensors)), spec, tensors)
+    words = b.params["embed.words.weight"]
     if spec.tied:
         return b, b.linear(x, words, name="embed.words")
     if HEAD not in tensors:
@@ -122,3 +123,18 @@ def generator(family: DecoderFamily, config: Config, tensors: Tensors) -> tuple[
             "does not stand for it; save the complete model with save_pretrained"
         )
     return b, b.linear(x, tensors.weight(HEAD, spec.vocab, first.hidden), name="head")
+
+
+def layers(b: GraphBuilder, family: DecoderFamily, spec: DecoderSpec, tensors: Tensors) -> str:
+    """Appends the table and the layers; returns the last one's rows, one a token."""
+    words = tensors.weight(f"{BASE}.{WORD_TABLE}", spec.vocab, spec.layers[0].hidden)
+    x = b.embed([Table("embed.words", words, "ids")], scale=spec.scale)
+    for i, layer in enumerate(spec.layers):
+        x = Layer.read(f"layers.{i}", layer, tensors, f"{BASE}.layers.{i}.", family.names).append_to(b, x)
+    return x
+
+
+def final_norm(b: GraphBuilder, x: str, spec: DecoderSpec, tensors: Tensors) -> str:
+    first = spec.layers[0]
+    scale, _ = norm(tensors, f"{BASE}.norm", first.hidden, bias=False, offset=first.norm_offset)
+    return b.norm(x, scale, name="norm", eps=first.eps, kind="rms")

@@ -20,8 +20,11 @@ def _gemma3(config: Config) -> DecoderSpec:
     config = replace(config, values={**values, **config.values})
     for key in ("attn_logit_softcapping", "final_logit_softcapping"):
         config.refuse(key, config.values.get(key) is not None, "capped logits are not supported")
-    config.refuse("use_bidirectional_attention", config.flag("use_bidirectional_attention"), "only decoders are")
     biased = config.flag("attention_bias")
+    # EmbeddingGemma's layers see all tokens, or half of the window to each side.
+    both_sides = config.flag("use_bidirectional_attention")
+    window = config.integer("sliding_window", 4096)
+    reach = window // 2 if both_sides else window - 1
     layer = replace(
         layer_spec(config),
         norm="sandwich",
@@ -30,9 +33,11 @@ def _gemma3(config: Config) -> DecoderSpec:
         scale=config.number("query_pre_attn_scalar", 256.0) ** -0.5,
         qkv_bias=biased,
         out_bias=biased,
+        causal=not both_sides,
+        kept=not both_sides,
     )
     whole = replace(layer, rope=read_rope(config, 1e6, layer.head_width, kind=FULL, name="rope.full"))
-    local = replace(layer, rope=_local(config, layer.head_width), window=config.integer("sliding_window", 4096) - 1)
+    local = replace(layer, rope=_local(config, layer.head_width), window=reach)
     count, every = config.integer("num_hidden_layers"), config.integer("sliding_window_pattern", 6)
     kinds = layer_kinds(config, tuple(SLIDING if (i + 1) % every else FULL for i in range(count)))
     layers = tuple(local if kind == SLIDING else whole for kind in kinds)
@@ -47,4 +52,4 @@ def _local(config: Config, head_dim: int) -> Rope:
     return read_rope(config, 1e4, head_dim, kind=SLIDING, name=name)
 
 
-GEMMA3 = DecoderFamily("gemma3_text", "Gemma3ForCausalLM", _gemma3, _NAMES)
+GEMMA3 = DecoderFamily("gemma3_text", "Gemma3ForCausalLM", "Gemma3Text", _gemma3, _NAMES)

@@ -29,5 +29,5 @@ def _mistral(config: Config) -> DecoderSpec:
     return decoder_spec(config, with_windows(config, layer, window, kinds), tied=False)
 
 
-LLAMA = DecoderFamily("llama", "LlamaForCausalLM", _llama)
-MISTRAL = DecoderFamily("mistral", "MistralForCausalLM", _mistral)
+LLAMA = DecoderFamily("llama", "LlamaForCausalLM", "Llama", _llama)
+MISTRAL = DecoderFamily("mistral", "MistralForCausalLM", "Mistral", _mistral)

@@ -29,5 +29,5 @@ def _spec(config: Config, layer: LayerSpec) -> DecoderSpec:
     return decoder_spec(config, with_windows(config, layer, window, kinds), tied=False)
 
 
-QWEN2 = DecoderFamily("qwen2", "Qwen2ForCausalLM", _qwen2)
-QWEN3 = DecoderFamily("qwen3", "Qwen3ForCausalLM", _qwen3)
+QWEN2 = DecoderFamily("qwen2", "Qwen2ForCausalLM", "Qwen2", _qwen2)
+QWEN3 = DecoderFamily("qwen3", "Qwen3ForCausalLM", "Qwen3", _qwen3)

@@ -24,7 +24,7 @@ from .provenance import license_of, model_name, repository
 from .sentence_settings import SentenceSettings
 from .sentence_transformers import Modules, read_modules
 from .source import Source
-from .tokenizer import read_tokenizer
+from .tokenizer import ImportedTokenizer, read_tokenizer
 from .tokenizer_files import Settings
 from .towers import of_tower
 from .weights import Weights, open_weights
@@ -161,7 +161,7 @@ def load_checkpoint(folder: str | Path, tower: str | None = None) -> Checkpoint:
         return _load_images(root, config)
     if config.values.get("model_type") in TEXT_TOWERS:
         return _load_text_tower(root, config)
-    if config.values.get("model_type") in DECODERS:
+    if not modules and _generates(config, home):
         return _load_decoder(root, config)
     sentence = SentenceSettings.read(root, home, config.values, modules.task if modules else None)
     config = Config({**config.values, **sentence.config}, config.path)
@@ -180,6 +180,8 @@ def load_checkpoint(folder: str | Path, tower: str | None = None) -> Checkpoint:
     settings = Settings(home, sentence.tokenizer)
     max_length = min(settings.max_length or graph.max_length, graph.max_length)
     tokenizer = read_tokenizer(settings, config, graph.vocab_size, max_length, sentence.lowercase)
+    if task == "classify" and family.name in DECODERS and tokenizer:
+        _check_last_token(config, tokenizer)
     text = {
         "max_length": max_length,
         "mask_token_id": tokenizer.mask_token_id if tokenizer else None,
@@ -231,6 +233,27 @@ def _load_decoder(root: Path, config: Config) -> Checkpoint:
     return Checkpoint(graph, model, text, tokenizer.json if tokenizer else None)
 
 
+def _generates(config: Config, home: Path) -> bool:
+    """Whether a checkpoint predicts tokens: neither its class nor an adapter beside it is of another task."""
+    family = DECODERS.get(str(config.values.get("model_type")))
+    if family is None or _architecture(config) != family.architecture:
+        return False
+    adapter = open_adapter(home)
+    return adapter is None or adapter.task is None
+
+
+def _check_last_token(config: Config, tokenizer: ImportedTokenizer) -> None:
+    """Classifiers read the last token that is no padding; here every token counts."""
+    from tokenizers import Tokenizer
+
+    ids = Tokenizer.from_str(tokenizer.json.decode()).encode("a").ids
+    config.refuse(
+        "pad_token_id",
+        ids and ids[-1] == config.values.get("pad_token_id"),
+        "the tokenizer ends every text with it, but the classifier reads the token before: end texts with another one",
+    )
+
+
 def read_decoder(source: Source) -> tuple[Graph, dict[str, Any]]:
     """The graph of a decoder, and ``model`` of its checkpoint."""
     config = source.config
@@ -275,7 +298,7 @@ def _family(config: Config) -> Family:
     if model_type not in FAMILIES:
         raise UnsupportedModelError(
             f"{config.path}: model_type {model_type!r} ({_architecture(config) or 'no architecture named'}) is not "
-            f"supported; supported are {', '.join((*FAMILIES, *IMAGE_FAMILIES, *TEXT_TOWERS, *DECODERS))}"
+            f"supported; supported are {', '.join((*FAMILIES, *IMAGE_FAMILIES, *TEXT_TOWERS))}"
         )
     return FAMILIES[model_type]
 
@@ -294,7 +317,7 @@ def _task(config: Config, adapter: Adapter | None) -> str:
     if architecture and architecture not in CLASSES:
         raise UnsupportedModelError(
             f"{config.path}: architecture {architecture!r} is not supported; supported are the classes of "
-            f"{', '.join((*FAMILIES, *IMAGE_FAMILIES, *TEXT_TOWERS, *DECODERS))} whose names end in {', '.join(TASKS)}"
+            f"{', '.join((*FAMILIES, *IMAGE_FAMILIES, *TEXT_TOWERS))} whose names end in {', '.join(TASKS)}"
         )
     return task
 

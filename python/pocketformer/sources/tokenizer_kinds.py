@@ -320,7 +320,30 @@ def _steps(node: Any) -> list[dict[str, Any]]:
 
 
 def _keep_template(tokenizer: Tokenizer, files: TokenizerFiles, settings: Settings, named: Named) -> None:
-    """A ``tokenizer.json`` that is taken as it is brings its template."""
+    """A ``tokenizer.json`` that is taken as it is brings its template.
+
+    Its settings may ask for a beginning or an end token besides. What they do without stays where the template has it:
+    the file is what the model was trained with (the last token of Qwen3-Embedding).
+    """
+    asked = [settings.optional_flag(key) for key in ("add_bos_token", "add_eos_token")]
+    if not any(asked):
+        return
+    from tokenizers import processors
+
+    tokenizer.no_padding()
+    around = tokenizer.encode("").tokens
+    present = [around[:1] == [str(named["bos_token"])], around[-1:] == [str(named["eos_token"])]]
+    keys = [
+        key if there or (wanted and named[key] is not None) else None
+        for key, there, wanted in zip(("bos_token", "eos_token"), present, asked, strict=True)
+    ]
+    if present == [key is not None for key in keys]:
+        return
+    ids = [_identified(tokenizer, named, key) for key in keys if key]
+    first, last = ("" if key is None else _token(named, key) for key in keys)
+    single = [piece for piece in (first, "$A", last) if piece]
+    second = [f"{piece}:1" for piece in (first, "$B", last) if piece]
+    tokenizer.post_processor = processors.TemplateProcessing(single, [*single, *second], ids)
 
 
 def _indexed(vocabulary: Any) -> dict[str, int]:
