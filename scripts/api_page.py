@@ -26,6 +26,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "pocketformer.tasks.tag": ("Entity",),
     "pocketformer.tasks.answer": ("Answer",),
     "pocketformer.tasks.fill_mask": ("Candidate",),
+    "pocketformer.tasks.score": ("Perplexity",),
     "pocketformer.tasks.stream": ("TextStream",),
     "pocketformer.compression": (
         "make_plan",

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from . import __version__
-from .commands import bench, chat, compare, compress, demo, encode, generate, info, predict, run
+from .commands import bench, chat, compare, compress, demo, encode, generate, info, perplexity, predict, run
 from .errors import TaskError
 
 COMMANDS: dict[str, ModuleType] = {
@@ -22,6 +22,7 @@ COMMANDS: dict[str, ModuleType] = {
     "run": run,
     "generate": generate,
     "chat": chat,
+    "perplexity": perplexity,
     "info": info,
     "bench": bench,
     "predict": predict,

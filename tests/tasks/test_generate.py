@@ -154,17 +154,6 @@ def test_characters_are_never_cut(tmp_path: Path) -> None:
     assert "".join([*(spelling.add(token) for token in ids[:8]), spelling.rest()]) == tokenizer.decode(ids[:8])
 
 
-def test_logits_and_perplexity(made: tuple[Any, Path], model: Generator) -> None:
-    ids = np.array(model.tokenize(PROMPT * 8))
-    expected = torch.tensor(torch_logits(made[0], ids))
-    np.testing.assert_allclose(model.logits(ids), expected, atol=1e-3)
-    loss = torch.nn.functional.cross_entropy(expected[:-1], torch.tensor(ids[1:]))
-    assert model.perplexity(PROMPT * 8) == pytest.approx(float(loss.exp()), rel=1e-4)
-    assert model.perplexity(ids.tolist()) == model.perplexity(PROMPT * 8)
-    with pytest.raises(ValueError, match="text has 1 tokens; it must have 2 to the context"):
-        model.perplexity([5])
-
-
 def test_the_context_bounds_a_text(made: tuple[Any, Path]) -> None:
     model = Generator.load(made[1], context=32)
     assert (model.context, Generator.load(made[1]).context) == (32, 1024)

@@ -57,9 +57,9 @@ def read_texts(args: argparse.Namespace) -> list[str]:
     if args.texts:
         return list(args.texts)
     if args.input and args.input != "-":
-        lines = _lines(args.input, Path(args.input).read_bytes())
+        lines = split_lines(args.input, Path(args.input).read_bytes())
     elif args.input or not sys.stdin.isatty():
-        lines = _lines("stdin", sys.stdin.buffer.read())
+        lines = split_lines("stdin", sys.stdin.buffer.read())
     else:
         raise ValueError("there is nothing to read; give texts as arguments, with --input FILE, or on stdin")
     if not lines:
@@ -78,7 +78,7 @@ def title(result: dict[str, Any]) -> str:
     return Path(result["image"]).name if "image" in result else str(result["text"])
 
 
-def _lines(source: str, content: bytes) -> list[str]:
+def split_lines(source: str, content: bytes) -> list[str]:
     """The texts between newlines, without the carriage returns of Windows before them and a mark of the byte order.
 
     No other character ends a line: the rows of the result are those of the file.

@@ -15,16 +15,13 @@ from .._core import StateCache
 from ..engine import Engine, Ids, Outputs
 from ..model import Model
 from ..sampling import Sampler, Sampling
+from . import score
+from .score import CHUNK, Perplexity
 from .stream import Spelling, TextStream, Writer
 from .text import check_unicode
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-CHUNK = 512
-"""Tokens of a prompt that run together, between which a run can be given up."""
-LOGIT_ROWS = 64
-"""Rows of logits in memory at once: of a vocabulary of 262,144, 67 MB."""
 
 
 class Generator(Model):
@@ -117,7 +114,7 @@ class Generator(Model):
         return written if stream else "".join(written)
 
     def _prompt(self, prompt: Any, max_tokens: int) -> Ids:
-        ids = np.array(self.tokenize(prompt), np.int32) if isinstance(prompt, str) else _token_ids(prompt, self.width)
+        ids = self._ids(prompt)
         if len(ids) + max_tokens > self.context:
             raise ValueError(
                 f"the prompt has {len(ids)} tokens and max_tokens is {max_tokens}, together more than the context of "
@@ -172,28 +169,53 @@ class Generator(Model):
             raise ValueError("prompt has no tokens, and this tokenizer adds none; give it at least a word")
         return ids
 
-    def logits(self, ids: ArrayLike) -> Outputs:
-        """float32 [tokens, vocabulary]: what each of ``ids`` [tokens] says of the token after it."""
-        tokens = _token_ids(ids, self.width)
-        return self._engine.run([tokens], rows=np.arange(len(tokens), dtype=np.int64))
+    def logits(self, ids: str | ArrayLike, *, last: bool = False) -> Outputs:
+        """float32 [tokens, vocabulary]: what each token of ``ids``, a text or token ids, says of the one after it.
 
-    def perplexity(self, text: str | Sequence[int]) -> float:
-        """exp of the mean negative log-likelihood of every token of ``text``, or of token ids, but the first.
+        ``last`` gives the row of the last alone, [vocabulary], and takes memory for no other.
 
-        Raises ValueError for fewer than two tokens, or more than the :attr:`context`.
+        Raises ValueError for more tokens than the :attr:`context`.
         """
-        ids = np.asarray(self.tokenize(text) if isinstance(text, str) else text, np.int32)
-        if not 2 <= len(ids) <= self.context:
-            raise ValueError(f"text has {len(ids)} tokens; it must have 2 to the context, {self.context}")
-        cache = self._engine.cache(len(ids), LOGIT_ROWS)
-        total = 0.0
-        for begin in range(0, len(ids), LOGIT_ROWS):
-            chunk, after = ids[begin : begin + LOGIT_ROWS], ids[begin + 1 : begin + 1 + LOGIT_ROWS]
-            rows = np.arange(len(after), dtype=np.int64)
-            logits = self._engine.run([chunk], rows=rows, caches=[cache]).astype(np.float64)
-            logits -= logits.max(axis=1, keepdims=True)
-            total += float(np.log(np.exp(logits).sum(axis=1)).sum() - logits[rows, after].sum())
-        return float(np.exp(total / (len(ids) - 1)))
+        tokens = self._ids(ids)
+        if len(tokens) > self.context:
+            raise ValueError(
+                f"ids has {len(tokens)} tokens, more than the context of {self.context}: give fewer, or load the model "
+                "with a larger context"
+            )
+        if not last:
+            return score.all_logits(self._engine, tokens)
+        row: Outputs = score.read(self._engine, tokens, self._cache(len(tokens)))[0]
+        return row
+
+    def perplexity(self, text: str | ArrayLike, *, stride: int | None = None) -> Perplexity:
+        """How well every token of ``text``, or of token ids, but the first is predicted by those before it.
+
+        A text longer than the :attr:`context` is read in windows of so many tokens, each ``stride`` tokens behind the
+        one before (None: half of the context); a token counts in the first window that holds it. The token that begins
+        texts begins every window.
+
+        Example:
+            >>> loss = model.perplexity("The capital of France is Paris.").negative_log_likelihood  # doctest: +SKIP
+
+        Raises ValueError for fewer than two tokens, or a stride that leaves no token before those that count.
+        """
+        ids = self._ids(text)
+        if len(ids) < 2:
+            raise ValueError(f"text has {len(ids)} token; it must have at least 2, the second is the first to count")
+        begin = self._tokenizer().encode("").ids if self._engine.file.has_tokenizer else []
+        head = len(begin) if ids[: len(begin)].tolist() == begin else 0
+        most = self.context - head - 1
+        if most < 1:
+            raise ValueError(f"the context is {self.context}; perplexity needs at least {head + 2}")
+        chosen = min(max(self.context // 2, 1), most) if stride is None else stride
+        if isinstance(chosen, bool) or not isinstance(chosen, int) or not 1 <= chosen <= most:
+            raise ValueError(
+                f"stride is {stride!r}; it must be an integer in 1…{most}, which leaves a token before those that count"
+            )
+        return score.perplexity(self._engine, ids, head, self.context, chosen)
+
+    def _ids(self, given: Any) -> Ids:
+        return np.array(self.tokenize(given), np.int32) if isinstance(given, str) else _token_ids(given, self.width)
 
     def _write(self, writer: Writer, ids: Ids, max_tokens: int, sampler: Sampler) -> PyGenerator[str, None, None]:
         for token in self._tokens(ids, max_tokens, sampler):
@@ -211,7 +233,7 @@ class Generator(Model):
         cache = self._kept.take(ids) or self._cache()
         seen = ids.tolist()
         try:
-            out, rows, token = self._read(ids, cache), np.zeros(1, np.int64), np.empty(1, np.int32)
+            out, rows, token = score.read(self._engine, ids, cache), np.zeros(1, np.int64), np.empty(1, np.int32)
             for count in range(1, max_tokens + 1):
                 token[0] = sampler.choose(out[0])
                 seen.append(int(token[0]))
@@ -226,7 +248,7 @@ class Generator(Model):
     ) -> list[str]:
         """The text after each prompt; every token of those that are not finished comes from one run."""
         caches = [self._cache() for _ in prompts]
-        logits = [self._read(ids, cache)[0] for ids, cache in zip(prompts, caches, strict=True)]
+        logits = [score.read(self._engine, ids, cache)[0] for ids, cache in zip(prompts, caches, strict=True)]
         texts, active = [""] * len(prompts), list(range(len(prompts)))
         for count in range(1, max_tokens + 1):
             tokens = [samplers[i].choose(row) for i, row in zip(active, logits, strict=True)]
@@ -243,17 +265,9 @@ class Generator(Model):
             texts[i] += writers[i].end()
         return texts
 
-    def _cache(self) -> StateCache:
-        return self._engine.cache(self.context, min(CHUNK, self.context))
-
-    def _read(self, ids: Ids, cache: StateCache) -> Outputs:
-        """float32 [1, vocabulary]: the logits after ``ids``, the first of which ``cache`` may hold already."""
-        out, nothing = np.empty((1, self.width), np.float32), np.empty((0, self.width), np.float32)
-        for begin in range(cache.length, len(ids), cache.chunk):
-            chunk, final = ids[begin : begin + cache.chunk], begin + cache.chunk >= len(ids)
-            rows = np.array([len(chunk) - 1] if final else [], np.int64)
-            self._engine.run([chunk], rows=rows, caches=[cache], out=out if final else nothing)
-        return out
+    def _cache(self, capacity: int | None = None) -> StateCache:
+        most = self.context if capacity is None else capacity
+        return self._engine.cache(most, min(CHUNK, most))
 
     def _tokenizer(self) -> Tokenizer:
         return self._reader.tokenizer("never")
