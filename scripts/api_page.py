@@ -26,8 +26,9 @@ MODULES: dict[str, tuple[str, ...]] = {
     "pocketformer.tasks.tag": ("Entity",),
     "pocketformer.tasks.answer": ("Answer",),
     "pocketformer.tasks.fill_mask": ("Candidate",),
+    "pocketformer.sampling": ("TokenLogprob",),
     "pocketformer.tasks.score": ("Perplexity",),
-    "pocketformer.tasks.stream": ("TextStream",),
+    "pocketformer.tasks.stream": ("TextStream", "Generation"),
     "pocketformer.compression": (
         "make_plan",
         "Plan",

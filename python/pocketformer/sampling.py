@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,46 @@ class Sampling:
             _check(f"logit_bias[{token}]", bias, -math.inf, math.inf)
 
 
+class TokenLogprob(NamedTuple):
+    """The log probability of a ``token`` that was chosen, and ``top``: the likeliest tokens with theirs, best first."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+class LogProbabilities:
+    """Of the tokens of a vocabulary, by one row of logits at a time; the memory, two rows, is taken once.
+
+    Exponentials and their sum are the core's, which are the same on every CPU, and of libm's logarithm a float32 is
+    kept.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._logits: NDArray[np.float32] = np.empty(size, np.float32)
+        self._p: NDArray[np.float32] = np.empty((1, size), np.float32)
+        self._log_sum = 0.0
+
+    def read(self, logits: NDArray[np.float32]) -> None:
+        """Takes in ``logits`` [size]. Raises ValueError where they hold NaN or infinity."""
+        self._logits[:] = logits
+        _core.softmax(self._logits[None], self._p)
+        best = _sampling.best(self._logits)
+        self._log_sum = float(self._logits[best]) - float(np.float32(math.log(self._p[0, best])))
+
+    def of(self, token: int) -> float:
+        return float(self._logits[token]) - self._log_sum
+
+    def top(self, count: int) -> tuple[tuple[int, float], ...]:
+        """The ``count`` likeliest; equal ones by number."""
+        if count == 0:
+            return ()
+        least = np.partition(self._logits, -count)[-count]
+        found = np.flatnonzero(self._logits >= least)
+        found = found[np.argsort(-self._logits[found], kind="stable")][:count].tolist()
+        return tuple((token, self.of(token)) for token in found)
+
+
 def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -68,15 +108,26 @@ def _check(name: str, value: Any, low: float, high: float) -> None:
 class Sampler:
     """The choices of one text over a vocabulary of ``size`` tokens; its memory is taken once.
 
-    Raises ValueError for a bias of a token that the vocabulary lacks.
+    With ``logprobs`` 0…``size``, ``logprob`` says of the last choice how likely the model found it, and so many
+    others: by its logits as they are, before ``sampling`` changes them.
+
+    Raises ValueError for a bias of a token that the vocabulary lacks, and for another number of ``logprobs``.
     """
 
-    def __init__(self, sampling: Sampling, size: int) -> None:
+    def __init__(self, sampling: Sampling, size: int, logprobs: int | None = None) -> None:
+        if logprobs is not None and (not _whole(logprobs) or not 0 <= logprobs <= size):
+            raise ValueError(
+                f"logprobs is {logprobs!r}; it must be None or an integer in 0…{size}: how many of the likeliest "
+                "tokens are given beside the one that is chosen"
+            )
         for token in sampling.logit_bias:
             if not _whole(token) or not 0 <= token < size:
                 raise ValueError(f"logit_bias names the token {token!r}; the vocabulary has 0…{size - 1}")
         self.sampling = sampling
         self.seed = int.from_bytes(os.urandom(8), "little") if sampling.seed is None else sampling.seed
+        self.logprob: TokenLogprob | None = None
+        self._probabilities = None if logprobs is None else LogProbabilities(size)
+        self._top = logprobs or 0
         self._steps = 0
         self._marks: NDArray[np.uint8] = np.zeros(size, np.uint8)
         self._order: NDArray[np.int32] = np.zeros(size if sampling.temperature else 0, np.int32)
@@ -90,7 +141,9 @@ class Sampler:
 
         Raises ValueError where they hold NaN or infinity.
         """
-        s = self.sampling
+        s, probabilities = self.sampling, self._probabilities
+        if probabilities is not None:
+            probabilities.read(logits)
         for token, bias in s.logit_bias.items():
             logits[token] += np.float32(bias)
         if s.repetition_penalty != 1 or s.presence_penalty:
@@ -104,4 +157,6 @@ class Sampler:
             token = _sampling.best(logits)
         self._steps += 1
         self._marks[token] |= 3
+        if probabilities is not None:
+            self.logprob = TokenLogprob(token, probabilities.of(token), probabilities.top(self._top))
         return token

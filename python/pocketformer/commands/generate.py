@@ -40,13 +40,39 @@ def sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens; 0: from all")
     parser.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same text (default: a new one)")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before TEXT; may be repeated")
+    parser.add_argument(
+        "--logit-bias",
+        action="append",
+        type=bias,
+        default=[],
+        metavar="TOKEN=X",
+        help="add X to the logit of a token",
+    )
+    parser.add_argument(
+        "--logprobs", type=int, metavar="N", help="with --json: each token's log probability, and the N likeliest"
+    )
     parser.add_argument("--context", type=options.positive, metavar="N", help="most tokens of prompt and text together")
+
+
+def bias(text: str) -> tuple[int, float]:
+    """``TOKEN=X``."""
+    token, _, number = text.partition("=")
+    try:
+        return int(token), float(number)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not TOKEN=X, such as 42=-1.5") from None
 
 
 def given(args: argparse.Namespace) -> dict[str, Any]:
     """The options of `Generator.generate` that :func:`sampling` read."""
     numbers = {name: getattr(args, name) for name in (*_NUMBERS, "top_k") if getattr(args, name) is not None}
-    return {"seed": args.seed, "stop": args.stop, **numbers}
+    return {
+        **numbers,
+        "seed": args.seed,
+        "stop": args.stop,
+        "logit_bias": dict(args.logit_bias),
+        "logprobs": args.logprobs,
+    }
 
 
 def follow(stream: TextStream, begin: float, quiet: bool) -> dict[str, Any]:
@@ -59,6 +85,7 @@ def follow(stream: TextStream, begin: float, quiet: bool) -> dict[str, Any]:
         if not quiet:
             print(piece, end="", flush=True)
     end = time.perf_counter()
+    logprobs = {"logprobs": [entry._asdict() for entry in stream.logprobs]} if stream.logprobs else {}
     return {
         "text": "".join(pieces),
         "finish_reason": stream.finish_reason,
@@ -67,6 +94,7 @@ def follow(stream: TextStream, begin: float, quiet: bool) -> dict[str, Any]:
         "seed": stream.seed,
         "seconds_to_first": (first or end) - begin,
         "seconds": end - begin,
+        **logprobs,
     }
 
 

@@ -8,24 +8,39 @@ from typing import Any
 from ..errors import CheckpointError
 from .config import Config, read_json
 
-_NEUTRAL = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
+_NEUTRAL = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+_DRAWN = {"typical_p": 1, "epsilon_cutoff": 0, "eta_cutoff": 0, "top_h": None}
+"""Settings of drawing that would change texts here and are not honoured, with what changes nothing."""
+_REFUSED = {
+    **dict.fromkeys(("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "min_length", "min_new_tokens"), 0),
+    **dict.fromkeys(("encoder_repetition_penalty", "guidance_scale", "num_beams", "num_beam_groups"), 1),
+    **dict.fromkeys(("penalty_alpha", "diversity_penalty"), 0),
+    **dict.fromkeys(("bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "sequence_bias", "stop_strings")),
+    **dict.fromkeys(("forced_bos_token_id", "forced_eos_token_id", "exponential_decay_length_penalty", "dola_layers")),
+    **dict.fromkeys(("watermarking_config", "constraints", "force_words_ids", "token_healing")),
+}
+"""The same, of settings that apply to the likeliest token too. What is in neither changes no text."""
 
 
 def generation_settings(root: Path, config: Config, vocab: int) -> dict[str, Any]:
     """``end_token_ids``, ``sampling``, ``chat_template`` and ``special_tokens`` of a folder: docs/format.md.
 
-    ``generation_config.json`` goes before ``config.json``. Sampling is empty where ``do_sample`` is not set: the
-    likeliest token is meant.
+    ``generation_config.json`` goes before ``config.json``. Sampling has no temperature where ``do_sample`` is not set:
+    the likeliest token is meant.
 
     Raises:
         CheckpointError: a file is damaged, or names a token that the vocabulary lacks.
+        UnsupportedModelError: a setting would change texts and is not honoured.
     """
     path = root / "generation_config.json"
     own = Config(read_json(path), path) if path.is_file() else Config({}, path)
     ends = own if own.values.get("eos_token_id") is not None else config
+    _refuse(own)
     sampling: dict[str, Any] = {}
+    if own.values.get("repetition_penalty") is not None:
+        sampling["repetition_penalty"] = own.number("repetition_penalty", 1.0)
     if own.flag("do_sample"):
-        sampling = {
+        sampling |= {
             key: own.number(key, neutral) for key, neutral in _NEUTRAL.items() if own.values.get(key) is not None
         }
         sampling.setdefault("temperature", 1.0)
@@ -37,6 +52,13 @@ def generation_settings(root: Path, config: Config, vocab: int) -> dict[str, Any
         "chat_template": _chat_template(root),
         "special_tokens": _special_tokens(root),
     }
+
+
+def _refuse(config: Config) -> None:
+    for key, neutral in {**_REFUSED, **(_DRAWN if config.flag("do_sample") else {})}.items():
+        value = config.values.get(key)
+        unset = value is None or value is False or value in ([], {}) or (neutral is not None and value == neutral)
+        config.refuse(key, not unset, "it would change texts and is not honoured: remove it to go without")
 
 
 def _tokens(config: Config, key: str, vocab: int) -> list[int]:

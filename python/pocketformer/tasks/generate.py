@@ -17,7 +17,7 @@ from ..model import Model
 from ..sampling import Sampler, Sampling
 from . import score
 from .score import CHUNK, Perplexity
-from .stream import Spelling, TextStream, Writer
+from .stream import Generation, Spelling, TextStream, Writer
 from .text import check_unicode
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ class Generator(Model):
         logit_bias: Mapping[int, float] | None = None,
         seed: int | None = None,
         stop: str | Sequence[str] = (),
+        logprobs: int | None = None,
         stream: bool = False,
     ) -> Any:
         """What follows ``prompt``, a text or token ids: at most ``max_tokens`` tokens, without what ends it.
@@ -71,6 +72,8 @@ class Generator(Model):
         gives the same text on every CPU. The text ends before the first of the ``stop`` strings.
 
         Returns the text, or with ``stream`` its pieces as they come, a :class:`TextStream`; a character is never cut.
+        With ``logprobs`` N a :class:`Generation`, which holds for every token its log probability and those of the N
+        likeliest, as the model gives them: before penalties, biases and temperature. A stream holds them too.
         For a list of prompts a list of texts, each what it would be alone: their tokens come from one run, which costs
         little more than that of one.
 
@@ -103,15 +106,21 @@ class Generator(Model):
                 "stream is True and there are several prompts; give one, or take the texts as they are done"
             )
         prompts = [self._prompt(one, max_tokens) for one in (prompt if several else [prompt])]
-        samplers = [Sampler(sampling, self.width) for _ in prompts]
+        samplers = [Sampler(sampling, self.width, logprobs) for _ in prompts]
         for ids, sampler in zip(prompts, samplers, strict=True):
             sampler.see(ids.tolist())
         writers = [Writer(self._spelling(ids), self.end_token_ids, stops) for ids in prompts]
         if several:
-            return self._together(prompts, max_tokens, samplers, writers)
-        pieces = self._write(writers[0], prompts[0], max_tokens, samplers[0])
-        written = TextStream(pieces, writers[0].progress, len(prompts[0]), samplers[0].seed)
-        return written if stream else "".join(written)
+            texts = self._together(prompts, max_tokens, samplers, writers)
+        else:
+            pieces = self._write(writers[0], prompts[0], max_tokens, samplers[0])
+            if stream:
+                return TextStream(pieces, writers[0].progress, len(prompts[0]), samplers[0].seed)
+            texts = ["".join(pieces)]
+        results: list[Any] = texts
+        if logprobs is not None:
+            results = [_generation(*one) for one in zip(texts, writers, prompts, samplers, strict=True)]
+        return results if several else results[0]
 
     def _prompt(self, prompt: Any, max_tokens: int) -> Ids:
         ids = self._ids(prompt)
@@ -219,7 +228,7 @@ class Generator(Model):
 
     def _write(self, writer: Writer, ids: Ids, max_tokens: int, sampler: Sampler) -> PyGenerator[str, None, None]:
         for token in self._tokens(ids, max_tokens, sampler):
-            piece = writer.add(token)
+            piece = writer.add(token, sampler.logprob)
             if piece:
                 yield piece
             if writer.progress.finish_reason:
@@ -253,7 +262,7 @@ class Generator(Model):
         for count in range(1, max_tokens + 1):
             tokens = [samplers[i].choose(row) for i, row in zip(active, logits, strict=True)]
             for i, token in zip(active, tokens, strict=True):
-                texts[i] += writers[i].add(token)
+                texts[i] += writers[i].add(token, samplers[i].logprob)
             going = [place for place, i in enumerate(active) if not writers[i].progress.finish_reason]
             active = [active[place] for place in going]
             if not active or count == max_tokens:
@@ -299,6 +308,11 @@ class _Kept:
         """``cache`` holds the first of ``ids``."""
         with self._lock:
             self._ids, self._cache = ids, cache
+
+
+def _generation(text: str, writer: Writer, ids: Ids, sampler: Sampler) -> Generation:
+    done = writer.progress
+    return Generation(text, done.ids, done.logprobs, done.finish_reason or "length", len(ids), sampler.seed)
 
 
 def _token_ids(ids: ArrayLike | Iterable[int], vocabulary: int) -> Ids:

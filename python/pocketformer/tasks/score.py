@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import _core, _sampling
 from .._core import StateCache
 from ..engine import Engine, Ids, Outputs
+from ..sampling import LogProbabilities
 
 CHUNK = 512
 """Tokens of a prompt that run together, between which a run can be given up."""
@@ -24,23 +24,6 @@ class Perplexity(NamedTuple):
     perplexity: float
     tokens: int
     negative_log_likelihood: float
-
-
-class Normalizer:
-    """Logits to log probabilities; its memory, a row of the vocabulary, is taken once.
-
-    Exponentials and their sum are the core's, which are the same on every CPU, and of libm's logarithm a float32 is
-    kept.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._row: Outputs = np.empty((1, size), np.float32)
-
-    def log_sum(self, logits: Outputs) -> float:
-        """log Σ exp of ``logits`` [size]. Raises ValueError where they hold NaN or infinity."""
-        _core.softmax(logits[None], self._row)
-        top = _sampling.best(logits)
-        return float(logits[top]) - float(np.float32(math.log(self._row[0, top])))
 
 
 def read(engine: Engine, ids: Ids, cache: StateCache) -> Outputs:
@@ -97,11 +80,12 @@ def _windows(ids: Ids, head: int, context: int, stride: int) -> Iterator[tuple[I
 def _negative_log_likelihood(engine: Engine, ids: Ids, scored: int, cache: StateCache) -> float:
     """The sum over the last ``scored`` of ``ids``."""
     most = max(1, min(cache.chunk, _LOGITS // engine.width))
-    normalizer, total = Normalizer(engine.width), 0.0
+    probabilities, total = LogProbabilities(engine.width), 0.0
     fill(engine, ids[: len(ids) - scored - 1], cache)
     for begin in range(cache.length, len(ids) - 1, most):
         part, after = ids[begin : min(begin + most, len(ids) - 1)], ids[begin + 1 : begin + 1 + most]
         logits = engine.run([part], rows=np.arange(len(part), dtype=np.int64), caches=[cache])
         for row, token in zip(logits, after, strict=True):
-            total += normalizer.log_sum(row) - float(row[token])
+            probabilities.read(row)
+            total -= probabilities.of(token)
     return total

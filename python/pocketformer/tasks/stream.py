@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from ..sampling import TokenLogprob
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -25,7 +27,20 @@ class Progress:
     """What a stream and its writer share, so that neither holds the other."""
 
     ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A text with its tokens ``ids``, why it ended, and for each token its log probability (:class:`TextStream`)."""
+
+    text: str
+    ids: list[int]
+    logprobs: list[TokenLogprob]
+    finish_reason: FinishReason
+    prompt_tokens: int
+    seed: int
 
 
 class TextStream(Iterator[str]):
@@ -45,6 +60,11 @@ class TextStream(Iterator[str]):
     def ids(self) -> list[int]:
         """The tokens so far."""
         return self._progress.ids
+
+    @property
+    def logprobs(self) -> list[TokenLogprob]:
+        """Of each of ``ids``, where ``generate`` was asked for them: its log probability, and the likeliest tokens'."""
+        return self._progress.logprobs
 
     @property
     def finish_reason(self) -> FinishReason | None:
@@ -69,11 +89,13 @@ class Writer:
         self._stops = stops
         self._held = ""  # might be the beginning of a stop string
 
-    def add(self, token: int) -> str:
+    def add(self, token: int, logprob: TokenLogprob | None = None) -> str:
         if token in self._end_tokens:
             self.progress.finish_reason = "stop"
             return self._give(self._spelling.rest() if self._spelling else "", whole=True)
         self.progress.ids.append(token)
+        if logprob is not None:
+            self.progress.logprobs.append(logprob)
         return self._give(self._spelling.add(token) if self._spelling else "", whole=False)
 
     def end(self) -> str:
