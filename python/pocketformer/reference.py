@@ -56,7 +56,7 @@ def run(graph: Graph, inputs: Mapping[str, ArrayLike | None], hooks: Hook | None
     graph.
     """
     plain = unpack_graph(graph)
-    batch = _batch(graph, inputs)
+    batch = make_batch(graph, inputs)
     last_use = {name: index for index, op in enumerate(plain.ops) for name in _inputs(op)}
     last_use[plain.output] = len(plain.ops)
     values: dict[str, Any] = {e["name"]: batch.inputs[e["name"]] for e in graph.inputs if e["dtype"] == "f32"}
@@ -83,7 +83,7 @@ def _inputs(op: Op) -> list[str]:
     return [op[field] for field in ("in", "with", "q", "k", "v", "multiply", "residual") if op.get(field) is not None]
 
 
-def _batch(graph: Graph, given: Mapping[str, ArrayLike | None]) -> Batch:
+def make_batch(graph: Graph, given: Mapping[str, ArrayLike | None]) -> Batch:
     def index(name: str, limit: int) -> Array:
         array = np.asarray(given.get(name, ()), np.int64).reshape(-1)
         if array.size and not (array.min() >= 0 and array.max() < limit):

@@ -26,9 +26,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--criterion",
-        choices=("obs", "wanda", "activation", "l1", "l2"),
+        "--importance",
+        choices=("obs", "wanda", "activation", "l1", "l2", "taylor", "hessian"),
         default="obs",
-        help="what leaves first (default: obs, what costs least after the refit)",
+        help="what leaves first (default: obs, what costs least after the refit; taylor and hessian need torch, extra: "
+        "tune)",
     )
     parser.add_argument(
         "--plan",
@@ -87,7 +89,9 @@ def precision(text: str) -> tuple[str, tuple[int, int]]:
 
 def execute(args: argparse.Namespace) -> dict[str, Any]:
     from ..compression import Precision, PruneOptions, compress, make_plan
+    from ..compression.importance import GRADIENTS
     from ..compression.plan import as_json
+    from ..compression.twin import import_torch
 
     asked = args.budget is not None or args.prune_ffn or args.prune_heads
     if args.dry_run and not asked:
@@ -96,6 +100,8 @@ def execute(args: argparse.Namespace) -> dict[str, Any]:
         from ..compression.page import check_charts
 
         check_charts()
+    if asked and args.criterion in GRADIENTS:
+        import_torch()
     begin = time.perf_counter()
     prune = PruneOptions(args.criterion)
     how: dict[str, Any] = {

@@ -20,12 +20,14 @@ ROUNDS = 64
 class Seen:
     """Statistics of the rows that some readers of a space are multiplied by.
 
-    ``rows`` is how many there were; ``total`` [K] is Σ|x| and ``moments`` [K, K] Σ xᵀx, not rotated.
+    ``rows`` is how many there were; ``total`` [K] is Σ|x| and ``moments`` [K, K] Σ xᵀx, not rotated. ``scores``
+    [units] are those of the space whose first reader this is, where gradients gave them.
     """
 
     rows: int
     total: Array
     moments: Array
+    scores: Array | None = None
 
 
 Parts = Sequence[tuple[Array, Seen]]
@@ -79,7 +81,9 @@ CRITERIA: Mapping[str, Callable[[Parts, Space, int], Any]] = {"obs": obs, "wanda
 """Criteria that judge the columns of the readers by what they were multiplied by."""
 NORMS: Mapping[str, int] = {"l1": 1, "l2": 2}
 """Criteria that take a norm of all parameters of a unit; they need no profile."""
-NAMES = (*CRITERIA, *NORMS)
+GRADIENTS = ("taylor", "hessian")
+"""Criteria of gradients, which torch computes: see gradients."""
+NAMES = (*CRITERIA, *NORMS, *GRADIENTS)
 
 
 def importance(
@@ -90,7 +94,15 @@ def importance(
     Raises ValueError for an unknown criterion, and without statistics for one that needs them.
     """
     if criterion in NORMS:
-        return _norms(graph, channels, space, NORMS[criterion])
+        order = NORMS[criterion]
+        sums = sum_of_units(channels, space, lambda name: np.abs(np.asarray(graph.params[name], np.float64)) ** order)
+        norms: Array = sums ** (1 / order)
+        return norms
+    if criterion in GRADIENTS:
+        known = seen[space.name].scores if space.name in seen else None
+        if known is None:
+            raise ValueError(f"criterion is {criterion!r}, which needs the gradients of {space.name}; collect them")
+        return known
     if criterion not in CRITERIA:
         raise ValueError(f"criterion is {criterion!r}; it must be one of {', '.join(NAMES)}")
     missing = [name for name in space.readers if name not in seen]
@@ -129,14 +141,14 @@ def _by_unit(scores: Array, space: Space) -> Array:
     return result
 
 
-def _norms(graph: Graph, channels: Channels, space: Space, order: int) -> Array:
-    scores = np.zeros(len(space.units))
+def sum_of_units(channels: Channels, space: Space, values: Callable[[str], Array]) -> Array:
+    """[units]: the sum of ``values``, which gives those of a parameter by name, over what a unit of ``space`` holds."""
+    sums = np.zeros(len(space.units))
     for (name, axis), labels in channels.axes.items():
         where = np.searchsorted(space.units, labels)
         inside = space.units[np.minimum(where, len(space.units) - 1)] == labels
         if inside.any():
-            array = np.abs(np.asarray(graph.params[name], np.float64)) ** order
-            sums = array.sum(axis=1 - axis) if array.ndim == 2 else array
-            np.add.at(scores, where[inside], sums[inside])
-    result: Array = scores ** (1 / order)
-    return result
+            array = values(name)
+            of = array.sum(axis=1 - axis) if array.ndim == 2 else array
+            np.add.at(sums, where[inside], of[inside])
+    return sums

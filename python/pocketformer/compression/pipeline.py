@@ -179,7 +179,7 @@ def make_profiler(
     graph = loaded.graph
     if isinstance(calibration, (str, os.PathLike)) and os.fspath(calibration).endswith(".npz"):
         path = calibration
-        return lambda names, _: load_profile(path, graph, names)
+        return Profiler(lambda names, _: load_profile(path, graph, names))
     if calibration is not None:
         chosen = calibrate(loaded, calibration)
     elif options.random_tokens > 0 and takes_tokens(graph):
@@ -193,7 +193,7 @@ def make_profiler(
     if save_to is None:
         return profiler
     linears = list(dict.fromkeys(op["weight"] for op in graph.ops if op["op"] == "linear"))
-    return lambda names, _: _only(names, keep_profile(save_to, profiler(linears, None)))
+    return Profiler(lambda names, _: _only(names, keep_profile(save_to, profiler(linears))), profiler.calibration)
 
 
 def _only(names: Collection[str], observers: Iterable[Observer]) -> Iterator[Observer]:

@@ -10,7 +10,8 @@ import numpy as np
 from ..graph import Array, Graph
 from .calibration import takes_tokens
 from .channels import Channels, Space
-from .importance import NAMES, NORMS, Seen, importance
+from .gradients import gradient_scores
+from .importance import GRADIENTS, NAMES, NORMS, Seen, importance
 from .quantize import Profiler, random_profiler
 from .refit import DAMPING, error, refit
 from .surgery import keep_units, remove_units
@@ -23,9 +24,10 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class PruneOptions:
-    """``criterion``: ``obs`` (what removing costs after the refit; the default), ``wanda``, ``activation``, ``l1`` or
-    ``l2``. ``refit``: whether the weights that read what is left take over what was removed, with ``damping`` as a
-    share of the mean second moment. ``tokens``: how many random ones the model is run on.
+    """``criterion``: ``obs`` (what removing costs after the refit; the default), ``wanda``, ``activation``, ``l1``,
+    ``l2``, or with torch ``taylor`` or ``hessian``. ``refit``: whether the weights that read what is left take over
+    what was removed, with ``damping`` as a share of the mean second moment. ``tokens``: how many random ones the model
+    is run on.
 
     Raises ValueError for another criterion.
     """
@@ -82,8 +84,10 @@ def collect(
 
     Empty for criteria that need none, without refit.
 
-    Raises ValueError where they are needed and no inputs can be made up for ``graph``.
+    Raises ValueError where they are needed and no inputs can be made up for ``graph``, or where gradients are and
+    ``profiler`` is a profile that was kept; ImportError where they are and torch is missing.
     """
+    spaces = list(spaces)
     names = [name for space in spaces for name in space.readers]
     if not names or (options.criterion in NORMS and not options.refit):
         return {}
@@ -91,9 +95,18 @@ def collect(
         if not takes_tokens(graph):
             raise ValueError("random inputs cannot be made up for this model; use criterion l2 without refit")
         profiler = random_profiler(graph, options.tokens)
+    scores: Mapping[str, Array] = {}
+    if options.criterion in GRADIENTS:
+        if profiler.calibration is None:
+            raise ValueError(
+                f"criterion is {options.criterion!r}, which needs gradients, and a profile that was kept has none; "
+                "give the texts"
+            )
+        scores = gradient_scores(options.criterion, graph, Channels(graph), spaces, profiler.calibration)
     found: dict[str, Seen] = {}
     for observer in profiler(names, None):
         found |= dict.fromkeys(observer.weights, Seen(observer.rows, observer.total, observer.moments))
+    found |= {name: replace(found[name], scores=of) for name, of in scores.items()}
     return found
 
 

@@ -26,9 +26,17 @@ from .profile import Observer, Progress, profile
 SEEN = 1 << 24
 """Numbers of the largest table whose rounding is seen by what comes after it: 64 MB that wait in memory."""
 
-Profiler = Callable[[Collection[str], "dict[str, Array] | None"], Iterator[Observer]]
-"""The observers of the linears that are named, in any order: ``profile`` with its graph and calibration, say, and what
-that calls ``rounded``."""
+
+@dataclass(frozen=True)
+class Profiler:
+    """``observe`` gives the observers of the linears that are named, in any order: ``profile`` with its graph and
+    ``calibration``, say, and what that calls ``rounded``. Those of a profile that was kept have no calibration."""
+
+    observe: Callable[[Collection[str], dict[str, Array] | None], Iterator[Observer]]
+    calibration: Calibration | None = None
+
+    def __call__(self, names: Collection[str], rounded: dict[str, Array] | None = None) -> Iterator[Observer]:
+        return self.observe(names, rounded)
 
 
 @dataclass(frozen=True)
@@ -235,7 +243,7 @@ def random_profiler(graph: Graph, tokens: int) -> Profiler:
 
 def calibrated_profiler(graph: Graph, calibration: Calibration) -> Profiler:
     """Runs ``graph`` on ``calibration``."""
-    return lambda names, rounded: profile(graph, names, calibration, rounded=rounded)
+    return Profiler(lambda names, rounded: profile(graph, names, calibration, rounded=rounded), calibration)
 
 
 def choose_rotations(graph: Graph, options: QuantizeOptions) -> dict[str, int]:
