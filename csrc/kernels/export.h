@@ -28,6 +28,7 @@
                                            .attention_i8 = attention_i8<Isa>,                            \
                                            .attention_f32 = attention_f32<Isa>,                          \
                                            .pool = pool<Isa>,                                            \
+                                           .depthwise = depthwise<Isa>,                                  \
                                            .l2_normalize = l2_normalize<Isa>,                            \
                                            .activate = activate_values<Isa>,                             \
                                            .softmax = softmax_rows<Isa>,                                 \

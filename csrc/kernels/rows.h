@@ -6,6 +6,7 @@
 
 namespace {
 
+using pocketformer::DepthwiseArgs;
 using pocketformer::EmbedArgs;
 using pocketformer::L2NormalizeArgs;
 using pocketformer::NormArgs;
@@ -167,6 +168,27 @@ void pool(const PoolArgs& g) {
     }
     // Adding +0 leaves no −0, whose order below +0 differs between ISAs.
     V::store(g.out + c, sum ? V::div(v, divisor) : V::add(v, V::zero()));
+  }
+}
+
+// Tap after tap, fused. Four rows share a weight's load; beside it their sums fill half of AVX2's and of NEON's
+// registers.
+template <class V>
+void depthwise(const DepthwiseArgs& g) {
+  using F = typename V::F;
+  constexpr int kRows = DepthwiseArgs::kRows;
+  for (int c = 0; c < g.columns; c += kLanes) {
+    F sum[kRows];
+    const F first = g.bias != nullptr ? V::load(g.bias + c) : V::zero();
+    unroll<kRows>([&](auto i) POCKETFORMER_LAMBDA { sum[i] = first; });
+    const float* weight = g.weight + c;
+    for (const float* const* x = g.x; x < g.x + g.taps * kRows; x += kRows, weight += g.columns) {
+      const F w = V::load(weight);
+      unroll<kRows>([&](auto i) POCKETFORMER_LAMBDA { sum[i] = V::fma(V::load(x[i] + c), w, sum[i]); });
+    }
+    unroll<kRows>([&](auto i) POCKETFORMER_LAMBDA {
+      if (i < g.rows) V::store(g.out + i * g.ldo + c, sum[i]);
+    });
   }
 }
 

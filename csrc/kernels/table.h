@@ -221,6 +221,18 @@ struct PoolArgs {
   float* out;
 };
 
+// Up to four rows of `out`: each the sum of `taps` rows of x, every one of them, wherever it lies, times a row of
+// `weight`. Columns [0, columns), whole vectors of 16.
+struct DepthwiseArgs {
+  static constexpr int kRows = 4;
+  const float* const* x;  // [taps][kRows]
+  const float* weight;    // [taps][columns]
+  const float* bias;      // or null
+  float* out;
+  size_t ldo;
+  int taps, columns, rows;
+};
+
 struct L2NormalizeArgs {
   const float* x;
   size_t ldx;
@@ -260,6 +272,7 @@ struct KernelTable {
   void (*attention_i8)(const AttentionI8Args&);
   void (*attention_f32)(const AttentionF32Args&);
   void (*pool)(const PoolArgs&);
+  void (*depthwise)(const DepthwiseArgs&);
   void (*l2_normalize)(const L2NormalizeArgs&);
   void (*activate)(const ActivateArgs&);
   void (*softmax)(const SoftmaxArgs&);

@@ -316,6 +316,14 @@ int Lowering::domain(const char* field, const std::string& name) const {
   return found;
 }
 
+// Every grid has a place for each pixel of every sequence of the run, whatever it is said to be made from.
+int Lowering::grid(const char* field, const std::string& name) const {
+  const int found = domain(field, name);
+  check(program_.domains[static_cast<size_t>(found)].kind == DomainKind::kGrid, field, "names ", brief({name}),
+        ", which is no grid");
+  return found;
+}
+
 int Lowering::state(const char* field, const std::string& name) const {
   const int found = index_of(program_.states, name);
   check(found != kNone, field, "names ", brief({name}), ", which is no state");
@@ -370,6 +378,12 @@ void Lowering::begin_stage(int domain) {
   program_.stages.push_back({});
   program_.stages.back().domain = domain;
   quantized_.clear();
+}
+
+// What earlier stages have written is whole: its rows may be gathered in the middle of a stage too.
+void Lowering::enter_to_gather(int domain, const Operand& from) {
+  const int stage = static_cast<int>(program_.stages.size()) - 1;
+  buffer(from.buffer).stage == stage ? begin_stage(domain) : enter(domain);
 }
 
 Operand Lowering::read(const Operand& operand) {

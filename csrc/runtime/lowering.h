@@ -79,6 +79,7 @@ class Lowering {
   // Index of the input `name`, which has an index for each sequence of `of`.
   int sequence_input(const char* field, const std::string& name, const Value& of) const;
   int domain(const char* field, const std::string& name) const;
+  int grid(const char* field, const std::string& name) const;  // a domain of that kind
   int state(const char* field, const std::string& name) const;
   const Domain& domain_of(const Value& value) const { return program_.domains[static_cast<size_t>(value.domain)]; }
   // `name`, a domain made from that of `from` in the way of `kind`.
@@ -91,8 +92,9 @@ class Lowering {
   Operand scratch(int domain, int width, int ld, size_t element_bytes);
 
   // --- steps: what is read and written since the last one belongs to the next ---
-  void enter(int domain);        // row-local steps on rows of `domain` follow
-  void begin_stage(int domain);  // a gathering step follows
+  void enter(int domain);                                 // row-local steps on rows of `domain` follow
+  void begin_stage(int domain);                           // a gathering step follows
+  void enter_to_gather(int domain, const Operand& from);  // likewise, of what earlier stages have written
   Operand read(const Operand& operand);
   Operand gather(const Operand& operand);  // reads other rows too
   void store(int state);

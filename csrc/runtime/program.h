@@ -1,10 +1,10 @@
 // A graph made ready to run: steps in stages, every value's place in memory, every weight a pointer into the mapped
 // file.
 //
-// A step is row-local or it gathers rows of others. A stage is a chain of row-local steps that at most begins with
-// gathering ones: a thread carries a block of rows through the whole of it, and threads wait for each other only where
-// the next begins. With few rows, a stage runs in columns instead: products split their panels and attention its heads,
-// what is cheap is done by every thread for itself, and threads meet only where one needs what another has made.
+// A step is row-local or it gathers rows of others, which an earlier stage has written. A thread carries a block of
+// rows through the whole of a stage, and threads wait for each other only where the next begins. With few rows, a stage
+// runs in columns instead: products split their panels and attention its heads, what is cheap is done by every thread
+// for itself, and threads meet only where one needs what another has made.
 #pragma once
 
 #include <cstddef>

@@ -68,6 +68,18 @@ class Graph:
             return int(entry["max_rows"])
         return self.max_rows(entry["of"]) + int(entry.get("prepended", 0)) if entry["kind"] == "ragged" else 1
 
+    def domain_of(self, value: str) -> str:
+        """The domain of the rows of a value."""
+        domains = {entry["name"]: str(entry["domain"]) for entry in self.inputs}
+        for op in self.ops:
+            read = next((op[field] for field in ("domain", "in", "q") if op.get(field) is not None), None)
+            if "out" not in op:
+                continue
+            if read is None:
+                read = next(table["index"] for table in op["tables"] if table["index"] in domains)
+            domains[op["out"]] = domains.get(read, read)
+        return domains[value]
+
     def widths(self) -> dict[str, int]:
         """Columns of every value."""
         result = {entry["name"]: int(entry["width"]) for entry in self.inputs if entry["dtype"] == "f32"}
@@ -82,6 +94,8 @@ class Graph:
                 result[op["out"]] = result[op["in"]] + result[op["with"]]
             elif op["op"] == "unfold":
                 result[op["out"]] = result[op["in"]] * op["height"] * op["width"]
+            elif op["op"] == "fold":
+                result[op["out"]] = result[op["in"]] // (op["height"] * op["width"])
             elif "out" in op:
                 result[op["out"]] = result[op["q"] if op["op"] == "attention" else op["in"]]
         return result
@@ -283,9 +297,40 @@ class GraphBuilder:
         return self._append("rope", x, frequencies=self._param(name, frequencies), **fields)
 
     def unfold(self, x: str, domain: str, *, height: int, width: int, stride: int = 1, padding: int = 0) -> str:
-        """Windows of a grid; ``domain`` is the grid of the windows."""
+        """Windows of a grid; ``domain`` is the grid of the windows, which may be that of ``x``."""
         options = {name: n for name, n, default in (("stride", stride, 1), ("padding", padding, 0)) if n != default}
         return self._append("unfold", x, domain=domain, height=height, width=width, **options)
+
+    def fold(self, x: str, domain: str, *, height: int, width: int) -> str:
+        """The grid ``domain`` that :meth:`unfold` takes apart into ``x``, by windows side by side."""
+        return self._append("fold", x, domain=domain, height=height, width=width)
+
+    def depthwise(
+        self,
+        x: str,
+        weight: Array,
+        bias: Array | None,
+        domain: str,
+        *,
+        name: str,
+        height: int,
+        width: int,
+        stride: int = 1,
+        padding: int = 0,
+        activation: str = "none",
+    ) -> str:
+        """``weight`` [height · width, channels] multiplies the pixels of a window, line by line; ``domain`` is the grid
+        of the windows, which may be that of ``x``."""
+        options: dict[str, Any] = {} if bias is None else {"bias": self._param(f"{name}.bias", bias)}
+        options |= {key: n for key, n, default in (("stride", stride, 1), ("padding", padding, 0)) if n != default}
+        if activation != "none":
+            options["activation"] = activation
+        weight_name = self._param(f"{name}.weight", weight)
+        return self._append("depthwise", x, domain=domain, weight=weight_name, height=height, width=width, **options)
+
+    def resize(self, x: str, domain: str) -> str:
+        """A grid at the size of the grid ``domain``."""
+        return self._append("resize", x, domain=domain)
 
     def prepend(self, x: str, rows: Array, domain: str, *, name: str) -> str:
         """``rows`` [prepended, width] before those of every sequence."""

@@ -103,6 +103,11 @@ def vectors(graph: Graph) -> Iterator[tuple[str, tuple[int, ...], tuple[int, ...
         elif op["op"] == "prepend":
             count, width = prepended[op["domain"]], widths[op["out"]]
             yield op["rows"], (count, width), (count, round_up(width, LANES))
+        elif op["op"] == "depthwise":
+            taps, width = op["height"] * op["width"], widths[op["out"]]
+            yield op["weight"], (taps, width), (taps, round_up(width, LANES))
+            if "bias" in op:
+                yield op["bias"], (width,), (round_up(width, LANES),)
         elif op["op"] in ("norm", "linear"):
             width = widths[op["out"]] // op.get("heads", 1)
             for name in [op["weight"]] * (op["op"] == "norm") + [op[key] for key in ("bias",) if key in op]:

@@ -254,14 +254,49 @@ def rope(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Ar
     return rows
 
 
-def unfold(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
-    grid = next(domain for domain in graph.domains if domain["name"] == of)
-    images = inputs[0].reshape(-1, grid["height"], grid["width"], inputs[0].shape[1])
+def _size(graph: Graph, domain: str) -> tuple[int, int]:
+    grid = next(entry for entry in graph.domains if entry["name"] == domain)
+    return grid["height"], grid["width"]
+
+
+def _windows(op: Op, graph: Graph, of: str, x: Array) -> Array:
+    """[images, rows, columns, height, width, channels]."""
+    images = x.reshape(-1, *_size(graph, of), x.shape[1])
     padding, stride = op.get("padding", 0), op.get("stride", 1)
     padded = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (op["height"], op["width"]), axis=(1, 2))
-    rows: Array = windows[:, ::stride, ::stride].transpose(0, 1, 2, 4, 5, 3)
-    return rows.reshape(-1, op["height"] * op["width"] * inputs[0].shape[1])
+    return windows[:, ::stride, ::stride].transpose(0, 1, 2, 4, 5, 3)
+
+
+def unfold(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
+    return _windows(op, graph, of, inputs[0]).reshape(-1, op["height"] * op["width"] * inputs[0].shape[1])
+
+
+def fold(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
+    (down, across), height, width = _size(graph, of), op["height"], op["width"]
+    pixels = inputs[0].reshape(-1, down, across, height, width, inputs[0].shape[1] // (height * width))
+    return pixels.swapaxes(2, 3).reshape(-1, pixels.shape[-1])
+
+
+def depthwise(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
+    channels = inputs[0].shape[1]
+    windows = _windows(op, graph, of, inputs[0]).reshape(-1, op["height"] * op["width"], channels)
+    y = (windows.astype(np.float64) * graph.params[op["weight"]]).sum(axis=1)
+    if "bias" in op:
+        y = y + graph.params[op["bias"]]
+    return ACTIVATIONS[op.get("activation", "none")](y.astype(np.float32).astype(np.float64))
+
+
+def resize(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
+    images = inputs[0].astype(np.float64).reshape(-1, *_size(graph, of), inputs[0].shape[1])
+    for axis, to in zip((1, 2), _size(graph, op["domain"]), strict=True):
+        size = images.shape[axis]
+        place = np.maximum((np.arange(to) + 0.5) * size / to - 0.5, 0)
+        low = np.minimum(place.astype(np.int64), size - 1)
+        high = np.minimum(low + 1, size - 1)
+        share = np.expand_dims(place - low, [i for i in range(4) if i != axis])
+        images = images.take(low, axis) * (1 - share) + images.take(high, axis) * share
+    return images.reshape(-1, inputs[0].shape[1])
 
 
 def prepend(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
@@ -430,4 +465,7 @@ OPERATORS: dict[str, Callable[[Op, Graph, Batch, str, list[Any]], Any]] = {
     "unfold": unfold,
     "prepend": prepend,
     "concat": concat,
+    "depthwise": depthwise,
+    "fold": fold,
+    "resize": resize,
 }

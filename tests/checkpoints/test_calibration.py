@@ -226,6 +226,27 @@ def test_images_are_rows_of_numbers() -> None:
         np.testing.assert_allclose(seen[(name,)].squares, np.square(rows[name]).sum(axis=0), rtol=1e-4)
 
 
+def test_convolutions_are_run_by_themselves() -> None:
+    """Windows on the grid that they are of, grids made from others than an operator reads, and two values side by
+    side."""
+    rng = np.random.default_rng(3)
+    build = GraphBuilder([{"name": "pixels", "kind": "grid", "height": 4, "width": 4}])
+    build.inputs.append({"name": "image", "domain": "pixels", "dtype": "f32", "width": 16})
+    half, odd = (build.domain(f"{n}x{n}", "grid", "pixels", height=n, width=n) for n in (2, 3))
+    window = {"height": 3, "width": 3, "padding": 1}
+    taps = rng.standard_normal((9, 16)).astype(np.float32)
+    x = build.depthwise("image", taps, taps[0], "pixels", name="taps", activation="silu", **window)
+    x = build.depthwise(x, taps, None, half, name="taps", stride=2, **window)
+    x = build.fold(build.unfold(x, half, height=2, width=2, padding=1, stride=2), "pixels", height=2, width=2)
+    x = build.concat([x, build.resize(build.resize(x, odd), "pixels")])
+    graph = build.build(build.linear(x, rng.standard_normal((8, 32)).astype(np.float32), name="head"))
+    images = rng.standard_normal((3 * 16, 16)).astype(np.float32)
+    (seen,) = profile.profile(graph, ["head"], Calibration({"image": images}, np.full(3, 16)))
+    rows: list[Any] = []
+    reference.run(graph, {"image": images}, lambda op, inputs, _: rows.append(inputs[0]))
+    np.testing.assert_allclose(seen.squares, np.square(rows[-1]).sum(axis=0), rtol=1e-4)
+
+
 def test_images_are_not_calibrated_on_texts() -> None:
     assert make_profiler(checkpoint(), QuantizeOptions(random_tokens=0), None) is None
 

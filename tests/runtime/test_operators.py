@@ -200,11 +200,13 @@ def test_wrong_ropes_are_refused(change: dict[str, Any], message: str) -> None:
     [
         ({"stride": 3}, "it has another size than the windows of 8 × 10"),
         ({"height": 11}, "it has another size"),
-        ({"domain": "pixels"}, "'pixels', which is not made from 'pixels' in this way"),
+        ({"domain": "pixels"}, "is 'pixels' of 8 × 10; it has another size than the windows of 8 × 10"),
+        ({"domain": "rows"}, "names 'rows', which is no grid"),
     ],
 )
 def test_wrong_windows_are_refused(change: dict[str, Any], message: str) -> None:
     build = image_graph(3, 8, 4, 4, 0)
+    build.domain("rows", "one", "pixels")
     graph = packed(build.build(build.unfold("image", "patches", height=4, width=4, stride=4)))
     graph.ops[-1].update(change)
     with pytest.raises(ValueError, match=message):

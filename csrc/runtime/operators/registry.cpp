@@ -5,7 +5,9 @@
 #include "runtime/operators/attention.h"
 #include "runtime/operators/columns.h"
 #include "runtime/operators/concat.h"
+#include "runtime/operators/depthwise.h"
 #include "runtime/operators/embed.h"
+#include "runtime/operators/fold.h"
 #include "runtime/operators/linear.h"
 #include "runtime/operators/norm.h"
 #include "runtime/operators/normalize.h"
@@ -13,6 +15,7 @@
 #include "runtime/operators/pool.h"
 #include "runtime/operators/prepend.h"
 #include "runtime/operators/quantize_heads.h"
+#include "runtime/operators/resize.h"
 #include "runtime/operators/rope.h"
 #include "runtime/operators/select.h"
 #include "runtime/operators/store.h"
@@ -22,7 +25,7 @@ namespace pocketformer {
 namespace {
 
 using Operators = std::tuple<Embed, Norm, Linear, Columns, Rope, QuantizeHeads, Store, Attention, Pool, Select,
-                             Normalize, Unfold, Prepend, Concat>;
+                             Normalize, Unfold, Prepend, Concat, Depthwise, Fold, Resize>;
 
 // fn(operator) for each, of which only the type counts.
 template <class Fn>

@@ -149,7 +149,7 @@ class Channels:
     def _other(self, op: Op) -> None:
         """Of an operator that sums over columns, or that is not known here, nothing is removed."""
         self._fixed.append(self.values[op["out"]])
-        self._fixed += [self.values[op[field]] for field in ("in", "q", "k", "v") if field in op]
+        self._fixed += [self.values[op[field]] for field in ("in", "with", "q", "k", "v") if field in op]
 
     def _alike(self, op: Op, *fields: str) -> None:
         for field in fields:

@@ -14,7 +14,7 @@ def inputs(op: Op) -> list[str]:
 
 def parameters(op: Op) -> list[str]:
     """The plain parameters that ``op`` reads; tables apart."""
-    weight = {"norm": "{}", "linear": "{}.weight"}.get(op["op"])
+    weight = {"norm": "{}", "depthwise": "{}", "linear": "{}.weight"}.get(op["op"])
     named = [op[field] for field in ("bias", "frequencies", "rows") if op.get(field) is not None]
     return ([weight.format(op["weight"])] if weight else []) + named
 

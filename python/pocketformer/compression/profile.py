@@ -363,7 +363,10 @@ class _Segment:
         stores = [run.flow.stores[op["state"]]] if "state" in op else []
         self._segment = replace(
             graph,
-            domains=[self._root(), *(entry for entry in graph.domains if entry["name"] == op.get("domain"))],
+            domains=[
+                self._root(),
+                *({**e, "of": domain} for e in graph.domains if e["name"] == op.get("domain", domain) != domain),
+            ],
             inputs=[{"name": name, "domain": domain, "dtype": "i32", "limit": n} for name, n in limits.items()],
             weights=weights,
             states=[state for state in graph.states if state["name"] == op.get("state")],

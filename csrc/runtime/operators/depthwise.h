@@ -1,0 +1,116 @@
+// A convolution of each channel by itself, in fp32: nine numbers a channel are too few to share a scale.
+#pragma once
+
+#include <algorithm>
+
+#include "core/aligned_buffer.h"
+#include "runtime/operators/linear.h"
+#include "runtime/operators/windows.h"
+#include "runtime/worker.h"
+
+namespace pocketformer {
+
+class DepthwiseStep final : public Step {
+ public:
+  static constexpr int kMaxTaps = 64;
+
+  DepthwiseStep(Operand in, Operand out, const Windows& windows, const float* weight, const float* bias,
+                Activation activation)
+      : Step("depthwise", Split::kRepeat),
+        in_(in),
+        out_(out),
+        w_(windows),
+        weight_(weight),
+        bias_(bias),
+        activation_(activation) {
+    const size_t bytes = static_cast<size_t>(padded(in.width)) * sizeof(float);
+    outside_.reserve(bytes);
+    std::memset(outside_.data(), 0, bytes);
+  }
+
+  void run(const Worker& w) const override {
+    constexpr int kRows = DepthwiseArgs::kRows;
+    const float* x[kMaxTaps * kRows];
+    for (int row = w.begin(); row < w.end(); row += kRows) {
+      const int rows = std::min(kRows, w.end() - row);
+      for (int i = 0; i < kRows; ++i) find_taps(w, row + std::min(i, rows - 1), x + i);
+      w.kernels().depthwise({.x = x,
+                             .weight = weight_,
+                             .bias = bias_,
+                             .out = w.at(out_, row),
+                             .ldo = w.ld(out_),
+                             .taps = w_.height * w_.width,
+                             .columns = static_cast<int>(padded(in_.width)),
+                             .rows = rows});
+    }
+    if (activation_ == Activation::kNone) return;
+    float* const out = w.at(out_, w.begin());  // every activation of 0 is 0, and so is the padding's
+    w.kernels().activate({out, out, static_cast<size_t>(w.rows()) * w.ld(out_), activation_});
+  }
+
+  Work work() const override {
+    const double taps = w_.height * w_.width, width = out_.width;
+    return {.multiply_adds = taps * width,
+            .weight_bytes = static_cast<size_t>(taps) * static_cast<size_t>(padded(in_.width)) * sizeof(float),
+            .elements = width,
+            .activated = activation_ == Activation::kNone ? 0.0 : width};
+  }
+
+ private:
+  // x[tap · kRows] ← the pixels under the window of `row`.
+  void find_taps(const Worker& w, int row, const float** x) const {
+    const auto [image, top, left] = w_.corner(row);
+    const float* const outside = reinterpret_cast<const float*>(outside_.data());
+    for (int i = top; i < top + w_.height; ++i) {
+      for (int j = left; j < left + w_.width; ++j, x += DepthwiseArgs::kRows) {
+        *x = w_.holds(i, j) ? w.at(in_, w_.row(image, i, j)) : outside;
+      }
+    }
+  }
+
+  Operand in_, out_;
+  Windows w_;
+  const float* weight_;
+  const float* bias_;
+  Activation activation_;
+  AlignedBuffer outside_;  // a pixel of zeros
+};
+
+struct Depthwise {
+  std::string in, out, domain, weight, bias;
+  int64_t height = 0, width = 0, stride = 1, padding = 0;
+  Activation activation = Activation::kNone;
+
+  static constexpr const char* kName = "depthwise";
+  static constexpr const char* kDoc =
+      "`out = activation(Σ pixel · weight + bias)` over the pixels of windows of the grid `in`, each channel by "
+      "itself; "
+      "in float32, pixel after pixel, fused";
+  static constexpr auto fields() {
+    return std::tuple{
+        name("in", &Depthwise::in, "rows of a grid"),
+        name("out", &Depthwise::out, "likewise, of as many columns"),
+        name("domain", &Depthwise::domain, "of the windows: a grid, which may be that of `in`"),
+        name("weight", &Depthwise::weight, "tensor f32 [height · width, columns up to 16s], line by line"),
+        optional_name("bias", &Depthwise::bias, "tensor f32, one entry a channel"),
+        optional_choice("activation", &Depthwise::activation, Linear::kActivations, "of each number"),
+        integer("height", &Depthwise::height, 1, 8, "lines of a window"),
+        integer("width", &Depthwise::width, 1, 8, "pixels of a line"),
+        optional_integer("stride", &Depthwise::stride, 1, 1 << 10, "from window to window"),
+        optional_integer("padding", &Depthwise::padding, 0, 1 << 10, "pixels of zeros around the grid")};
+  }
+
+  void lower(Lowering& l) const {
+    const Value from = l.dense("in", in);
+    const Windows over = windows(l, in, from, domain, height, width, stride, padding);
+    const int made = l.grid("domain", domain);
+    const int64_t columns = from.rows.width;
+    const float* taps = l.tensors().take_floats(l.place(), weight, {height * width, padded(columns)});
+    const float* shift = l.optional_vector(bias, columns);
+    l.enter_to_gather(made, from.rows);
+    const Operand to = l.write(out, made, columns);
+    l.emit<DepthwiseStep>(l.gather(from.rows), to, over, taps, shift, activation);
+  }
+};
+
+}  // namespace pocketformer
