@@ -19,6 +19,7 @@ from .gemma import GEMMA3
 from .gte import GTE
 from .image import ImageFamily
 from .llama import LLAMA, MISTRAL
+from .mobilevit import MOBILEVIT
 from .modernbert import MODERNBERT
 from .mpnet import MPNET
 from .nomic import NOMIC_BERT
@@ -36,7 +37,7 @@ FAMILIES: dict[str, Family] = {family.name: family for family in (*_TEXT, *map(a
 """Families over texts, decoders that embed or classify among them, by ``model_type``."""
 
 IMAGE_FAMILIES: dict[str, ImageFamily] = {
-    family.name: family for family in (VIT, DEIT, DINOV2, DINOV2_WITH_REGISTERS, CLIP_VISION, SIGLIP_VISION)
+    family.name: family for family in (VIT, DEIT, DINOV2, DINOV2_WITH_REGISTERS, CLIP_VISION, SIGLIP_VISION, MOBILEVIT)
 }
 """Families over pixels, by ``model_type``."""
 

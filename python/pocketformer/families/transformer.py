@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -158,15 +159,38 @@ class Layer:
             tuple(norm_pair(part) for part in names.after) if spec.norm == "sandwich" else (),
         )
 
-    def append_to(self, b: GraphBuilder, x: str, bias: tuple[str, Array] | None = None) -> str:
+    def append_to(
+        self,
+        b: GraphBuilder,
+        x: str,
+        bias: tuple[str, Array] | None = None,
+        attend: Callable[[str], str] | None = None,
+    ) -> str:
         """Appends the operators; returns the value after the layer.
 
-        ``bias`` is a name and a table [heads, 2·max_length−1] that attention adds by relative position.
+        ``bias`` is a name and a table [heads, 2·max_length−1] that attention adds by relative position. ``attend``
+        mixes queries, keys and values, side by side, where that is not the attention of a sequence to itself.
         """
         spec, pre = self.spec, self.spec.norm != "post"
         h = self._norm(b, x, "attention_norm", self.attention_norm) if pre else x
         qkv = b.linear(h, *self.qkv, name=f"{self.name}.qkv")
-        mixed = b.attention(
+        mixed = attend(qkv) if attend else self._attend(b, qkv, bias)
+        x = self._sublayer(b, mixed, self.attention_out, "attention_out", x, 0)
+        x = x if pre else self._norm(b, x, "attention_norm", self.attention_norm)
+        h = self._norm(b, x, "ffn_norm", self.ffn_norm) if pre else x
+        up = f"{self.name}.ffn_up"
+        if self.ffn_gate is None:
+            wide = b.linear(h, *self.ffn_up, name=up, activation=spec.activation)
+        else:
+            wide = b.linear(h, *self.ffn_up, name=up)
+            gate = f"{self.name}.ffn_gate"
+            wide = b.linear(h, *self.ffn_gate, name=gate, activation=spec.activation, multiply=wide)
+        x = self._sublayer(b, wide, self.ffn_down, "ffn_down", x, 1)
+        return x if pre else self._norm(b, x, "ffn_norm", self.ffn_norm)
+
+    def _attend(self, b: GraphBuilder, qkv: str, bias: tuple[str, Array] | None) -> str:
+        spec = self.spec
+        return b.attention(
             qkv,
             heads=spec.heads,
             head_dim=spec.head_width,
@@ -181,18 +205,6 @@ class Layer:
             kept=spec.kept,
             bias=bias,
         )
-        x = self._sublayer(b, mixed, self.attention_out, "attention_out", x, 0)
-        x = x if pre else self._norm(b, x, "attention_norm", self.attention_norm)
-        h = self._norm(b, x, "ffn_norm", self.ffn_norm) if pre else x
-        up = f"{self.name}.ffn_up"
-        if self.ffn_gate is None:
-            wide = b.linear(h, *self.ffn_up, name=up, activation=spec.activation)
-        else:
-            wide = b.linear(h, *self.ffn_up, name=up)
-            gate = f"{self.name}.ffn_gate"
-            wide = b.linear(h, *self.ffn_gate, name=gate, activation=spec.activation, multiply=wide)
-        x = self._sublayer(b, wide, self.ffn_down, "ffn_down", x, 1)
-        return x if pre else self._norm(b, x, "ffn_norm", self.ffn_norm)
 
     def _sublayer(self, b: GraphBuilder, h: str, pair: Pair, role: str, x: str, which: int) -> str:
         """The last linear of a sublayer, and its sum with ``x``."""

@@ -70,6 +70,19 @@ class Config:
             raise CheckpointError(f"{self.path}: {key!r} is {value!r}; it must be an integer of at least {minimum}")
         return value
 
+    def integers(self, key: str, default: tuple[int, ...]) -> tuple[int, ...]:
+        """A list as long as ``default``, of integers of at least 1."""
+        value = self._get(key, default)
+        if (
+            not isinstance(value, (list, tuple))
+            or len(value) != len(default)
+            or not all(type(n) is int and n >= 1 for n in value)
+        ):
+            raise CheckpointError(
+                f"{self.path}: {key!r} is {value!r}; it must be a list of {len(default)} integers of at least 1"
+            )
+        return tuple(value)
+
     def number(self, key: str, default: float) -> float:
         value = self._get(key, default)
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < float("inf"):

@@ -20,8 +20,17 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "BitImageProcessor": {**_SHORT, "do_center_crop": True, "mean_std": _CLIP, "shorter": True},
     "CLIPImageProcessor": {**_SHORT, "do_center_crop": True, "mean_std": _CLIP, "shorter": True},
     "SiglipImageProcessor": {"resample": 3, "size": {"height": 224, "width": 224}, "mean_std": _HALF, "shorter": True},
+    "MobileViTImageProcessor": {
+        **_SHORT,
+        "crop_size": {"height": 256, "width": 256},
+        "do_center_crop": True,
+        "do_flip_channel_order": True,
+        "mean_std": None,
+        "shorter": True,
+    },
 }
-"""What each class of processors does where the file is silent; ``shorter``: a lone size is that of the shorter side."""
+"""What each class of processors does where the file is silent; ``shorter``: a lone size is that of the shorter side.
+Without ``mean_std`` none is subtracted, whatever the file says."""
 
 _SILENT = frozenset(
     [
@@ -77,8 +86,8 @@ def read_preprocessing(folder: Path) -> dict[str, Any]:
             f"{config.path}: 'do_resize' is {values.get('do_resize', True)}, 'size' {values.get('size')!r} and "
             f"'do_center_crop' {bool(cropped)}, so that images have no common size: set 'crop_size' as well"
         )
-    mean, std = values["mean_std"]
-    plain = values.get("do_normalize", True) is False
+    mean, std = values["mean_std"] or ([], [])
+    plain = values.get("do_normalize", True) is False or values["mean_std"] is None
     scale = config.number("rescale_factor", 1 / 255) if values.get("do_rescale", True) else 1.0
     return {
         **target,

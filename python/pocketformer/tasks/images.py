@@ -41,8 +41,9 @@ class ImageModel(Model):
         return self._pixels.shape[:2]
 
     def _outputs(self, images: Iterable[ImageInput]) -> Iterator[Outputs]:
-        """The output rows of batches of ``images``, of about :data:`~pocketformer.batches.BATCH_TOKENS` tokens each."""
-        size, batch = max(1, BATCH_TOKENS // self._tokens), []
+        """The output rows of batches of ``images``, of about :data:`~pocketformer.batches.BATCH_TOKENS` rows each where
+        they have most."""
+        size, batch = max(1, BATCH_TOKENS // self._most_rows), []
         for i, image in enumerate(images):
             batch.append(self._pixels.pixels(image, f"images[{i}]"))
             if len(batch) == size:
@@ -58,14 +59,25 @@ class ImageModel(Model):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of an image's patches."""
-        grid = [domain for domain in self._engine.file.graph.domains if domain["kind"] == "grid"][-1]
+        """Rows and columns of an image's patches: the grid of the output, or that it is made from."""
+        graph = self._engine.file.graph
+        domains = {domain["name"]: domain for domain in graph.domains}
+        grid = domains[graph.domain_of(graph.output)]
+        while grid["kind"] != "grid":
+            grid = domains[grid["of"]]
         return int(grid["height"]), int(grid["width"])
 
     @property
     def _tokens(self) -> int:
+        """Rows of the output that an image has, where they are not one."""
         down, across = self.grid
         return self._prepended + down * across
+
+    @property
+    def _most_rows(self) -> int:
+        """Rows of the largest value that is made of an image."""
+        graph = self._engine.file.graph
+        return max(graph.max_rows(domain["name"]) for domain in graph.domains if "of" in domain)
 
 
 class ImageClassifier(ImageModel):
