@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 from helpers import programs
 from helpers.checkpoints import refused
 from helpers.engines import feeds, reference
-from helpers.torch_decoders import CASES, VOCAB, build, change_config, torch_logits
+from helpers.torch_decoders import CASES, LONGROPE, VOCAB, build, change_config, torch_logits
 from helpers.torch_models import deviation
 from pocketformer import _core
 from pocketformer.errors import CheckpointError, UnsupportedModelError
@@ -92,6 +93,11 @@ def test_attention_is_far_from_uniform(name: str, tmp_path: Path) -> None:
         ("gemma3_text", {"sliding_window": 10}),
         ("gemma3_text", {"sliding_window": 12}),
         ("gemma3_text", {"query_pre_attn_scalar": 16}),
+        ("gpt2-by-depth", {"scale_attn_by_inverse_layer_idx": False}),
+        ("gpt2", {"activation_function": "relu"}),
+        ("phi3", {"sliding_window": 8}),
+        ("phi3", {"sliding_window": 10}),
+        ("phi3-partial", {"rope_parameters": {"partial_rotary_factor": 1.0}}),
     ],
 )
 def test_a_wrong_setting_is_noticed(
@@ -118,6 +124,9 @@ def test_a_wrong_setting_is_noticed(
         ("gemma3_text", "layers.1.k_norm.weight", 0.05),
         ("gemma3_text", "layers.0.attention_out_norm.weight", 0.05),
         ("gemma3_text", "norm.weight", 0.05),
+        ("gpt2", "layers.1.qkv.bias", 0.05),
+        ("gpt2", "layers.0.ffn_norm.bias", 0.05),
+        ("gpt2", "norm.bias", 0.05),
     ],
 )
 def test_a_wrong_parameter_is_noticed(
@@ -166,8 +175,8 @@ def _parameters(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("name", "values", "error", "words"),
     [
-        ("llama", {"rope_parameters": {"rope_type": "longrope"}}, UnsupportedModelError, ("longrope", "yarn")),
-        ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, UnsupportedModelError, ("dynamic",)),
+        ("llama", {"rope_parameters": {"rope_type": "longrope"}}, CheckpointError, ("short_factor", "4 numbers")),
+        ("llama", {"rope_parameters": {"rope_type": "proportional"}}, UnsupportedModelError, ("proportional", "yarn")),
         ("llama", {"rope_parameters": {"rope_type": "linear"}}, CheckpointError, ("factor", "0.0")),
         ("llama", {"partial_rotary_factor": 0.5}, UnsupportedModelError, ("partial_rotary_factor",)),
         (
@@ -180,6 +189,14 @@ def _parameters(folder: Path) -> dict[str, Any]:
         ("mistral", {"sliding_window": 0}, CheckpointError, ("sliding_window",)),
         ("qwen2", {"layer_types": ["full_attention"]}, CheckpointError, ("layer_types", "3 layers")),
         ("gemma3_text", {"final_logit_softcapping": 30.0}, UnsupportedModelError, ("final_logit_softcapping", "30")),
+        ("gpt2", {"add_cross_attention": True}, UnsupportedModelError, ("add_cross_attention",)),
+        ("gpt2", {"n_head": 7}, CheckpointError, ("48", "7 heads")),
+        (
+            "phi3",
+            {"rope_parameters": {"partial_rotary_factor": 0.1}},
+            CheckpointError,
+            ("partial_rotary_factor", "1 ch"),
+        ),
         ("gemma3_text", {"use_bidirectional_attention": True}, UnsupportedModelError, ("use_bidirectional_attention",)),
     ],
 )
@@ -196,6 +213,32 @@ def test_what_is_not_honoured_is_refused_by_name(
     (tmp_path / "config.json").write_text((folder / "config.json").read_text())
     change_config(tmp_path, **values)
     refused(tmp_path, error, *words)
+
+
+def test_texts_end_where_longrope_turns_otherwise(tmp_path: Path) -> None:
+    """64 tokens, those of training, equal transformers; with one more all of its tokens turn by the long factors."""
+    model = build("phi3", tmp_path, **LONGROPE)
+    checkpoint = load_checkpoint(tmp_path)
+    assert checkpoint.graph.max_length == checkpoint.text["max_length"] == 64
+    rows = np.arange(64)
+    expected = torch_logits(model, IDS[:64])
+    assert deviation(reference(checkpoint.graph, IDS[:64], [64], rows=rows), expected) <= 1
+    session = _core.Session(programs.program(checkpoint.graph))
+    assert deviation(session.run(feeds(IDS[:64], [64], None, rows)), expected) <= 1
+    assert deviation(torch_logits(model, IDS[:65])[:64], expected) > 10
+    checkpoint.graph.params["rope"] = checkpoint.graph.params["rope"] * np.float32(1.01)
+    assert deviation(reference(checkpoint.graph, IDS[:64], [64], rows=rows), expected) > 10
+
+
+def test_adapters_of_gpt2_are_refused(tmp_path: Path) -> None:
+    build("gpt2", tmp_path)
+    (tmp_path / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "r": 1, "target_modules": ["c_attn"]})
+    )
+    down, up = np.zeros((1, 48), np.float32), np.zeros((144, 1), np.float32)
+    part = "base_model.model.transformer.h.0.attn.c_attn.lora_"
+    save_file({f"{part}A.weight": down, f"{part}B.weight": up}, tmp_path / "adapter_model.safetensors")
+    refused(tmp_path, UnsupportedModelError, "merge_and_unload")
 
 
 def test_an_untied_head_must_be_there(tmp_path: Path) -> None:

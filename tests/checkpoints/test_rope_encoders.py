@@ -136,6 +136,6 @@ def test_scaled_rotations(tmp_path: Path, name: str) -> None:
     types = inputs.types if graph.type_vocab_size else None
     actual = native(graph, inputs.ids, inputs.lengths, types=types)
     assert deviation(actual, torch_outputs(model, inputs, "embed")) <= 1
-    edit(tmp_path, rope_parameters={**scaled, "rope_type": "dynamic"})
-    with pytest.raises(UnsupportedModelError, match="'rope_type' is 'dynamic'"):
+    edit(tmp_path, rope_parameters={**scaled, "rope_type": "proportional"})
+    with pytest.raises(UnsupportedModelError, match="'rope_type' is 'proportional'"):
         load_checkpoint(tmp_path)

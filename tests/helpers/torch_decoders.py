@@ -74,6 +74,30 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+_GPT2 = {"n_inner": 72, "layer_norm_epsilon": 1e-2, "eos_token_id": 2}
+_LONGROPE = {
+    "rope_type": "longrope",
+    "short_factor": [1.0, 1.1, 1.3, 1.2, 1.7, 2.5],
+    "long_factor": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
+    "rope_theta": 1000.0,
+    "partial_rotary_factor": 0.75,
+}
+LONGROPE = {
+    "original_max_position_embeddings": 64,
+    "rope_parameters": _LONGROPE,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 1,
+}
+"""Of Phi-3: longer texts than 64 tokens turn otherwise."""
+CASES |= {
+    "llama-dynamic": ("Llama", {**_rope("dynamic", factor=2.0), "max_position_embeddings": 90}),
+    "gpt2": ("GPT2", _GPT2),
+    "gpt2-by-depth": ("GPT2", {**_GPT2, "scale_attn_weights": False, "scale_attn_by_inverse_layer_idx": True}),
+    "phi3": ("Phi3", {"sliding_window": 9, "num_attention_heads": 3, "num_key_value_heads": 1, **_rope("default")}),
+    "phi3-partial": ("Phi3", {**_rope("default", partial_rotary_factor=0.5), "num_key_value_heads": 3}),
+}
+
+
 def fill(model: torch.nn.Module, seed: int) -> None:
     """As ``torch_models.make_adversarial`` does for encoders: logits of attention vary by about 2.5 here too."""
     generator = torch.Generator().manual_seed(seed)
@@ -82,16 +106,26 @@ def fill(model: torch.nn.Module, seed: int) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            if "norm" in name:
+            if "norm" in name or ".ln_" in name:
                 centre = 1.6 if ".q_norm" in name or ".k_norm" in name else 1.0
                 parameter.copy_((centre - 1 if gemma else centre) + 0.3 * noise.clamp(-2, 2))
+                if name.endswith("bias"):
+                    parameter.copy_(0.3 * noise)
             elif name.endswith("bias"):
                 parameter.copy_(0.3 * noise)
-            elif "embed" in name:
+            elif "embed" in name or ".wte" in name or ".wpe" in name:
                 parameter.copy_(noise / (config.hidden_size**0.5 if gemma else 1))
             else:
-                gain = 1.5 if not normed and ("q_proj" in name or "k_proj" in name) else 0.8
-                parameter.copy_(gain * noise / parameter.shape[-1] ** 0.5)
+                sharp, transposed = 1.5, ".h." in name  # queries and keys; GPT-2 stores its linears as [k, n]
+                gain = sharp if not normed and ("q_proj" in name or "k_proj" in name) else 0.8
+                value = gain * noise / parameter.shape[0 if transposed else -1] ** 0.5
+                if "qkv_proj" in name:
+                    value[: -config.num_key_value_heads * (config.hidden_size // config.num_attention_heads)] *= (
+                        sharp / 0.8
+                    )
+                if "c_attn" in name:
+                    value[:, : 2 * config.hidden_size] *= sharp / 0.8
+                parameter.copy_(value)
 
 
 def build(case: str, folder: Path, seed: int = 0, suffix: str = "ForCausalLM", **options: Any) -> Any:
@@ -99,6 +133,8 @@ def build(case: str, folder: Path, seed: int = 0, suffix: str = "ForCausalLM", *
     prefix, sizes = CASES[case]
     if prefix == "Gemma3" and suffix != "ForCausalLM":
         prefix = "Gemma3Text"
+    if prefix == "GPT2" and suffix == "ForCausalLM":
+        suffix = "LMHeadModel"
     model_class = getattr(transformers, prefix + suffix)
     config_class = model_class.config_class
     config = config_class(**{**_SIZES, **sizes, **options})

@@ -16,6 +16,7 @@ from .distilbert import DISTILBERT
 from .eurobert import EUROBERT
 from .family import Family
 from .gemma import GEMMA3
+from .gpt2 import GPT2
 from .gte import GTE
 from .image import ImageFamily
 from .llama import LLAMA, MISTRAL
@@ -23,13 +24,14 @@ from .mobilevit import MOBILEVIT
 from .modernbert import MODERNBERT
 from .mpnet import MPNET
 from .nomic import NOMIC_BERT
+from .phi3 import PHI3
 from .qwen import QWEN2, QWEN3
 from .roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 from .t5 import T5
 from .vit import DEIT, VIT
 
 _TEXT = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, MPNET, ALBERT, MODERNBERT, NOMIC_BERT, EUROBERT, GTE, T5)
-_DECODERS = (LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA3)
+_DECODERS = (LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA3, PHI3, GPT2)
 DECODERS: dict[str, DecoderFamily] = {family.name: family for family in _DECODERS}
 """Families that predict the next token, by ``model_type``."""
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from ..errors import CheckpointError
 from ..graph import GraphBuilder, Table
+from ..lazy import Float32, lazy
 from ..sources.source import Config, Tensors
 from .transformer import Layer, LayerNames, LayerSpec, norm
 
-BASE, WORD_TABLE, HEAD = "model", "embed_tokens.weight", "lm_head.weight"
+HEAD = "lm_head.weight"
 MOST_POSITIONS = 1 << 17
 """What angles are exact for; a config that promises more is cut to it."""
 NAMES = LayerNames(
@@ -44,7 +47,9 @@ class DecoderSpec:
 class DecoderFamily:
     """``name`` is the ``model_type``, ``architecture`` the class of transformers that predicts tokens.
 
-    ``classes`` is what the names of its embedding and classifying classes begin with.
+    ``classes`` is what the names of its embedding and classifying classes begin with. ``base`` prefixes all tensors but
+    those of heads: the ``words``, the table of ``positions`` where there is one, the ``layers``, whose linears are
+    ``transposed`` where they are stored as [k, n], and ``last_norm``.
     """
 
     name: str
@@ -52,6 +57,12 @@ class DecoderFamily:
     classes: str
     spec: Callable[[Config], DecoderSpec]
     names: LayerNames = NAMES
+    base: str = "model"
+    words: str = "embed_tokens.weight"
+    positions: str | None = None
+    layers: str = "layers."
+    last_norm: str = "norm"
+    transposed: bool = False
 
 
 def layer_spec(config: Config, *, theta: float = 10_000.0) -> LayerSpec:
@@ -79,7 +90,8 @@ def layer_spec(config: Config, *, theta: float = 10_000.0) -> LayerSpec:
 
 
 def decoder_spec(config: Config, layers: tuple[LayerSpec, ...], *, tied: bool, scale: float = 1.0) -> DecoderSpec:
-    positions = min(config.integer("max_position_embeddings"), MOST_POSITIONS)
+    longest = [layer.rope.longest for layer in layers if layer.rope is not None and layer.rope.longest is not None]
+    positions = min(config.integer("max_position_embeddings"), MOST_POSITIONS, *longest)
     tied = config.flag("tie_word_embeddings", tied)
     return DecoderSpec(config.integer("vocab_size"), positions, layers, tied, scale)
 
@@ -113,28 +125,56 @@ def generator(family: DecoderFamily, config: Config, tensors: Tensors) -> tuple[
     first = spec.layers[0]
     config.refuse("use_bidirectional_attention", not first.causal, "a model that sees later tokens predicts none")
     b = GraphBuilder.text(spec.vocab, 0, spec.positions)
-    x = final_norm(b, b.select(layers(b, family, spec, tensors)), spec, tensors)
-    words = b.params["embed.words.weight"]
+    x = final_norm(b, b.select(layers(b, family, spec, tensors)), family, spec, tensors)
     if spec.tied:
-        return b, b.linear(x, words, name="embed.words")
-    if HEAD not in tensors:
+        logits = b.linear(x, b.params["embed.words.weight"], name="embed.words")
+    elif HEAD in tensors:
+        logits = b.linear(x, tensors.weight(HEAD, spec.vocab, first.hidden), name="head")
+    else:
         raise CheckpointError(
             f"tensor '{HEAD}' is missing, and config.json says 'tie_word_embeddings': false, so that the word table "
             "does not stand for it; save the complete model with save_pretrained"
         )
-    return b, b.linear(x, tensors.weight(HEAD, spec.vocab, first.hidden), name="head")
+    return b, logits
 
 
 def layers(b: GraphBuilder, family: DecoderFamily, spec: DecoderSpec, tensors: Tensors) -> str:
-    """Appends the table and the layers; returns the last one's rows, one a token."""
-    words = tensors.weight(f"{BASE}.{WORD_TABLE}", spec.vocab, spec.layers[0].hidden)
-    x = b.embed([Table("embed.words", words, "ids")], scale=spec.scale)
+    """Appends the tables and the layers; returns the last one's rows, one a token."""
+    hidden = spec.layers[0].hidden
+    tables = [Table("embed.words", tensors.weight(f"{family.base}.{family.words}", spec.vocab, hidden), "ids")]
+    if family.positions is not None:
+        rows = tensors.weight(f"{family.base}.{family.positions}", spec.positions, hidden)
+        tables.append(Table("embed.positions", rows, "positions"))
+    x = b.embed(tables, scale=spec.scale)
+    read = Transposed(tensors) if family.transposed else tensors
     for i, layer in enumerate(spec.layers):
-        x = Layer.read(f"layers.{i}", layer, tensors, f"{BASE}.layers.{i}.", family.names).append_to(b, x)
+        prefix = f"{family.base}.{family.layers}{i}."
+        x = Layer.read(f"layers.{i}", layer, read, prefix, family.names).append_to(b, x)
     return x
 
 
-def final_norm(b: GraphBuilder, x: str, spec: DecoderSpec, tensors: Tensors) -> str:
+def final_norm(b: GraphBuilder, x: str, family: DecoderFamily, spec: DecoderSpec, tensors: Tensors) -> str:
     first = spec.layers[0]
-    scale, _ = norm(tensors, f"{BASE}.norm", first.hidden, bias=False, offset=first.norm_offset)
-    return b.norm(x, scale, name="norm", eps=first.eps, kind="rms")
+    where = f"{family.base}.{family.last_norm}"
+    weight, bias = norm(tensors, where, first.hidden, bias=first.norm_bias, offset=first.norm_offset)
+    return b.norm(x, weight, bias, name="norm", eps=first.eps, kind=first.norm_kind)
+
+
+@dataclass(frozen=True)
+class Transposed:
+    """Tensors whose matrices are stored as [k, n]."""
+
+    stored: Tensors
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.stored
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.stored.shape(name)[::-1]
+
+    def weight(self, name: str, *shape: int) -> Float32:
+        stored = self.stored.weight(name, *shape[::-1])
+        return lazy(shape, lambda begin, end: np.ascontiguousarray(np.asarray(stored)[:, begin:end].T))
+
+    def vector(self, name: str, length: int) -> Float32:
+        return self.stored.vector(name, length)

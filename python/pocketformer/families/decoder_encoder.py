@@ -27,11 +27,11 @@ def as_encoder(family: DecoderFamily) -> Family:
     return Family(
         name=family.name,
         classes=family.classes,
-        base=decoder.BASE,
+        base=family.base,
         spec=partial(_spec, family),
         encode=partial(_encode, family),
         heads={"classify": _classify, "tag": _tag},
-        table=decoder.WORD_TABLE,
+        table=family.words,
     )
 
 
@@ -44,7 +44,8 @@ def _spec(family: DecoderFamily, config: Config) -> _Spec:
 def _encode(family: DecoderFamily, b: GraphBuilder, spec: EncoderSpec, tensors: Tensors, prefix: str) -> str:
     assert isinstance(spec, _Spec)
     assert spec.decoder is not None
-    return decoder.final_norm(b, decoder.layers(b, family, spec.decoder, tensors), spec.decoder, tensors)
+    x = decoder.layers(b, family, spec.decoder, tensors)
+    return decoder.final_norm(b, x, family, spec.decoder, tensors)
 
 
 def _classify(b: GraphBuilder, x: str, family: Family, spec: EncoderSpec, tensors: Tensors) -> str:
@@ -55,4 +56,4 @@ def _classify(b: GraphBuilder, x: str, family: Family, spec: EncoderSpec, tensor
 
 def _tag(b: GraphBuilder, x: str, family: Family, spec: EncoderSpec, tensors: Tensors) -> str:
     """Logits ``[tokens, labels]``."""
-    return heads.output(b, x, "score", spec, tensors)
+    return heads.output(b, x, "score" if "score.weight" in tensors else "classifier", spec, tensors)

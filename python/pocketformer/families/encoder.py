@@ -42,7 +42,9 @@ class EncoderSpec:
 
     @property
     def max_length(self) -> int:
-        return self.positions - self.position_offset
+        longest = self.layer.rope.longest if self.layer.rope is not None else None
+        length = self.positions - self.position_offset
+        return length if longest is None else min(length, longest)
 
     @property
     def hidden(self) -> int:

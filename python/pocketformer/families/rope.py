@@ -18,12 +18,13 @@ class Rope:
     """Channels i and i + len(frequencies) of each head turn by the position times ``frequencies[i]``.
 
     ``name`` is that of the frequencies in the graph, where layers that share them store them once. ``factor``
-    multiplies sine and cosine.
+    multiplies sine and cosine. A text of more than ``longest`` tokens would turn otherwise.
     """
 
     frequencies: tuple[float, ...]
     name: str = "rope"
     factor: float = 1.0
+    longest: int | None = None
 
     @property
     def array(self) -> Array:
@@ -35,13 +36,23 @@ def frequencies(theta: float, rotated: int) -> tuple[float, ...]:
     return tuple(_turns(theta, rotated).tolist())
 
 
-def read_rope(config: Config, theta: float, head_dim: int, *, kind: str | None = None, name: str = "rope") -> Rope:
+def read_rope(
+    config: Config,
+    theta: float,
+    head_dim: int,
+    *,
+    kind: str | None = None,
+    name: str = "rope",
+    partial: bool = False,
+) -> Rope:
     """The rotation that a decoder's config asks for, with whatever scaling of long contexts in its frequencies.
 
     transformers 5 writes ``rope_parameters``, perhaps one for each ``kind`` of layers; older ones ``rope_theta`` and
-    ``rope_scaling``. ``theta`` is the architecture's default.
+    ``rope_scaling``. ``theta`` is the architecture's default. ``partial`` says that it may turn a part of each head.
 
-    Raises UnsupportedModelError for a scaling other than linear, llama3 and yarn.
+    ``longrope`` and ``dynamic`` turn otherwise once a text is longer than those in training; texts end there.
+
+    Raises UnsupportedModelError for a scaling that is not known.
     """
     values: Any = config.values.get("rope_parameters")
     if values is None:
@@ -55,12 +66,22 @@ def read_rope(config: Config, theta: float, head_dim: int, *, kind: str | None =
     if base < 1:
         raise CheckpointError(f"{config.path}: 'rope_theta' is {base}; it must be at least 1")
     share = own.number("partial_rotary_factor", config.number("partial_rotary_factor", 1.0))
-    config.refuse("partial_rotary_factor", share != 1, "all channels of a head must turn")
+    config.refuse("partial_rotary_factor", share != 1 and not partial, "all channels of a head must turn")
+    rotated = int(head_dim * share)
+    if share > 1 or rotated < 2 or rotated % 2:
+        raise CheckpointError(
+            f"{config.path}: 'partial_rotary_factor' {share} of a head of {head_dim} is {rotated} channels; they must "
+            "be pairs of its own"
+        )
     scaling = own.text("rope_type", own.text("type", "default"))
     if scaling not in _SCALINGS:
         raise UnsupportedModelError(f"{config.path}: 'rope_type' is {scaling!r}; supported are {', '.join(_SCALINGS)}")
-    turns, factor = _SCALINGS[scaling](own, _turns(base, head_dim), base, config.integer("max_position_embeddings"))
-    return Rope(tuple(turns.astype(np.float32).tolist()), name, factor)
+    positions, trained = config.integer("max_position_embeddings"), "original_max_position_embeddings"
+    if config.values.get(trained) is not None:  # counts for more than that among the parameters
+        own = replace(own, values={**own.values, trained: config.values[trained]})
+    turns, factor = _SCALINGS[scaling](own, _turns(base, rotated), base, positions)
+    longest = own.integer(trained, positions) if scaling == "longrope" else positions if scaling == "dynamic" else None
+    return Rope(tuple(turns.astype(np.float32).tolist()), name, factor, longest)
 
 
 def _turns(theta: float, rotated: int) -> Array:
@@ -106,6 +127,28 @@ def _yarn(own: Config, turns: Array, theta: float, positions: int) -> tuple[Arra
     return turns / factor * ramp + turns * (1 - ramp), _attention_factor(own, factor)
 
 
+def _longrope(own: Config, turns: Array, theta: float, positions: int) -> tuple[Array, float]:
+    """Ding et al., arXiv 2402.13753: a divisor for each pair of channels, one list of them for texts of trained length.
+
+    The other list is for longer ones, all of whose tokens turn by it.
+    """
+    divisors = own.values.get("short_factor")
+    if not isinstance(divisors, list) or len(divisors) != len(turns) or not all(_is_positive(d) for d in divisors):
+        raise CheckpointError(
+            f"{own.path}: the rope's 'short_factor' is {divisors!r:.80}; it must be {len(turns)} numbers above 0"
+        )
+    context = own.integer("original_max_position_embeddings", positions)
+    factor = own.number("factor", positions / context)
+    said = own.number("attention_factor", 0.0)
+    if not said:
+        said = math.sqrt(1 + math.log(factor) / math.log(context)) if factor > 1 and context > 1 else 1.0
+    return turns / np.array(divisors, np.float32), said
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf")
+
+
 def _attention_factor(own: Config, factor: float) -> float:
     def magnitude(weight: float) -> float:
         return 0.1 * weight * math.log(factor) + 1 if factor > 1 else 1.0
@@ -123,4 +166,11 @@ def _factor(own: Config) -> float:
     return factor
 
 
-_SCALINGS = {"default": _plain, "linear": _linear, "llama3": _llama3, "yarn": _yarn}
+_SCALINGS = {
+    "default": _plain,
+    "linear": _linear,
+    "llama3": _llama3,
+    "yarn": _yarn,
+    "longrope": _longrope,
+    "dynamic": _plain,
+}

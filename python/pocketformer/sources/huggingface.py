@@ -168,6 +168,7 @@ def load_checkpoint(folder: str | Path, tower: str | None = None) -> Checkpoint:
     family = _family(config)
     refuse_foreign_computation(config, repository(root, config))
     source = HuggingFaceSource.open(root, home, config, family.base, family.table)
+    _refuse_transposed_adapter(source)
     task = modules.task if modules else _task(config, source.adapter)
     late = None
     if modules and task == "embed_tokens":
@@ -226,7 +227,9 @@ def _load_text_tower(root: Path, config: Config) -> Checkpoint:
 
 def _load_decoder(root: Path, config: Config) -> Checkpoint:
     refuse_foreign_computation(config, repository(root, config))
-    source = HuggingFaceSource.open(root, root, config, decoder.BASE, decoder.WORD_TABLE)
+    family = DECODERS[config.text("model_type", "")]
+    source = HuggingFaceSource.open(root, root, config, family.base, family.words)
+    _refuse_transposed_adapter(source)
     graph, model = read_decoder(source)
     tokenizer = read_tokenizer(Settings(root), config, graph.vocab_size, graph.max_length)
     text = {"max_length": graph.max_length, **generation_settings(root, config, graph.vocab_size)}
@@ -240,6 +243,15 @@ def _generates(config: Config, home: Path) -> bool:
         return False
     adapter = open_adapter(home)
     return adapter is None or adapter.task is None
+
+
+def _refuse_transposed_adapter(source: HuggingFaceSource) -> None:
+    family = DECODERS.get(str(source.config.values.get("model_type")))
+    if source.adapter and family and family.transposed:
+        raise UnsupportedModelError(
+            f"{source.adapter.config.path}: adapters of {family.name}, whose linears are stored the other way round, "
+            "are not merged; call merge_and_unload of peft, save_pretrained, and pass the new folder"
+        )
 
 
 def _check_last_token(config: Config, tokenizer: ImportedTokenizer) -> None:
