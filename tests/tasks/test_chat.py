@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 import pocketformer
 from helpers.torch_decoders import BYTES, add_tokenizer, build
 from pocketformer.cli import main
+from pocketformer.engine import Engine
 from pocketformer.tasks.chat import render
 from pocketformer.tasks.generate import Generator
 
@@ -171,3 +172,44 @@ def test_the_command(folder: Path, model: Generator, capsys: Any, monkeypatch: p
     assert json.loads(talk("Hello", "--json", "--system", "Be brief"))["text"] == model.chat(
         [{"role": "system", "content": "Be brief"}, user], 9, seed=4, temperature=1.0
     )
+
+
+def test_a_conversation_is_saved(folder: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = tmp_path / "with blank.json"
+    lines = ["Hello", "/save", f"/save {tmp_path}/no/such", f"/save {saved}", "/saved"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+    arguments = ["chat", str(folder / "m.pocket"), "--max-tokens", "4", "--seed", "4", "--system", "é"]
+    assert main(arguments) == 0
+    found = json.loads(saved.read_text(encoding="utf-8"))
+    assert [message["role"] for message in found] == ["system", "user", "assistant"]
+    assert [message["content"] for message in found[:2]] == ["é", "Hello"]
+    output = capsys.readouterr()
+    assert found[2]["content"] in output.out
+    assert "say where: /save FILE" in output.err
+    assert "nothing was saved" in output.err
+    assert f"3 messages saved to {saved}" in output.err
+    assert output.err.count("a second") == 2  # "/saved" is a message
+
+
+def test_an_interrupt_ends_the_answer_alone(
+    folder: Path, model: Generator, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in the fourth run; the next answer is to the conversation with what was said."""
+    saved, runs, run = tmp_path / "c.json", [0], Engine.run
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        runs[0] += 1
+        if runs[0] == 4:
+            raise KeyboardInterrupt
+        return run(*arguments, **options)
+
+    monkeypatch.setattr(Engine, "run", interrupted)
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"Hello\nWho?\n/save {saved}"))
+    arguments = ["chat", str(folder / "m.pocket"), "--max-tokens", "9", "--seed", "4", "--temperature", "1.0"]
+    assert main(arguments) == 0
+    assert "a second, stopped]" in capsys.readouterr().err
+    messages = json.loads(saved.read_text())
+    assert model.chat(messages[:1], 9, seed=4, temperature=1.0).startswith(messages[1]["content"])
+    assert messages[3]["content"] == model.chat(messages[:3], 9, seed=4, temperature=1.0)
+    runs[0] = 0
+    assert main(["generate", str(folder / "m.pocket"), "Hello", "--max-tokens", "9"]) == 130

@@ -1,10 +1,15 @@
-"""Talk with a model: a line is a message, /reset begins anew, /exit ends; --json answers one message from stdin."""
+"""Talk with a model: a line is a message, /reset begins anew, /save FILE keeps the conversation as JSON, /exit ends.
+
+Ctrl-C stops an answer; what it said so far stays. --json answers one message from stdin.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import generate, options
@@ -43,13 +48,16 @@ def execute(args: argparse.Namespace) -> dict[str, Any]:
             return {"turns": turns}
         if line == "/reset":
             messages = list(start)
+        elif line.split(maxsplit=1)[:1] == ["/save"]:
+            _save(line.removeprefix("/save").strip(), messages)
         elif line:
             messages.append({"role": "user", "content": line})
             result = _answer(model, messages, args)
             messages.append({"role": "assistant", "content": result["text"]})
             turns += 1
             rate = max(result["tokens"] - 1, 0) / max(result["seconds"] - result["seconds_to_first"], 1e-9)
-            print(f"\n[{result['tokens']} tokens, {rate:.1f} a second]", file=sys.stderr)
+            stopped = ", stopped" if result["finish_reason"] == "interrupted" else ""
+            print(f"\n[{result['tokens']} tokens, {rate:.1f} a second{stopped}]", file=sys.stderr)
 
 
 def _line() -> str | None:
@@ -59,10 +67,23 @@ def _line() -> str | None:
         return None
 
 
+def _save(path: str, messages: list[dict[str, str]]) -> None:
+    """Writes what `Generator.chat` takes; a path that does not work ends no conversation."""
+    if not path:
+        print("say where: /save FILE", file=sys.stderr)
+        return
+    try:
+        Path(path).write_text(json.dumps(messages, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        print(f"{path}: {error.strerror}; nothing was saved", file=sys.stderr)
+    else:
+        print(f"{len(messages)} messages saved to {path}", file=sys.stderr)
+
+
 def _answer(model: Generator, messages: list[dict[str, str]], args: argparse.Namespace) -> dict[str, Any]:
     begin = time.perf_counter()
     stream = model.chat(messages, args.max_tokens, stream=True, **generate.given(args))
-    return generate.follow(stream, begin, quiet=args.json)
+    return generate.follow(stream, begin, quiet=args.json, interruptible=not args.json)
 
 
 def show(result: dict[str, Any]) -> None:

@@ -75,20 +75,30 @@ def given(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def follow(stream: TextStream, begin: float, quiet: bool) -> dict[str, Any]:
-    """Prints a text as it comes unless ``quiet``; what it was, and the seconds since ``begin``."""
+def follow(stream: TextStream, begin: float, quiet: bool, interruptible: bool = False) -> dict[str, Any]:
+    """Prints a text as it comes unless ``quiet``; what it was, and the seconds since ``begin``.
+
+    Where it is ``interruptible``, Ctrl-C ends the text and nothing else.
+    """
     pieces: list[str] = []
     first = None
-    for piece in stream:
-        first = first or time.perf_counter()
-        pieces.append(piece)
-        if not quiet:
-            print(piece, end="", flush=True)
+    interrupted = False
+    try:
+        for piece in stream:
+            first = first or time.perf_counter()
+            pieces.append(piece)
+            if not quiet:
+                print(piece, end="", flush=True)
+    except KeyboardInterrupt:
+        if not interruptible:
+            raise
+        stream.close()
+        interrupted = True
     end = time.perf_counter()
     logprobs = {"logprobs": [entry._asdict() for entry in stream.logprobs]} if stream.logprobs else {}
     return {
         "text": "".join(pieces),
-        "finish_reason": stream.finish_reason,
+        "finish_reason": "interrupted" if interrupted else stream.finish_reason,
         "prompt_tokens": stream.prompt_tokens,
         "tokens": len(stream.ids),
         "seed": stream.seed,
