@@ -100,6 +100,28 @@ def test_prompts_together_are_prompts_alone(made: tuple[Any, Path], model: Gener
         model.generate([PROMPT, PROMPT * 99], 4)
 
 
+def test_what_prompts_begin_with_is_read_once(
+    made: tuple[Any, Path], model: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one call and in the next; the texts are those of a model that reads all."""
+    system = "Answer as briefly as you can, and never with a question. " * 12
+    prompts, fresh = [f"{system}{end}" for end in ("Who?", "When was it?", "", "Who?")], Generator.load(made[1], 1)
+    alone = [Generator.load(made[1], 1).generate(prompt, 8, **DRAWN) for prompt in prompts]
+    read, run = [0], fresh._engine.run
+
+    def counted(sequences: Any, *arguments: Any, **options: Any) -> Any:
+        read[0] += sum(len(ids) for ids in sequences)
+        return run(sequences, *arguments, **options)
+
+    monkeypatch.setattr(fresh._engine, "run", counted)
+    for shared in (len(system), 0):
+        read[0] = 0
+        assert fresh.generate(prompts, 8, **DRAWN) == alone
+        assert read[0] <= shared + 4 * 24
+    assert fresh.generate(prompts[1], 8, **DRAWN) == alone[1]
+    assert read[0] <= 5 * 24 + 4
+
+
 def test_long_prompts_are_read_in_chunks(model: Generator) -> None:
     ids = np.random.default_rng(2).integers(4, BYTES, CHUNK + 70).tolist()
     stream = model.generate(ids, 3, stream=True)

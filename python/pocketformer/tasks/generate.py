@@ -256,7 +256,7 @@ class Generator(Model):
         self, prompts: list[Ids], max_tokens: int, samplers: list[Sampler], writers: list[Writer]
     ) -> list[str]:
         """The text after each prompt; every token of those that are not finished comes from one run."""
-        caches = [self._cache() for _ in prompts]
+        caches = self._forked(prompts)
         logits = [score.read(self._engine, ids, cache)[0] for ids, cache in zip(prompts, caches, strict=True)]
         texts, active = [""] * len(prompts), list(range(len(prompts)))
         for count in range(1, max_tokens + 1):
@@ -273,6 +273,19 @@ class Generator(Model):
         for i in active:
             texts[i] += writers[i].end()
         return texts
+
+    def _forked(self, prompts: list[Ids]) -> list[StateCache]:
+        """A cache for each prompt, which holds what all begin with: that is read once."""
+        least = min(len(ids) for ids in prompts) - 1
+        same = np.logical_and.reduce([ids[:least] == prompts[0][:least] for ids in prompts])
+        shared = least if same.all() else int(same.argmin())
+        if len(prompts) == 1 or shared == 0:
+            return [self._cache() for _ in prompts]
+        cache = self._kept.take(prompts[0][: shared + 1]) or self._cache()
+        score.fill(self._engine, prompts[0][:shared], cache)
+        caches = [cache.fork() for _ in prompts]
+        self._kept.give(prompts[0][:shared].tolist(), cache)
+        return caches
 
     def _cache(self, capacity: int | None = None) -> StateCache:
         most = self.context if capacity is None else capacity
