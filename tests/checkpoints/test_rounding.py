@@ -16,6 +16,7 @@ from pocketformer.compression.gptq import (
     BLOCK,
     DAMPING,
     error_shares,
+    fit_scales,
     round_to_codes_with_feedback,
     round_with_feedback,
 )
@@ -285,3 +286,34 @@ def test_feedback_on_codes_keeps_products_better() -> None:
     fed_back, plain = real(codes, scale, book), nearest(weight, book, 64)
     assert np.linalg.norm(x @ (fed_back - weight).T) < 0.5 * np.linalg.norm(x @ (plain - weight).T)
     assert not fed_back[3].any()
+
+
+@pytest.mark.parametrize("group", [0, 16, 64])
+def test_fitted_scales_keep_products_better(group: int) -> None:
+    weight = np.random.default_rng(6).standard_normal((48, 192))
+    weight[3] = weight[5, :64] = 0
+    x = correlated(2000, 192, 6)
+    book = learn(weight, 4, group)
+    scale = search(weight, book, group)
+    shares = error_shares(x.T @ x)
+    codes = round_to_codes_with_feedback(weight, scale, book, shares)
+    values = book.values[codes]
+    fitted = fit_scales(weight, values, scale, shares)
+    moments = x.T @ x
+    moments[np.diag_indices(192)] += DAMPING * np.trace(moments) / 192
+
+    def cost(scale: Array) -> Array:
+        errors = np.repeat(scale.astype(np.float64), 192 // scale.shape[1], axis=1) * values - weight
+        result: Array = np.einsum("ij,jk,ik->i", errors, moments, errors)
+        return result
+
+    before, after = cost(scale), cost(fitted)
+    assert (after <= before * (1 + 1e-5)).all()
+    assert after.sum() < 0.995 * before.sum()
+    assert fitted.dtype == np.float32
+    assert (fitted[3] == scale[3]).all()  # a row of zeros
+    for row in (0, 7):  # within what two rounds leave of the least squares' solution
+        parts = (values[row] * np.eye(scale.shape[1]).repeat(192 // scale.shape[1], axis=1)).T
+        best = np.linalg.solve(parts.T @ moments @ parts, parts.T @ moments @ weight[row])
+        least = cost(np.tile(best, (48, 1)))[row]
+        assert after[row] - least < 0.5 * (before[row] - least) + 1e-9

@@ -20,7 +20,9 @@ BLOCK = 128
 
 
 def error_shares(moments: Array) -> Array:
-    """Makes of ``moments`` float64 [K, K], in their place, what an error of input i asks of input j > i, at [i, j].
+    """Makes of ``moments`` float64 [K, K], in their place, what an error of input i asks of input j > i, at [i, j], and
+    at [i, i] what one costs that nothing was asked for: with U, the same with ones there, errors E cost
+    Σ (E·U)[:, i]² · [i, i].
 
     What lies below the diagonal is of no use. In blocks from the last inputs on, which takes little more memory.
     """
@@ -36,6 +38,7 @@ def error_shares(moments: Array) -> Array:
             shares[:right, left:right] -= side[:right] @ side[left:right].T
         shares[:begin, begin:end] = side / corner.diagonal()
         shares[begin:end, begin:end] = corner / corner.diagonal()
+        shares[np.arange(begin, end), np.arange(begin, end)] = np.square(corner.diagonal())
     return shares
 
 
@@ -77,6 +80,35 @@ def round_to_codes_with_feedback(weight: Array, scale: Array, codebook: Codebook
             errors[:, begin:end] = errors[:, :begin] @ shares[:begin, begin:end]
         feed_back_codes(weight, errors, shares, step, index, entries, codes, begin, end)
     return codes
+
+
+def fit_scales(weight: Array, values: Array, scale: Array, shares: Array) -> Array:
+    """The ``scale`` float32 [N, groups] of ``values`` [N, K], one group after the other, at which the products with
+    ``weight`` float64 [N, K] change least: no more than they did before."""
+    groups = scale.shape[1]
+    size, roots = weight.shape[1] // groups, np.sqrt(np.diag(shares))
+    fitted = scale.astype(np.float64)
+
+    def moved(part: Array, group: int) -> Array:
+        """What the columns of ``group`` do to the errors, from their own on."""
+        begin, end = group * size, (group + 1) * size
+        rows = np.triu(shares[begin:end, begin:], 1)
+        rows[np.arange(size), np.arange(size)] = 1
+        result: Array = part[:, begin:end] @ rows * roots[begin:]
+        return result
+
+    left = np.repeat(fitted, size, axis=1) * values - weight
+    errors = np.zeros(weight.shape)
+    for group in range(groups):
+        errors[:, group * size :] += moved(left, group)
+    for group in (*range(groups), *range(groups)):
+        part = moved(values, group)
+        squares = np.square(part).sum(axis=1)
+        step = -(part * errors[:, group * size :]).sum(axis=1) / np.where(squares > 0, squares, 1)
+        step[fitted[:, group] + step <= 0] = 0
+        fitted[:, group] += step
+        errors[:, group * size :] += step[:, None] * part
+    return fitted.astype(np.float32)
 
 
 def steps(scale: Array) -> Array:

@@ -18,7 +18,7 @@ from ._rounding import rotate, round_to_codes, round_to_nearest, squared_errors
 from .calibration import Calibration, random_tokens, takes_tokens
 from .codebook import SAMPLE, Codebook, learn, search, uniform
 from .dataflow import Dataflow
-from .gptq import error_shares, refit, round_to_codes_with_feedback, round_with_feedback, steps
+from .gptq import error_shares, fit_scales, refit, round_to_codes_with_feedback, round_with_feedback, steps
 from .packed import row_parts
 from .precision import FP32, INT8, Precision, choose_block, choose_precisions
 from .profile import Observer, Progress, profile
@@ -215,7 +215,6 @@ class Quantization:
 
     def _rounded(self, name: str, shares: Array | None, peak: float, change: Array | None) -> Iterator[Rounded]:
         weight, precision, block = self.graph.params[f"{name}.weight"], self.precisions[name], self.rotations[name]
-        change = change if precision.bits < INT8 else None
         codebook = None
         if precision.bits < INT8:
             codebook = uniform(precision.bits)
@@ -284,6 +283,7 @@ def _as_codes(
     scale = search(part, codebook, group)
     if shares is not None:
         codes = round_to_codes_with_feedback(part, scale, codebook, shares)
+        scale = fit_scales(part, codebook.values[codes], scale, shares)
     else:
         codes = np.empty(part.shape, np.uint8)
         round_to_codes(part, steps(scale), codebook.index, codes)
