@@ -12,7 +12,7 @@ void attend_f32(const AttentionF32Args& a, const LaneRows& rows) {
   const AttentionArgs& c = a.common;
   const int kv_head = rows.head[0] / (c.heads / c.kv_heads);
   const int first_position = c.first_position + rows.query[0];
-  const LaneRanges<V> range(c, rows);
+  LaneRanges<V> range;
   const size_t first = (kv_head * a.kv.capacity + c.segment_slot) * c.head_stride;
   const float* k = a.kv.k + first;
   const float* v = a.kv.v + first;

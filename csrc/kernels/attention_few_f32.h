@@ -127,7 +127,7 @@ struct FewRowsF32 {
 
 template <class V>
 void attend_few_f32(const AttentionF32Args& a, const LaneRows& rows) {
-  const LaneRanges<V> range(a.common, rows);
+  LaneRanges<V> range;
   FewRowsF32<V> few(a, rows, range);
   for_each_tile<V, RunningRows<V>>(a.common, rows, range,
                                    [&](int begin, int end, RunningRows<V>& softmax)

@@ -182,7 +182,7 @@ struct FewRowsI8 {
 
 template <class V>
 void attend_few_i8(const AttentionI8Args& a, const LaneRows& rows) {
-  const LaneRanges<V> range(a.common, rows);
+  LaneRanges<V> range;
   FewRowsI8<V> few(a, rows, range);
   for_each_tile<V, RunningRows<V>>(a.common, rows, range,
                                    [&](int begin, int end, RunningRows<V>& softmax)

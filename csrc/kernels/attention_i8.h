@@ -180,7 +180,7 @@ void attend_i8(const AttentionI8Args& a, const LaneRows& rows) {
   const AttentionArgs& c = a.common;
   const int kv_head = rows.head[0] / (c.heads / c.kv_heads);
   const int first_position = c.first_position + rows.query[0];
-  const LaneRanges<V> range(c, rows);
+  LaneRanges<V> range;
   const float* v_scale = a.kv.v_scale + kv_head * a.kv.capacity + c.segment_slot;
   const uint8_t* keys = a.kv.k + (kv_head * a.kv.capacity + c.segment_slot) * c.head_stride;
   const float* bias = kBias ? c.bias + rows.head[0] * c.ld_bias + c.bias_center : nullptr;

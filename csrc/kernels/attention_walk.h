@@ -59,7 +59,7 @@ POCKETFORMER_INLINE void for_each_rows(const AttentionArgs& c, Fn fn) {
   }
 }
 
-// The rows' key ranges and their union.
+// The keys that each row sees in one walk over them, and their union.
 template <class V>
 struct LaneRanges {
   int32_t low[kLanes], high[kLanes];  // per row, first and one past the last key
@@ -67,18 +67,21 @@ struct LaneRanges {
   int begin, end;                     // union
   int full_begin, full_end;           // keys that every row sees
 
-  POCKETFORMER_INLINE LaneRanges(const AttentionArgs& a, const LaneRows& rows) {
-    if (a.range.left >= a.keys && a.range.right >= a.keys) {
-      for (int i = 0; i < kLanes; ++i) low[i] = 0, high[i] = a.keys;
-      lo = V::zero_i32(), hi = V::set1_i32(a.keys);
-      begin = full_begin = 0, end = full_end = a.keys;
+  // Takes span number `walk`, or, behind the last, the rows' ranges.
+  POCKETFORMER_INLINE void take(const AttentionArgs& a, const LaneRows& rows, int walk) {
+    const bool ranges = walk == a.span_count;
+    const int first = ranges ? a.first_key : a.spans[walk].begin, last = ranges ? a.keys : a.spans[walk].end;
+    if (!ranges || (a.range.left >= a.keys && a.range.right >= a.keys)) {
+      for (int i = 0; i < kLanes; ++i) low[i] = first, high[i] = last;
+      lo = V::set1_i32(first), hi = V::set1_i32(last);
+      begin = full_begin = first, end = full_end = last;
       return;
     }
-    begin = a.keys, end = 0, full_begin = 0, full_end = a.keys;
+    begin = last, end = first, full_begin = first, full_end = last;
     for (int i = 0; i < kLanes; ++i) {
       const int position = a.first_position + rows.query[i];
-      low[i] = position > a.range.left ? position - a.range.left : 0;
-      high[i] = a.range.right < a.keys - 1 - position ? position + a.range.right + 1 : a.keys;
+      low[i] = position - first > a.range.left ? position - a.range.left : first;
+      high[i] = a.range.right < last - 1 - position ? position + a.range.right + 1 : last;
       begin = low[i] < begin ? low[i] : begin;
       end = high[i] > end ? high[i] : end;
       full_begin = low[i] > full_begin ? low[i] : full_begin;
@@ -145,30 +148,34 @@ struct RunningSoftmax : SoftmaxSums<V> {
   }
 };
 
-// Runs tile(begin, end, softmax) over the keys that some row sees, split by split, and stores the rows.
+// Runs tile(begin, end, softmax) over the keys that some row sees, walk by walk and split by split, and stores the
+// rows.
 template <class V, class Softmax, class Tile>
-POCKETFORMER_INLINE void for_each_tile(const AttentionArgs& c, const LaneRows& rows, const LaneRanges<V>& range,
-                                       Tile tile) {
-  Softmax softmax;
+POCKETFORMER_INLINE void for_each_tile(const AttentionArgs& c, const LaneRows& rows, LaneRanges<V>& range, Tile tile) {
+  Softmax softmax, before;
   softmax.clear(rows, c.head_stride);
-  const auto run = [&](int from, int to) POCKETFORMER_LAMBDA {
-    for (int start = from; start < to; start += kKeyTile)
-      tile(start > range.begin ? start : range.begin, start + kKeyTile < to ? start + kKeyTile : to, softmax);
+  bool joined = false;
+  const auto join = [&]() POCKETFORMER_LAMBDA {
+    if (!joined) before.clear(rows, c.head_stride);
+    before.join(softmax, rows, c.head_stride);
+    joined = true;
   };
-  const int first = range.begin / kKeyTile * kKeyTile;
-  int split = (range.begin / kKeySplit + 1) * kKeySplit;
-  if (range.end <= split) {
-    run(first, range.end);
-    return softmax.store(c, rows);
+  for (int walk = 0; walk <= c.span_count; ++walk) {
+    range.take(c, rows, walk);
+    bool next = walk > 0;  // the walks and their splits have a softmax each
+    if (range.begin >= range.end) continue;
+    for (int start = range.begin / kKeyTile * kKeyTile; start < range.end; start += kKeyTile) {
+      if (next) {
+        join();
+        softmax.clear(rows, c.head_stride);
+      }
+      next = (start + kKeyTile) % kKeySplit == 0;
+      tile(start > range.begin ? start : range.begin, start + kKeyTile < range.end ? start + kKeyTile : range.end,
+           softmax);
+    }
   }
-  Softmax all;
-  all.clear(rows, c.head_stride);
-  for (int begin = first; begin < range.end; begin = split, split += kKeySplit) {
-    softmax.clear(rows, c.head_stride);
-    run(begin, split < range.end ? split : range.end);
-    all.join(softmax, rows, c.head_stride);
-  }
-  all.store(c, rows);
+  if (joined) join();
+  (joined ? before : softmax).store(c, rows);
 }
 
 // Bias of key j for the 16 queries: entry (position of query) − j, contiguous in the query.

@@ -182,7 +182,13 @@ struct KeyRange {
   int left, right;
 };
 
-// Attention of `queries` consecutive tokens of one sequence, for heads [head_begin, head_end).
+// Keys [begin, end) of a sequence, at least one.
+struct KeySpan {
+  int begin, end;
+};
+
+// Attention of `queries` consecutive tokens of one sequence, for heads [head_begin, head_end). Every query sees the
+// keys of `spans`, as often as they name a key, and of those from `first_key` on the ones in its range.
 struct AttentionArgs {
   int queries, first_position;  // of the first query in its sequence
   int keys;                     // length of the sequence
@@ -190,6 +196,8 @@ struct AttentionArgs {
   int heads, kv_heads, head_dim, head_stride, head_begin, head_end;
   float scale;
   KeyRange range;
+  int first_key = 0, span_count = 0;
+  const KeySpan* spans = nullptr;
   const float* bias;  // [heads][ld_bias] or null; entry i − j + bias_center
   size_t ld_bias;
   int bias_center;

@@ -90,6 +90,7 @@ struct Work {
   double scores = 0;               // for each query and key that it sees
   double score_multiply_adds = 0;  // for each of those
   int64_t left = 0, right = 0;     // keys a query sees before and after its own, where there are scores
+  int64_t globals = 0;             // first rows that all see, and that see all
 };
 
 struct Step {

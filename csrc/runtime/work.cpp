@@ -8,12 +8,13 @@ namespace pocketformer {
 namespace {
 
 // Keys that groups of `together` queries look at, of a sequence that attends to itself.
-double seen_keys(int64_t length, int64_t together, int64_t left, int64_t right) {
-  double keys = 0;
-  for (int64_t first = 0; first < length; first += together) {
+double seen_keys(int64_t length, int64_t together, const Work& work) {
+  const int64_t globals = std::min(work.globals, length);
+  double keys = static_cast<double>((globals + together - 1) / together * length);
+  for (int64_t first = globals; first < length; first += together) {
     const int64_t last = std::min(first + together, length) - 1;
-    keys += static_cast<double>(std::min(last + std::min(right, length), length - 1) -
-                                std::max<int64_t>(first - left, 0) + 1);
+    const int64_t begin = std::max(first - work.left, globals), end = std::min(last + work.right, length - 1) + 1;
+    keys += static_cast<double>(globals + end - begin);
   }
   return keys;
 }
@@ -42,8 +43,8 @@ std::vector<StepWork> count_work(const Program& program, const std::vector<int64
                      .score_lanes = 0};
       for (size_t i = 0; work.scores != 0 && i < lengths.size(); ++i) {
         const int64_t length = sequence_rows(program, d, lengths[i]);
-        total.scores += work.scores * seen_keys(length, 1, work.left, work.right);
-        total.score_lanes += work.scores * kLanes * seen_keys(length, kLanes, work.left, work.right);
+        total.scores += work.scores * seen_keys(length, 1, work);
+        total.score_lanes += work.scores * kLanes * seen_keys(length, kLanes, work);
       }
       total.multiply_adds += total.scores * work.score_multiply_adds;
       all.push_back(total);

@@ -15,9 +15,13 @@ Array = NDArray[Any]
 TOKENS, SEQUENCES, SELECTED = "tokens", "sequences", "selected"
 """The domains of a text model: its tokens, one row a text, and the tokens that the caller names."""
 
-SKIPPED, SEEN = "skipped", "seen"
+SKIPPED, SEEN, GLOBALS = "skipped", "seen", "globals"
 """Inputs that some text models have, a number for each text: first tokens that are not pooled; first tokens that all
-others attend to, the rest to none but them."""
+others attend to, the rest to none but them; first tokens that all attend to, as they do to all, beside a window."""
+
+READS = ("in", "with", "q", "k", "v", "global_q", "multiply", "residual")
+STATES = ("state", "global_state")
+"""Fields of an operator that name a value that it reads, and a state."""
 
 
 @dataclass
@@ -238,11 +242,22 @@ class GraphBuilder:
         left: int = -1,
         right: int = -1,
         bias: tuple[str, Array] | None = None,
+        globals: int = 0,
+        more_globals: str | None = None,
+        global_q: str | None = None,
+        global_state: str | None = None,
     ) -> str:
+        """``globals`` first rows of a sequence, and as many more as the input ``more_globals`` says, see all keys of
+        ``global_state`` with the queries of ``global_q``; the others see their keys beside their own range.
+        """
         options: dict[str, Any] = {"causal": True} if causal else {}
         options |= {name: keys for name, keys in (("left", left), ("right", right)) if keys >= 0}
         if bias is not None:
             options["bias"] = self._param(*bias)
+        if globals:
+            options["globals"] = globals
+        named = {"more_globals": more_globals, "global_q": global_q, "global_state": global_state}
+        options |= {field: name for field, name in named.items() if name is not None}
         return self._append("attention", q=q, state=state, scale=float(scale), **options)
 
     def attend_to_first(self, name: str, max_length: int, of: str = TOKENS) -> None:
@@ -265,9 +280,12 @@ class GraphBuilder:
         norms: tuple[tuple[str, Array], tuple[str, Array]] | None = None,
         eps: float = 1e-6,
         kept: bool = False,
+        global_qkv: str | None = None,
         **options: Any,
     ) -> str:
         """Attention of a sequence to itself; ``qkv`` holds ``heads`` queries, then ``kv_heads`` keys and values.
+
+        ``global_qkv`` holds the same for rows that are global.
 
         ``rope`` is the name, the frequencies and the factor by which queries and keys turn, ``norms`` the name and the
         weight [head_dim] of the RMS norm, with ``eps``, of each head of the queries and of the keys before that.
@@ -289,6 +307,10 @@ class GraphBuilder:
             q, k = self.columns(qk, 0, q_width), self.columns(qk, q_width, k_width)
         v = self.columns(qkv, q_width + k_width, k_width)
         state = self.store(k, v, heads=kv_heads, head_dim=head_dim, domain=domain, kept=kept)
+        if global_qkv is not None:
+            k, v = (self.columns(global_qkv, q_width + i * k_width, k_width) for i in range(2))
+            options["global_q"] = self.columns(global_qkv, 0, q_width)
+            options["global_state"] = self.store(k, v, heads=kv_heads, head_dim=head_dim, domain=domain)
         return self.attend(q, state, scale=head_dim**-0.5 if scale is None else scale, **options)
 
     def rope(self, x: str, frequencies: Array, *, name: str, head_dim: int, factor: float = 1.0) -> str:

@@ -6,6 +6,7 @@ so it is at least as precise as the kernels. Written to be read, not to be fast.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .graph import Array, Graph, Op
+from .graph import READS, Array, Graph, Op
 from .hadamard import hadamard
 from .packing import unpack_graph
 
@@ -80,7 +81,7 @@ def run(graph: Graph, inputs: Mapping[str, ArrayLike | None], hooks: Hook | None
 
 
 def _inputs(op: Op) -> list[str]:
-    return [op[field] for field in ("in", "with", "q", "k", "v", "multiply", "residual") if op.get(field) is not None]
+    return [op[field] for field in READS if op.get(field) is not None]
 
 
 def make_batch(graph: Graph, given: Mapping[str, ArrayLike | None]) -> Batch:
@@ -332,48 +333,64 @@ def visible(op: Op, length: int) -> Array:
 
 
 def attention(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Any]) -> Array:
+    """Its rows that are global see every key; the others the keys of these, then those of their range behind them."""
     state = next(state for state in graph.states if state["name"] == op["state"])
-    k_rows, v_rows = batch.states[op["state"]]
     head_dim, rotate = state["head_dim"], state.get("rotate", 0)
-    queries = inputs[0] if isinstance(inputs[0], Heads) else _heads(inputs[0], head_dim)
-    heads = len(queries.q if isinstance(queries, Heads) else queries)
-    result = np.empty((len(k_rows), heads * head_dim), np.float32)
+    queries = [x if isinstance(x, Heads) else _heads(x, head_dim) for x in (inputs[0], inputs[-1])]
+    heads = len(queries[0].q if isinstance(queries[0], Heads) else queries[0])
+    states = [batch.states[name] for name in (op["state"], op.get("global_state") or op["state"])]
+    result = np.empty((len(states[0][0]), heads * head_dim), np.float32)
     for sequence, tokens in enumerate(batch.sequences[of]):
         length = tokens.stop - tokens.start
-        repeat = heads // state["heads"]
-        k, v = (np.repeat(_heads(rows[tokens], head_dim), repeat, axis=0) for rows in (k_rows, v_rows))
         bias = np.zeros((1, 1, 1), np.float32)
         if "bias" in op:
             distance = np.arange(length)[:, None] - np.arange(length)
             bias = graph.params[op["bias"]][:, distance + graph.max_rows(of) - 1]
-        bias, seen = np.broadcast_to(bias, (heads, length, length)), visible(op, length)
+        bias, seen, columns = np.broadcast_to(bias, (heads, length, length)), visible(op, length), np.arange(length)
         if "keys" in op and (keys := batch.inputs[op["keys"]][sequence]):
             within = length - op["left"] if op.get("left", -1) >= 0 else 0  # so that the last query sees one
-            seen = seen & (np.arange(length) < max(keys, within))
-        if isinstance(queries, Heads):
-            part = Heads(queries.q[:, tokens], queries.scale[:, tokens])
-            mixed = _attend_int8(part, hadamard(k, rotate), v, op["scale"] / max(rotate, 1), bias, seen)
-        else:
-            mixed = _attend_fp32(queries[:, tokens], k, v, op["scale"], bias, seen)
-        result[tokens] = mixed.swapaxes(0, 1).reshape(length, -1)
+            seen = seen & (columns < max(keys, within))
+        count = op.get("globals", 0) + (batch.inputs[op["more_globals"]][sequence] if "more_globals" in op else 0)
+        count = min(int(count), length)
+        walks = [np.broadcast_to(columns < count, seen.shape), seen & (columns >= count)] if count else [seen]
+        for which, rows in enumerate((slice(count, length), slice(0, count))):
+            if rows.start == rows.stop:
+                continue
+            q, chosen = queries[which], slice(tokens.start + rows.start, tokens.start + rows.stop)
+            repeat = heads // state["heads"]
+            k, v = (np.repeat(_heads(x[tokens], head_dim), repeat, axis=0) for x in states[which])
+            masks = [np.ones((count, length), bool)] if which else [mask[rows] for mask in walks]
+            if isinstance(q, Heads):
+                part = Heads(q.q[:, chosen], q.scale[:, chosen])
+                k, scale = hadamard(k, rotate), op["scale"] / max(rotate, 1)
+                mixed = _attend_int8(part, k, v, scale, bias[:, rows], *masks)
+            else:
+                mixed = _attend_fp32(q[:, chosen], k, v, op["scale"], bias[:, rows], *masks)
+            result[chosen] = mixed.swapaxes(0, 1).reshape(chosen.stop - chosen.start, -1)
     return result
 
 
-def _attend_fp32(q: Array, k: Array, v: Array, scale: float, bias: Array, seen: Array) -> Array:
-    """``q``, ``k``, ``v`` [heads, length, head_dim], ``bias`` [heads, length, length] → [heads, length, head_dim]."""
+def _attend_fp32(q: Array, k: Array, v: Array, scale: float, bias: Array, *walks: Array) -> Array:
+    """``q`` [heads, queries, head_dim], ``k``, ``v`` [heads, keys, head_dim], ``bias`` [heads, queries, keys] → as q.
+
+    Each of ``walks`` bool [queries, keys] tells the keys that are seen once.
+    """
     scores = q.astype(np.float64) @ k.swapaxes(1, 2).astype(np.float64) * scale + bias
-    scores = np.where(seen, scores, -np.inf)
-    p = np.exp(scores - scores.max(axis=2, keepdims=True))
+    often = np.sum(walks, axis=0)
+    scores = np.where(often, scores, -np.inf)
+    p = often * np.exp(scores - scores.max(axis=2, keepdims=True))
     mixed: Array = p @ v.astype(np.float64) / p.sum(axis=2, keepdims=True)
     return mixed
 
 
-def _attend_int8(queries: Heads, k: Array, v: Array, scale: float, bias: Array, seen: Array) -> Array:
-    """As ``_attend_fp32``, over key tiles of 128 that are merged in order within splits of 1,024, and so are these."""
+def _attend_int8(queries: Heads, k: Array, v: Array, scale: float, bias: Array, *walks: Array) -> Array:
+    """As ``_attend_fp32``, over key tiles of 128 that are merged in order within splits of 1,024 of a walk, and so are
+    these.
+    """
     (q, q_scale), (k, k_scale), (v, v_scale) = queries, quantize(k), quantize(v)
     q_scale = q_scale * np.float32(scale * LOG2E)
     whole = _Softmax.empty(q.shape)
-    for begin in range(0, q.shape[1], KEY_TILE):
+    for seen, begin in itertools.product(walks, range(0, k.shape[1], KEY_TILE)):
         if begin % KEY_SPLIT == 0:
             split = _Softmax.empty(q.shape)
         tile = slice(begin, begin + KEY_TILE)
@@ -387,7 +404,7 @@ def _attend_int8(queries: Heads, k: Array, v: Array, scale: float, bias: Array, 
         quantized = np.rint(w * (np.float32(127) / np.where(w_highest > 0, w_highest, 1))).astype(np.float64)
         mixed = (quantized @ v[:, tile]).astype(np.float32) * (w_highest / np.float32(127))
         split.merge(i, tile_highest, p.sum(axis=2), mixed)
-        if begin + KEY_TILE >= q.shape[1] or (begin + KEY_TILE) % KEY_SPLIT == 0:
+        if begin + KEY_TILE >= k.shape[1] or (begin + KEY_TILE) % KEY_SPLIT == 0:
             i = np.flatnonzero(split.total.any(axis=0))
             whole.merge(i, split.highest[:, i], split.total[:, i], split.result[:, i])
     attended: Array = whole.result / whole.total[:, :, None]

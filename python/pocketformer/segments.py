@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .graph import TOKENS, Array, Graph, Op
+from .graph import STATES, TOKENS, Array, Graph, Op
 from .layout import ALIGNMENT, table_rows
 
 ROWS = "row of the first part"
@@ -58,7 +58,7 @@ def _part(
     weights |= {table["weight"] for op in ops for table in op.get("tables", [])}
     names = {f"{weight}.{suffix}" for weight in weights for suffix in _SUFFIXES}
     names |= {value for op in ops for value in op.values() if isinstance(value, str)}
-    states = {op["state"] for op in ops if "state" in op}
+    states = {op[field] for op in ops for field in STATES if field in op}
     return replace(
         graph,
         domains=domains,

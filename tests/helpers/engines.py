@@ -15,9 +15,14 @@ Ids = NDArray[np.integer[Any]]
 Engine = Callable[..., NDArray[np.float32]]
 
 
-def feeds(ids: Ids, lengths: Sequence[int], types: Ids | None, rows: Ids | None) -> dict[str, Any]:
-    """What a text model's program takes: ``ids`` holds the sequences of ``lengths`` end to end, ``rows`` tokens."""
-    result = {"ids": ids.astype(np.int32), "tokens": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)}
+def feeds(
+    ids: Ids, lengths: Sequence[int], types: Ids | None, rows: Ids | None, counts: dict[str, Ids] | None = None
+) -> dict[str, Any]:
+    """What a text model's program takes: ``ids`` holds the sequences of ``lengths`` end to end, ``rows`` tokens,
+    ``counts`` further inputs of a number for each sequence.
+    """
+    result = {name: values.astype(np.int32) for name, values in (counts or {}).items()}
+    result |= {"ids": ids.astype(np.int32), "tokens": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)}
     if types is not None:
         result["types"] = types.astype(np.int32)
     if rows is not None:
@@ -26,12 +31,17 @@ def feeds(ids: Ids, lengths: Sequence[int], types: Ids | None, rows: Ids | None)
 
 
 def reference(
-    graph: Graph, ids: Ids, lengths: Sequence[int], types: Ids | None = None, rows: Ids | None = None
+    graph: Graph,
+    ids: Ids,
+    lengths: Sequence[int],
+    types: Ids | None = None,
+    rows: Ids | None = None,
+    counts: dict[str, Ids] | None = None,
 ) -> NDArray[np.float32]:
     """Runs ``graph`` in numpy; arguments as in :func:`feeds`."""
     from pocketformer.reference import run
 
-    return run(graph, feeds(ids, lengths, types, rows))
+    return run(graph, feeds(ids, lengths, types, rows, counts))
 
 
 def native(
@@ -40,6 +50,7 @@ def native(
     lengths: Sequence[int],
     types: Ids | None = None,
     rows: Ids | None = None,
+    counts: dict[str, Ids] | None = None,
     *,
     threads: int = 2,
 ) -> NDArray[np.float32]:
@@ -48,7 +59,7 @@ def native(
 
     packed = pack_graph(graph)
     packed.params = {name: aligned(array) for name, array in packed.params.items()}
-    return native_packed(packed, ids, lengths, types, rows, threads=threads)
+    return native_packed(packed, ids, lengths, types, rows, counts, threads=threads)
 
 
 def native_packed(
@@ -57,6 +68,7 @@ def native_packed(
     lengths: Sequence[int],
     types: Ids | None = None,
     rows: Ids | None = None,
+    counts: dict[str, Ids] | None = None,
     *,
     threads: int = 2,
 ) -> NDArray[np.float32]:
@@ -64,7 +76,7 @@ def native_packed(
     from pocketformer._core import Program, Session
 
     session = Session(Program(graph.description(), graph.params))
-    return session.run(feeds(ids, lengths, types, rows), threads)
+    return session.run(feeds(ids, lengths, types, rows, counts), threads)
 
 
 ENGINES: dict[str, Engine] = {"reference": reference, "native": native}

@@ -71,6 +71,7 @@ def make_adversarial(model: torch.nn.Module, seed: int) -> None:
     """
     generator = torch.Generator().manual_seed(seed)
     query_key = ("query.weight", "key.weight", "q_lin.weight", "k_lin.weight", "attn.q.weight", "attn.k.weight")
+    query_key += ("query_global.weight", "key_global.weight")
     ffn = ("intermediate.dense.weight", "lin1.weight", "ffn.weight", "lin2.weight", "ffn_output.weight", "Wi.weight")
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)

@@ -281,3 +281,52 @@ def test_queries_that_see_the_first_keys_alone(isa: str, biased: bool, window: d
             "keys": seen[i : i + 1].copy(),
         }
         assert _core.Session(program(graph, isa)).run(alone).tobytes() == part[begin:end].tobytes()
+
+
+def global_graph(**options: Any) -> Graph:
+    build = GraphBuilder.text(50, 0, 40)
+    x = build.embed([Table("words", floats(50, 36), "ids")])
+    own, qkv = (build.linear(x, floats(72, 36, seed=i) / 6, name=f"qkv{i}") for i in range(2))
+    build.sequence_index("globals", 41)
+    options = {"left": 3, "right": 2, "globals": 1, "more_globals": "globals", "global_qkv": own, **options}
+    return build.build(build.attention(qkv, heads=2, head_dim=12, **options))
+
+
+@every_isa
+@pytest.mark.parametrize("int8", [False, True], ids=["fp32", "int8"])
+@pytest.mark.parametrize("more", [(0, 0, 0, 0, 0), (0, 5, 16, 1, 20), (40, 40, 40, 40, 40)])
+def test_global_rows(isa: str, int8: bool, more: tuple[int, ...]) -> None:
+    """None more, some, and all of a sequence, more than it has."""
+    graph = quantize_graph(global_graph()) if int8 else global_graph()
+    inputs = {**text_inputs(), "globals": np.array(more, np.int32)}
+    agree(graph, inputs, isa, 2e-2 if int8 else 2e-5)
+    if not any(more):
+        agree(graph, text_inputs(), isa, 2e-2 if int8 else 2e-5)
+
+
+@every_isa
+def test_global_rows_with_a_bias_and_without_projections_of_their_own(isa: str) -> None:
+    bias = ("bias", floats(2, 80))
+    agree(global_graph(global_qkv=None, bias=bias, more_globals=None), text_inputs(), isa)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"causal": True}, "field 'globals' is given beside 'causal', 'keys' or a kept state"),
+        ({"keys": "globals"}, "field 'globals' is given beside"),
+        ({"more_globals": "ids"}, "field 'more_globals' names 'ids', which has no index for each sequence"),
+        ({"global_state": "state9"}, "field 'global_state' names 'state9', which is no state"),
+        ({"global_q": "linear1"}, "field 'global_q' names 'linear1' of another width|which is not from a"),
+        ({"globals": 0, "more_globals": None}, "field 'global_q' or 'global_state' is given; no row is global"),
+        ({"globals": -1}, "field 'globals' is -1"),
+    ],
+)
+def test_global_rows_that_cannot_be_are_refused(change: dict[str, Any], words: str) -> None:
+    graph = packed(global_graph())
+    graph.ops[-1].update({key: value for key, value in change.items() if value is not None})
+    for key, value in change.items():
+        if value is None:
+            graph.ops[-1].pop(key)
+    with pytest.raises(ValueError, match=words):
+        _core.Program(graph.description(), graph.params)

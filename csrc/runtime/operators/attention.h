@@ -1,4 +1,5 @@
-// Attention of queries over a state's keys and values.
+// Attention of queries over a state's keys and values. Global rows, the first of each sequence, are seen by every
+// query, and attend to every key themselves, with queries and a state of their own where these are named.
 #pragma once
 
 #include <algorithm>
@@ -18,87 +19,107 @@ class AttentionStep final : public Step {
     const float* bias;
     size_t ld_bias;
     int bias_center;
+    int keys = kNone;  // an input of indices, or kNone
+    int globals = 0, more_globals = kNone;
+  };
+  struct Source {
+    int state;
+    Operand q, q_scale;
   };
 
-  AttentionStep(int state, const State& s, Operand q, Operand q_scale, Operand out, const Shape& shape, int keys)
-      : Step("attention", Split::kHeads),
-        state_(state),
-        q_(q),
-        q_scale_(q_scale),
-        out_(out),
-        shape_(shape),
-        keys_(keys) {
+  AttentionStep(const State& s, const Source& local, const Source& global, Operand out, const Shape& shape)
+      : Step("attention", Split::kHeads), local_(local), global_(global), out_(out), shape_(shape) {
     work_.int8 = s.int8;
     work_.scores = shape.heads;
     work_.score_multiply_adds = 2.0 * s.head_dim;
     work_.left = shape.range.left;
     work_.right = shape.range.right;
+    work_.globals = shape.globals;
   }
 
   void run(const Worker& w) const override {
-    const State& s = w.program().states[static_cast<size_t>(state_)];
-    const int32_t* const first_keys = keys_ == kNone ? nullptr : w.indices(keys_);
+    const int domain = w.program().states[static_cast<size_t>(local_.state)].domain;
+    const int32_t* const first_keys = indices(w, shape_.keys);
+    const int32_t* const more = indices(w, shape_.more_globals);
     // Heads first; with more threads than heads, each head's queries are split too.
     const int head_parts = std::min(w.parts(), shape_.heads), query_parts = w.parts() / head_parts;
     const Span heads = share(shape_.heads, w.part() % head_parts, head_parts);
     const int query_part = w.part() / head_parts;
     if (query_part >= query_parts) return;
-    w.for_each_piece(s.domain, [&](int sequence, int row, int count) {
+    w.for_each_piece(domain, [&](int sequence, int row, int count) {
       const Span queries = share(count, query_part, query_parts);
       if (queries.empty()) return;
-      const int first = row + queries.begin;
-      const StoredState stored = w.stored(state_, sequence);
-      const int keys = w.keys(s.domain, sequence) - stored.base;
-      const AttentionArgs common{.queries = queries.end - queries.begin,
-                                 .first_position = w.position(s.domain, sequence, first) - stored.base,
-                                 .keys = seen_keys(first_keys == nullptr ? 0 : first_keys[sequence], keys),
-                                 .segment_slot = stored.first_slot,
-                                 .heads = shape_.heads,
-                                 .kv_heads = s.heads,
-                                 .head_dim = s.head_dim,
-                                 .head_stride = s.head_stride,
-                                 .head_begin = heads.begin,
-                                 .head_end = heads.end,
-                                 .scale = shape_.scale,
-                                 .range = shape_.range,
-                                 .bias = shape_.bias,
-                                 .ld_bias = shape_.ld_bias,
-                                 .bias_center = shape_.bias_center,
-                                 .out = w.at(out_, first),
-                                 .ldo = w.ld(out_)};
-      if (s.int8) {
-        w.kernels().attention_i8({w.at<int8_t>(q_, first), w.at(q_scale_, first), key_values_i8(s, stored), common});
-      } else {
-        w.kernels().attention_f32({w.at(q_, first), w.ld(q_), key_values_f32(s, stored), common});
-      }
-      const size_t padding = common.ldo - static_cast<size_t>(out_.width);
-      if (padding == 0 || heads.end != shape_.heads) return;
-      for (int i = 0; i < common.queries; ++i) {
-        std::memset(common.out + static_cast<size_t>(i + 1) * common.ldo - padding, 0, padding * sizeof(float));
-      }
+      const int first = row + queries.begin, last = row + queries.end;
+      const int length = w.keys(domain, sequence);
+      const int globals = std::min(shape_.globals + (more == nullptr ? 0 : more[sequence]), length);
+      const int local = std::clamp(globals - w.position(domain, sequence, first), 0, last - first) + first;
+      const int keys = seen_keys(first_keys == nullptr ? 0 : first_keys[sequence], length);
+      attend(w, global_, sequence, first, local, heads, keys, 0, {kUnlimited, kUnlimited});
+      attend(w, local_, sequence, local, last, heads, keys, globals, shape_.range);
     });
   }
 
   Work work() const override { return work_; }
 
  private:
+  static const int32_t* indices(const Worker& w, int input) { return input == kNone ? nullptr : w.indices(input); }
+
+  // The rows [begin, end) of a sequence over the first `keys` of its keys: `globals` of them, and those in the range.
+  void attend(const Worker& w, const Source& from, int sequence, int begin, int end, const Span& heads, int keys,
+              int globals, const KeyRange& range) const {
+    if (begin >= end) return;
+    const State& s = w.program().states[static_cast<size_t>(from.state)];
+    const StoredState stored = w.stored(from.state, sequence);
+    const KeySpan span{0, globals};
+    const AttentionArgs common{.queries = end - begin,
+                               .first_position = w.position(s.domain, sequence, begin) - stored.base,
+                               .keys = keys - stored.base,
+                               .segment_slot = stored.first_slot,
+                               .heads = shape_.heads,
+                               .kv_heads = s.heads,
+                               .head_dim = s.head_dim,
+                               .head_stride = s.head_stride,
+                               .head_begin = heads.begin,
+                               .head_end = heads.end,
+                               .scale = shape_.scale,
+                               .range = range,
+                               .first_key = globals,
+                               .span_count = globals == 0 ? 0 : 1,
+                               .spans = &span,
+                               .bias = shape_.bias,
+                               .ld_bias = shape_.ld_bias,
+                               .bias_center = shape_.bias_center,
+                               .out = w.at(out_, begin),
+                               .ldo = w.ld(out_)};
+    if (s.int8) {
+      w.kernels().attention_i8(
+          {w.at<int8_t>(from.q, begin), w.at(from.q_scale, begin), key_values_i8(s, stored), common});
+    } else {
+      w.kernels().attention_f32({w.at(from.q, begin), w.ld(from.q), key_values_f32(s, stored), common});
+    }
+    const size_t padding = common.ldo - static_cast<size_t>(out_.width);
+    if (padding == 0 || heads.end != shape_.heads) return;
+    for (int i = 0; i < common.queries; ++i) {
+      std::memset(common.out + static_cast<size_t>(i + 1) * common.ldo - padding, 0, padding * sizeof(float));
+    }
+  }
+
   // Of a sequence whose first `count` keys alone are seen: no fewer than its last query needs to see one.
   int seen_keys(int count, int length) const {
     return count == 0 ? length : std::min(std::max(count, length - shape_.range.left), length);
   }
 
-  int state_;
-  Operand q_, q_scale_, out_;
+  Source local_, global_;
+  Operand out_;
   Shape shape_;
-  int keys_;  // an input of indices, or kNone
   Work work_;
 };
 
 struct Attention {
-  std::string q, state, out, bias, keys;
+  std::string q, state, out, bias, keys, more_globals, global_q, global_state;
   double scale = 0;
   bool causal = false;
-  int64_t left = -1, right = -1;
+  int64_t left = -1, right = -1, globals = 0;
 
   static constexpr const char* kName = "attention";
   static constexpr const char* kDoc =
@@ -117,16 +138,19 @@ struct Attention {
         optional_name(
             "keys", &Attention::keys,
             "an input of indices, one a sequence: its queries see no keys but the first so many, of which there are at "
-            "least as many as leave one within `left` of the last query; 0: all")};
+            "least as many as leave one within `left` of the last query; 0: all"),
+        optional_integer("globals", &Attention::globals, 0, kMaxRows,
+                         "first rows of each sequence that are global: all queries see their keys, and they all keys"),
+        optional_name("more_globals", &Attention::more_globals,
+                      "an input of indices, one a sequence: how many more first rows are global"),
+        optional_name("global_q", &Attention::global_q, "queries of the global rows, if not `q`"),
+        optional_name("global_state", &Attention::global_state, "that they attend to, if not `state`; like it")};
   }
 
   void lower(Lowering& l) const {
     const int index = l.state("state", state);
     const State& s = l.program().states[static_cast<size_t>(index)];
-    const Value from = s.int8 ? l.value("q", q) : l.floats("q", q);
-    l.check(from.heads() == s.int8 && (!s.int8 || (from.head_dim == s.head_dim && from.rotate == s.rotate)), "q",
-            "names '", q, "', which is not from a `quantize_heads` of head_dim ", s.head_dim, " and rotate ", s.rotate);
-    l.check(from.domain == s.domain, "q", "names '", q, "', of another domain than the state");
+    const Value from = queries(l, "q", q, s);
     const int heads = s.int8 ? from.scale.width : from.rows.width / s.head_dim;
     l.check(heads % s.heads == 0 && (s.int8 || heads * s.head_dim == from.rows.width), "q", "names '", q, "' of ",
             heads, " heads; they must be a multiple of the state's ", s.heads);
@@ -143,12 +167,38 @@ struct Attention {
       shape.ld_bias = static_cast<size_t>(length);
       shape.bias_center = static_cast<int>(reach) - 1;
     }
-    const int limit = keys.empty() ? kNone : l.sequence_input("keys", keys, from);
-    l.check(limit == kNone || !s.kept, "keys", "is '", keys, "'; a kept state has keys of earlier runs");
+    if (!keys.empty()) shape.keys = l.sequence_input("keys", keys, from);
+    l.check(keys.empty() || !s.kept, "keys", "is '", keys, "'; a kept state has keys of earlier runs");
+    const bool some = globals > 0 || !more_globals.empty();
+    shape.globals = static_cast<int>(globals);
+    if (!more_globals.empty()) shape.more_globals = l.sequence_input("more_globals", more_globals, from);
+    l.check(!some || (!causal && !s.kept && keys.empty()), "globals",
+            "is given beside 'causal', 'keys' or a kept state; global rows see all keys");
+    l.check(some || (global_q.empty() && global_state.empty()), "global_q", "or 'global_state' is given; no row is ",
+            "global");
+    const int other = global_state.empty() ? index : l.state("global_state", global_state);
+    const State& t = l.program().states[static_cast<size_t>(other)];
+    l.check(t.int8 == s.int8 && t.heads == s.heads && t.head_dim == s.head_dim && t.rotate == s.rotate &&
+                t.domain == s.domain && !t.kept,
+            "global_state", "names '", t.name, "', which differs from '", state, "' in more than its name");
+    const Value global = global_q.empty() ? from : queries(l, "global_q", global_q, t);
+    l.check(global.rows.width == from.rows.width, "global_q", "names '", global_q, "' of another width than 'q'");
     l.begin_stage(s.domain);
     l.attend(index, shape.range);
+    if (other != index) l.attend(other, {kUnlimited, kUnlimited});
     const Operand to = l.write(out, s.domain, static_cast<int64_t>(heads) * s.head_dim);
-    l.emit<AttentionStep>(index, s, l.read(from.rows), l.read(from.scale), to, shape, limit);
+    l.emit<AttentionStep>(s, AttentionStep::Source{index, l.read(from.rows), l.read(from.scale)},
+                          AttentionStep::Source{other, l.read(global.rows), l.read(global.scale)}, to, shape);
+  }
+
+ private:
+  static Value queries(Lowering& l, const char* field, const std::string& name, const State& s) {
+    const Value from = s.int8 ? l.value(field, name) : l.floats(field, name);
+    l.check(from.heads() == s.int8 && (!s.int8 || (from.head_dim == s.head_dim && from.rotate == s.rotate)), field,
+            "names '", name, "', which is not from a `quantize_heads` of head_dim ", s.head_dim, " and rotate ",
+            s.rotate);
+    l.check(from.domain == s.domain, field, "names '", name, "', of another domain than the state");
+    return from;
   }
 };
 

@@ -131,6 +131,10 @@ class Channels:
         of = np.repeat(shared, heads // len(shared))
         self._tie(np.repeat(of, state["head_dim"]), q)
         self._tie(self.values[op["out"]], q)
+        if "global_q" in op:
+            self._tie(self.values[op["global_q"]], q)
+        if "global_state" in op:
+            self._tie(self._states[op["global_state"]], shared)
         if "bias" in op:
             self._axis((op["bias"], 0), of)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from ..graph import Graph, Op
+from ..graph import READS, STATES, Graph, Op
 
 
 def inputs(op: Op) -> list[str]:
     """The values that ``op`` reads."""
-    return [op[field] for field in ("in", "with", "q", "k", "v", "multiply", "residual") if op.get(field) is not None]
+    return [op[field] for field in READS if op.get(field) is not None]
 
 
 def parameters(op: Op) -> list[str]:
@@ -42,8 +42,12 @@ class Dataflow:
 
     def reads(self, op: Op) -> list[str]:
         """The values that ``op`` reads, itself or through a state."""
-        stored = self.stores.get(op["state"]) if "state" in op and op["op"] != "store" else None
-        return list(dict.fromkeys(inputs(op) + (inputs(stored) if stored else [])))
+        stored = [] if op["op"] == "store" else [value for store in self.stored(op) for value in inputs(store)]
+        return list(dict.fromkeys(inputs(op) + stored))
+
+    def stored(self, op: Op) -> list[Op]:
+        """The operators that write the states of ``op``."""
+        return [self.stores[op[field]] for field in STATES if op.get(field) in self.stores]
 
     def rows_of(self, weight: str) -> tuple[str, ...]:
         """The values that are multiplied by ``weight``, as they are written: several where a weight is shared."""

@@ -313,7 +313,9 @@ class _Run:
         given = {value: rows for value, rows in values.items() if rows is not None}
         if op["op"] == "select" or len(given) < len(values):
             return None  # which rows matter is known to callers only
-        op = {field: value for field, value in op.items() if field not in ("skip", "keys")}  # inputs that are absent
+        if "more_globals" in op:  # how many is known to callers only: the first row at least
+            op = {**op, "globals": max(1, op.get("globals", 0))}
+        op = {field: value for field, value in op.items() if field not in ("skip", "keys", "more_globals")}
         domain = next((rows.domain for rows in given.values()), "") or self._domain_of_tables(op)
         result = _Rows(self.memory, op.get("domain", domain))
         if op["op"] == "columns":
@@ -360,7 +362,7 @@ class _Segment:
             lookups.append({"op": "embed", "out": value, "tables": [{"weight": table, "index": ROW}]})
         if lookups:
             limits[ROW] = 1
-        stores = [run.flow.stores[op["state"]]] if "state" in op else []
+        stores = run.flow.stored(op)
         self._segment = replace(
             graph,
             domains=[
@@ -369,7 +371,7 @@ class _Segment:
             ],
             inputs=[{"name": name, "domain": domain, "dtype": "i32", "limit": n} for name, n in limits.items()],
             weights=weights,
-            states=[state for state in graph.states if state["name"] == op.get("state")],
+            states=[state for state in graph.states if state["name"] in {store["state"] for store in stores}],
             ops=[*lookups, *stores, op],
             output=op["out"],
             params=params,

@@ -328,10 +328,12 @@ def _with_int8_queries(graph: Graph, states: Mapping[str, dict[str, Any]]) -> li
     ops: list[Op] = []
     for op in graph.ops:
         if op["op"] == "attention":
-            rounded = f"{op['q']}.int8.{op['state']}"
-            state = states[op["state"]]
-            facts = {name: state[name] for name in ("head_dim", "rotate") if name in state}
-            ops.append({"op": "quantize_heads", "in": op["q"], "out": rounded, **facts})
-            op = {**op, "q": rounded}
+            for field, of in (("q", "state"), ("global_q", "global_state")):
+                if field in op:
+                    state = states[op.get(of, op["state"])]
+                    rounded = f"{op[field]}.int8.{state['name']}"
+                    facts = {name: state[name] for name in ("head_dim", "rotate") if name in state}
+                    ops.append({"op": "quantize_heads", "in": op[field], "out": rounded, **facts})
+                    op = {**op, field: rounded}
         ops.append(op)
     return ops

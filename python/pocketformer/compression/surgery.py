@@ -8,12 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..graph import Array, Graph, Op
+from ..graph import READS, STATES, Array, Graph, Op
 from ..lazy import lazy
 from .channels import Channels, Space
-
-READS = ("in", "with", "q", "k", "v", "multiply", "residual")
-"""Fields of an operator that name a value it reads."""
 
 
 def remove_units(graph: Graph, channels: Channels, removed: Array) -> Graph:
@@ -105,7 +102,7 @@ def drop_layers(graph: Graph, dropped: Collection[int]) -> Graph:
         ops.append({key: renamed.get(value, value) if key in READS else value for key, value in op.items()})
     used = {op[key] for op in ops for key in ("weight", "bias", "frequencies", "rows") if key in op}
     used |= {table["weight"] for op in ops for table in op.get("tables", [])}
-    states = {op["state"] for op in ops if "state" in op}
+    states = {op[field] for op in ops for field in STATES if field in op}
     return replace(
         graph,
         ops=ops,
@@ -120,7 +117,7 @@ def _cuts(graph: Graph) -> list[int]:
     """Places between operators at which one value alone is read later; the place is that of the operator after it."""
     last: dict[str, int] = {graph.output: len(graph.ops)}
     for index, op in enumerate(graph.ops):
-        last |= {str(op[key]): index for key in (*READS, "state") if op.get(key) is not None}
+        last |= {str(op[key]): index for key in (*READS, *STATES) if op.get(key) is not None}
     last[graph.output] = len(graph.ops)
     live: set[str] = set()
     cuts = []

@@ -20,6 +20,7 @@ from .gpt2 import GPT2
 from .gte import GTE
 from .image import ImageFamily
 from .llama import LLAMA, MISTRAL
+from .longformer import LONGFORMER
 from .mobilevit import MOBILEVIT
 from .modernbert import MODERNBERT
 from .mpnet import MPNET
@@ -30,7 +31,8 @@ from .roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 from .t5 import T5
 from .vit import DEIT, VIT
 
-_TEXT = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, MPNET, ALBERT, MODERNBERT, NOMIC_BERT, EUROBERT, GTE, T5)
+_BERTS = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, MPNET, ALBERT)
+_TEXT = (*_BERTS, MODERNBERT, NOMIC_BERT, EUROBERT, GTE, T5, LONGFORMER)
 _DECODERS = (LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA3, PHI3, GPT2)
 DECODERS: dict[str, DecoderFamily] = {family.name: family for family in _DECODERS}
 """Families that predict the next token, by ``model_type``."""

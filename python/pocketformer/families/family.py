@@ -41,8 +41,9 @@ class Family:
 
     ``name`` is the ``model_type`` and ``classes`` what its classes' names begin with. ``base`` prefixes the encoder's
     tensors in checkpoints with a head. ``encode(builder, spec, tensors, prefix)`` appends the encoder whose tensors lie
-    under ``prefix`` and returns its last hidden state. ``heads`` are those by task that are not as ``heads.HEADS``
-    builds them of ``classify`` and ``mask``. ``table`` is a tensor that tells where the encoder lies, below ``base``.
+    under ``prefix`` and returns its last hidden state. ``for_task`` changes a spec as a task asks for. ``heads`` are
+    those by task that are not as ``heads.HEADS`` builds them of ``classify`` and ``mask``. ``table`` is a tensor that
+    tells where the encoder lies, below ``base``.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Family:
     mask: MaskHead | None = None
     heads: Mapping[str, Head] = field(default_factory=dict)
     table: str = WORD_TABLE
+    for_task: Callable[[EncoderSpec, str], EncoderSpec] = lambda spec, task: spec
 
 
 Head: TypeAlias = Callable[[GraphBuilder, str, Family, EncoderSpec, Tensors], str]

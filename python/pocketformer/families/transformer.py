@@ -26,10 +26,11 @@ class LayerSpec:
     sublayer, ``sandwich`` (Gemma) before each and also after it, before the sum. ``attention_norm`` is False where a
     pre-norm layer's attention takes its input as it is (the first of ModernBERT). ``kv_heads`` and ``head_dim`` follow
     from ``heads`` and ``hidden`` if None. ``window`` is the farthest that a query looks to each side. ``rope`` turns
-    queries and keys by their positions. ``gated`` says that the activation of one linear multiplies another (GLU, arXiv
-    2002.05202). ``qk_norm`` normalises each head of queries and keys before they turn; ``scale`` multiplies q·k, and is
-    1/√head_dim if None. ``norm_offset`` is added to the weight of every norm (Gemma's 1). ``kept`` says that keys and
-    values outlive a run. The ``…_bias`` say which biases exist.
+    queries and keys by their positions. ``globals`` first tokens, and as many more as the input ``more_globals`` says,
+    see all by projections of their own and are seen by all, beside the window. ``gated`` says that the activation of
+    one linear multiplies another (GLU, arXiv 2002.05202). ``qk_norm`` normalises each head of queries and keys before
+    they turn; ``scale`` multiplies q·k, and is 1/√head_dim if None. ``norm_offset`` is added to the weight of every
+    norm (Gemma's 1). ``kept`` says that keys and values outlive a run. The ``…_bias`` say which biases exist.
 
     Raises:
         CheckpointError: the heads do not divide the width, the key-value heads the heads, or more channels turn than
@@ -49,6 +50,8 @@ class LayerSpec:
     causal: bool = False
     window: int | None = None
     rope: Rope | None = None
+    globals: int = 0
+    more_globals: str | None = None
     gated: bool = False
     qk_norm: bool = False
     scale: float | None = None
@@ -87,7 +90,8 @@ class LayerSpec:
 class LayerNames:
     """Where a checkpoint keeps the parameters of one layer, without ``.weight`` and ``.bias``.
 
-    ``qkv`` lists query, key and value, or the one matrix that holds them below each other. ``ffn_gate`` is the linear
+    ``qkv`` lists query, key and value, or the one matrix that holds them below each other, and ``global_qkv`` those of
+    global tokens. ``ffn_gate`` is the linear
     of a gated layer whose result is activated; where it is None, the upper half of ``ffn_up`` is. ``qk_norms`` are the
     norms of queries and keys, ``after`` those behind attention and FFN of a sandwich.
     """
@@ -101,6 +105,7 @@ class LayerNames:
     ffn_gate: str | None = None
     qk_norms: tuple[str, str] = ("", "")
     after: tuple[str, str] = ("", "")
+    global_qkv: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,7 @@ class Layer:
     ffn_gate: Pair | None = None
     qk_norms: tuple[Array, ...] = ()
     after: tuple[Pair, ...] = ()
+    global_qkv: Pair | None = None
 
     @classmethod
     def read(cls, name: str, spec: LayerSpec, tensors: Tensors, prefix: str, names: LayerNames) -> Layer:
@@ -130,9 +136,13 @@ class Layer:
             return norm(tensors, prefix + part, spec.hidden, bias=spec.norm_bias, offset=spec.norm_offset)
 
         inner, outer = spec.heads * spec.head_width, spec.key_heads * spec.head_width
-        heights = (inner, outer, outer) if len(names.qkv) == 3 else (inner + 2 * outer,)
-        parts = [pair(part, n, spec.hidden, spec.qkv_bias) for part, n in zip(names.qkv, heights, strict=True)]
-        biases = [bias for _, bias in parts if bias is not None]
+
+        def projections(where: tuple[str, ...]) -> Pair:
+            heights = (inner, outer, outer) if len(where) == 3 else (inner + 2 * outer,)
+            parts = [pair(part, n, spec.hidden, spec.qkv_bias) for part, n in zip(where, heights, strict=True)]
+            biases = [bias for _, bias in parts if bias is not None]
+            return concatenate([weight for weight, _ in parts]), np.concatenate(biases) if biases else None
+
         gate = None
         if spec.gated and names.ffn_gate is None:
             gate, up = _halves(pair(names.ffn_up, 2 * spec.ffn, spec.hidden, spec.ffn_bias))
@@ -143,7 +153,7 @@ class Layer:
         return cls(
             name,
             spec,
-            (concatenate([weight for weight, _ in parts]), np.concatenate(biases) if biases else None),
+            projections(names.qkv),
             pair(names.attention_out, spec.hidden, inner, spec.out_bias),
             norm_pair(names.attention_norm) if spec.attention_norm else None,
             up,
@@ -157,6 +167,7 @@ class Layer:
             if spec.qk_norm
             else (),
             tuple(norm_pair(part) for part in names.after) if spec.norm == "sandwich" else (),
+            projections(names.global_qkv) if spec.globals or spec.more_globals else None,
         )
 
     def append_to(
@@ -174,7 +185,7 @@ class Layer:
         spec, pre = self.spec, self.spec.norm != "post"
         h = self._norm(b, x, "attention_norm", self.attention_norm) if pre else x
         qkv = b.linear(h, *self.qkv, name=f"{self.name}.qkv")
-        mixed = attend(qkv) if attend else self._attend(b, qkv, bias)
+        mixed = attend(qkv) if attend else self._attend(b, h, qkv, bias)
         x = self._sublayer(b, mixed, self.attention_out, "attention_out", x, 0)
         x = x if pre else self._norm(b, x, "attention_norm", self.attention_norm)
         h = self._norm(b, x, "ffn_norm", self.ffn_norm) if pre else x
@@ -188,10 +199,14 @@ class Layer:
         x = self._sublayer(b, wide, self.ffn_down, "ffn_down", x, 1)
         return x if pre else self._norm(b, x, "ffn_norm", self.ffn_norm)
 
-    def _attend(self, b: GraphBuilder, qkv: str, bias: tuple[str, Array] | None) -> str:
+    def _attend(self, b: GraphBuilder, h: str, qkv: str, bias: tuple[str, Array] | None) -> str:
         spec = self.spec
+        own = None if self.global_qkv is None else b.linear(h, *self.global_qkv, name=f"{self.name}.global_qkv")
         return b.attention(
             qkv,
+            global_qkv=own,
+            globals=spec.globals,
+            more_globals=spec.more_globals,
             heads=spec.heads,
             head_dim=spec.head_width,
             kv_heads=spec.key_heads,

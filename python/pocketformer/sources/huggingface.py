@@ -337,7 +337,7 @@ def _task(config: Config, adapter: Adapter | None) -> str:
 def _build(
     family: Family, task: str, source: Source, modules: Modules | None, late: LateInteraction | None = None
 ) -> Graph:
-    spec = family.spec(source.config)
+    spec = family.for_task(family.spec(source.config), task)
     builder = GraphBuilder.text(spec.vocab, spec.types, spec.max_length)
     x = family.encode(builder, spec, source, f"{family.base}.")
     if late and late.expansion and not late.expansion.attend:

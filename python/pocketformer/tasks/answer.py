@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple, overload
 import numpy as np
 
 from ..batches import token_outputs
-from ..engine import Outputs
+from ..engine import Ids, Outputs
+from ..graph import GLOBALS
 from ..model import Model
 from .classify import softmax
 from .inputs import as_list
@@ -110,13 +111,21 @@ class Reader(Model):
         # The best span of each stretch of text: overlapping windows see some twice.
         best: list[dict[Span, float]] = [{} for _ in questions]
         nulls = [1.0] * len(questions)
-        for i, logits in token_outputs(self._engine, sequences, self._reader.types(windows)):
+        types, counts = self._reader.types(windows), self._globals(windows)
+        for i, logits in token_outputs(self._engine, sequences, types, counts=counts):
             owner = owners[i]
             null, spans = self._window(windows[i], logits, contexts[owner], top_k, longest)
             nulls[owner] = min(nulls[owner], null)
             for span, score in spans.items():
                 best[owner][span] = max(score, best[owner].get(span, 0.0))
         return best, nulls
+
+    def _globals(self, windows: Sequence[Encoding]) -> dict[str, Ids]:
+        """Of a model that asks for it: the tokens before the separator behind the question."""
+        if self._engine.file.graph.find_input(GLOBALS) is None:
+            return {}
+        ends = (max((i for i, part in enumerate(w.sequence_ids) if part == 0), default=0) + 1 for w in windows)
+        return {GLOBALS: np.fromiter(ends, np.int32)}
 
     def _window(
         self, window: Encoding, logits: Outputs, context: str, top_k: int, longest: int
