@@ -72,7 +72,7 @@ class KeyValueCache {
     auto result = result_array<float>(out, shape_of(array));
     if (!out.is_none()) require_apart(array, "q", result);
     const std::vector<Sequence> sequences = {{0, static_cast<int>(queries.tokens), 0, length_ - base_, 0}};
-    Attending attending(queries, kv_heads_, sequences, scale, left, right);
+    Attending attending(queries, kv_heads_, sequences, scale, {left, right});
     attending.set_bias(bias);
     const int count = thread_count(threads, attending.multiply_adds());
     float* const to = result.mutable_data();

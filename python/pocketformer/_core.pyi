@@ -371,6 +371,11 @@ def attention(
     scale: float | None,
     threads: int | None,
     out: _F32 | None,
+    step: int = 1,
+    globals: int = 0,
+    block: int = 0,
+    begins: NDArray[np.int64] | None = None,
+    blocks: NDArray[np.int64] | None = None,
 ) -> _F32: ...
 
 class KeyValueCache:

@@ -19,9 +19,12 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, TypeAlias
+from dataclasses import dataclass
+from itertools import chain
+from operator import index
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +33,10 @@ from . import _core
 from .layout import hadamard_block
 
 __all__ = [
+    "Blocks",
     "KeyValueCache",
     "Weight",
+    "Window",
     "attention",
     "gelu",
     "isas",
@@ -50,7 +55,7 @@ __all__ = [
 Floats: TypeAlias = NDArray[np.float32]
 Dtype: TypeAlias = Literal["int8", "int4", "float32"]
 Activation: TypeAlias = Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"]
-Window: TypeAlias = int | tuple[int | None, int | None] | None
+Reach: TypeAlias = int | tuple[int | None, int | None] | None
 
 UNIFORM: NDArray[np.int8] = np.arange(-8, 8, dtype=np.int8) * np.int8(15)
 """The codebook of int4 weights unless another is given: evenly spaced, with zero."""
@@ -148,16 +153,62 @@ def matmul_int8(
 # --- attention --------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Window:
+    """A query sees positions at most ``before`` before and ``after`` after its own; None is any distance.
+
+    ``inclusive=False`` says less than so many. With ``dilation`` d it sees only every d-th position, counted from its
+    own, and the distances count these (Longformer, arXiv 2004.05150); without bounds that is the strided pattern of
+    Sparse Transformers (arXiv 1904.10509). The first ``globals`` positions are seen by all, once, and see all.
+
+    Raises ValueError for a number that says nothing, and for ``globals`` beside a ``dilation``.
+    """
+
+    before: int | None = None
+    after: int | None = None
+    inclusive: bool = True
+    dilation: int = 1
+    globals: int = 0
+
+    def __post_init__(self) -> None:
+        least = 0 if self.inclusive else 1
+        for name, low in (("before", least), ("after", least), ("dilation", 1), ("globals", 0)):
+            value = getattr(self, name)
+            if value is None and name in ("before", "after"):
+                continue
+            if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < low:
+                raise ValueError(f"{name} is {value!r}; it must be an integer of at least {low}")
+        if self.globals and self.dilation != 1:
+            raise ValueError(f"globals is {self.globals} beside a dilation of {self.dilation}; one of them is possible")
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Queries in block b of ``size`` positions see the key blocks ``keys[b]``; one named twice counts twice.
+
+    ``keys`` has a sequence of block numbers for each ⌈keys / size⌉ blocks (BigBird, arXiv 2007.14062). With ``causal``
+    a query sees of these no later position. A query that sees no key gets zeros.
+    """
+
+    size: int
+    keys: Sequence[Sequence[int]]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.size, (int, np.integer)) or isinstance(self.size, bool) or self.size < 1:
+            raise ValueError(f"size is {self.size!r}; it must be an integer of at least 1")
+
+
 def attention(
     q: Floats,
     k: Floats,
     v: Floats,
     causal: bool = False,
-    window: Window = None,
+    window: Reach = None,
     bias: Floats | None = None,
     offsets: NDArray[np.int64] | None = None,
     dtype: Literal["int8", "float32"] = "int8",
     *,
+    pattern: Window | Blocks | None = None,
     scale: float | None = None,
     threads: int | None = None,
     out: Floats | None = None,
@@ -171,13 +222,30 @@ def attention(
     padded.
 
     ``causal``: a query sees no later position. ``window``: it sees positions at most so far away, both ends included,
-    or ``(before, after)`` with None for any distance. ``bias`` float32 [heads, 2·d + 1] is added to the scores by
-    distance: entry d + (query − key), clamped to its ends. ``scale`` defaults to head_dim ** -0.5. ``dtype`` ``int8``
-    rounds q, k and v to one scale for each token and head and the weights of each 128 keys to 7 bits; ``float32``
-    rounds nothing.
+    or ``(before, after)`` with None for any distance. ``pattern`` is a :class:`Window` with more to say, or
+    :class:`Blocks`; time is that of the keys that a pattern names. ``bias`` float32 [heads, 2·d + 1] is added to the
+    scores by distance: entry d + (query − key), clamped to its ends. ``scale`` defaults to head_dim ** -0.5. ``dtype``
+    ``int8`` rounds q, k and v to one scale for each token and head and the weights of each 128 keys to 7 bits;
+    ``float32`` rounds nothing.
     """
+    chosen: dict[str, Any] = {}
+    if pattern is not None and window is not None:
+        raise ValueError(f"window is {window!r} beside a pattern, which says what is seen; leave one out")
+    if isinstance(pattern, Window):
+        if causal and pattern.globals:
+            raise ValueError(f"causal is True beside {pattern.globals} global positions, which see all; leave one out")
+        less = 0 if pattern.inclusive else 1
+        before, after = (None if n is None else n - less for n in (pattern.before, pattern.after))
+        window = before, after
+        chosen = {"step": pattern.dilation, "globals": pattern.globals}
+    elif isinstance(pattern, Blocks):
+        begins = np.cumsum([0, *map(len, pattern.keys)], dtype=np.int64)
+        blocks = np.fromiter(map(index, chain.from_iterable(pattern.keys)), np.int64)
+        chosen = {"block": pattern.size, "begins": begins, "blocks": blocks}
+    elif pattern is not None:
+        raise ValueError(f"pattern is {pattern!r:.80}; pass kernels.Window, kernels.Blocks or None")
     left, right = _range(causal, window)
-    return _core.attention(q, k, v, left, right, bias, offsets, dtype, scale, threads, out)
+    return _core.attention(q, k, v, left, right, bias, offsets, dtype, scale, threads, out, **chosen)
 
 
 class KeyValueCache:
@@ -210,7 +278,7 @@ class KeyValueCache:
         self,
         q: Floats,
         causal: bool = True,
-        window: Window = None,
+        window: Reach = None,
         bias: Floats | None = None,
         *,
         scale: float | None = None,
@@ -260,7 +328,7 @@ class KeyValueCache:
         return self._cache.isa
 
 
-def _range(causal: bool, window: Window) -> tuple[int, int]:
+def _range(causal: bool, window: Reach) -> tuple[int, int]:
     """Positions that a query sees before and after its own; −1 is all."""
     before, after = window if isinstance(window, tuple) else (window, window)
     for bound in (before, after):
