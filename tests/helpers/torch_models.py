@@ -59,6 +59,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "mpnet": ("MPNet", {**_ROBERTA, "hidden_size": 60}),
     "albert": ("Albert", _ALBERT),
     "modernbert": ("ModernBert", _MODERNBERT),
+    "big_bird": ("BigBird", {**_BERT, "attention_type": "original_full", "use_bias": False, "hidden_act": "relu"}),
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from .albert import ALBERT
 from .bert import BERT
+from .big_bird import BIG_BIRD
 from .clip import CLIP_TEXT, CLIP_VISION, SIGLIP_TEXT, SIGLIP_VISION, TextTower
 from .decoder import DecoderFamily
 from .decoder_encoder import as_encoder
@@ -32,7 +33,7 @@ from .t5 import T5
 from .vit import DEIT, VIT
 
 _BERTS = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, MPNET, ALBERT)
-_TEXT = (*_BERTS, MODERNBERT, NOMIC_BERT, EUROBERT, GTE, T5, LONGFORMER)
+_TEXT = (*_BERTS, MODERNBERT, NOMIC_BERT, EUROBERT, GTE, T5, LONGFORMER, BIG_BIRD)
 _DECODERS = (LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA3, PHI3, GPT2)
 DECODERS: dict[str, DecoderFamily] = {family.name: family for family in _DECODERS}
 """Families that predict the next token, by ``model_type``."""
