@@ -96,6 +96,19 @@ def row_slice(array: Float32, begin: int, end: int) -> Float32:
     return lazy((end - begin, *array.shape[1:]), lambda low, high: np.asarray(array[begin + low : begin + high]))
 
 
+def take_rows(array: Float32, rows: NDArray[np.int64]) -> Float32:
+    """The ``rows`` of a matrix, which rise; nothing is read until the result is."""
+
+    def chosen(begin: int, end: int) -> Float32:
+        wanted = rows[begin:end]
+        if not len(wanted):
+            return np.empty((0, *array.shape[1:]), np.float32)
+        first = int(wanted[0])
+        return np.ascontiguousarray(np.asarray(array[first : int(wanted[-1]) + 1])[wanted - first])
+
+    return lazy((len(rows), *array.shape[1:]), chosen)
+
+
 def same_values(a: Float32, b: Float32, rows_at_once: int = 4096) -> bool:
     """Whether two matrices are equal, compared in blocks of rows."""
     if a is b or a.shape != b.shape:

@@ -75,6 +75,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="texts to see what weights are multiplied by, one a line, a tab between those of a pair; or an .npz that "
         "--save-profile wrote (default: sentences of our own)",
     )
+    parser.add_argument(
+        "--keep-script",
+        metavar="CODES",
+        help="trim the vocabulary to what texts in these scripts can become, such as Deva,Latn (ISO 15924)",
+    )
+    parser.add_argument(
+        "--keep-vocab",
+        metavar="FILE",
+        help="trim the vocabulary to what these texts use, one a line; adds to --keep-script",
+    )
     parser.add_argument("--save-profile", metavar="FILE.npz", help="keep what was seen of the texts, to use it again")
 
 
@@ -112,6 +122,8 @@ def execute(args: argparse.Namespace) -> dict[str, Any]:
         "precision": {name: Precision(*numbers) for name, numbers in args.precision} or None,
         "calibration": args.calibration,
         "prune": prune,
+        "keep_scripts": args.keep_script,
+        "keep_vocabulary": args.keep_vocab,
     }
     plan: Any = args.plan
     planned: dict[str, Any] = {}
@@ -149,8 +161,13 @@ def share(text: str) -> float:
 
 
 def show(result: dict[str, Any]) -> None:
+    from ..compression.report import TrimmedVocabulary
+
     if "plan" in result:
         _show_plan(result["plan"])
+    vocabulary = result.get("vocabulary") or result.get("plan", {}).get("vocabulary")
+    if vocabulary:
+        print(TrimmedVocabulary(**vocabulary))
     if "file" not in result:
         return
     rows = [

@@ -6,18 +6,19 @@ import contextlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from .budget import Planner, parse_size
-from .calibration import Samples
+from .calibration import Samples, Text
 from .pipeline import compress_checkpoint, compress_graph, make_profiler
 from .plan import Plan, carry_out, plan_by_shares, read_plan
 from .precision import Precision
 from .profile import Progress
 from .prune import PruneOptions
 from .quantize import QuantizeOptions
-from .report import CompressionReport
+from .report import CompressionReport, TrimmedVocabulary
+from .vocabulary import trim_vocabulary
 
 __all__ = [
     "CompressionReport",
@@ -25,6 +26,7 @@ __all__ = [
     "Precision",
     "PruneOptions",
     "QuantizeOptions",
+    "TrimmedVocabulary",
     "compress",
     "compress_checkpoint",
     "compress_graph",
@@ -47,6 +49,8 @@ def compress(
     plan: Plan | str | os.PathLike[str] | None = None,
     budget: int | str | None = None,
     prune: PruneOptions | None = None,
+    keep_scripts: str | Iterable[str] | None = None,
+    keep_vocabulary: Iterable[Text] | str | os.PathLike[str] | None = None,
 ) -> CompressionReport:
     """Compresses ``src``, a folder of Hugging Face or sentence-transformers or a GGUF file, to the pocket file ``dst``.
 
@@ -64,6 +68,10 @@ def compress(
     channels leave, where that costs least (:func:`make_plan` tells which). ``plan`` is one that was made before, or its
     file, and decides ``weights`` too. ``prune`` says how channels are chosen.
 
+    ``keep_scripts`` (``"Deva,Latn"``) and ``keep_vocabulary`` (texts, or a file with a text a line) trim the vocabulary
+    to what texts in these scripts can become, and to what these texts use; the report says how many texts of the
+    calibration have other tokens then. By default every entry stays.
+
     ``tower`` names the half of a CLIP or SigLIP that the file is for, ``vision`` or ``text``. ``options`` holds the
     rest. On a terminal a progress bar is drawn on stderr when rich is installed.
 
@@ -73,7 +81,8 @@ def compress(
     Raises:
         ValueError: ``weights`` is another word, a precision does not fit its weight, or the calibration is empty, too
             short, of no known kind, or unknown to the model's vocabulary. Also a budget that cannot be reached, a plan
-            that does not fit the model, or a plan and a budget.
+            that does not fit the model, or a plan and a budget; an unknown script, and a vocabulary to be trimmed of
+            a model without tokenizer.
         CheckpointError, UnsupportedModelError: the folder or the file cannot be imported.
     """
     from ..sources.huggingface import load_checkpoint
@@ -88,20 +97,25 @@ def compress(
     calibration = _kept(calibration)
     with _progress_bar() as progress:
         loaded = load_checkpoint(os.fspath(src), tower)
+        whole = sum(array.nbytes for array in loaded.graph.params.values())
+        loaded, trimmed = trim_vocabulary(loaded, keep_scripts, keep_vocabulary, calibration)
         if budget is not None:
             planner = Planner(loaded, weights, prune, options, calibration, progress)
             plan = planner.for_budget(parse_size(budget) if isinstance(budget, str) else budget)
         elif isinstance(plan, str | os.PathLike):
             plan = read_plan(plan, loaded.graph)
         if plan is None:
-            return compress_checkpoint(loaded, dst, weights, progress, options, calibration, save_profile)
+            report = compress_checkpoint(loaded, dst, weights, progress, options, calibration, save_profile)
+            return report.with_vocabulary(trimmed, whole)
+        plan.check_vocabulary(loaded.graph)
         before = sum(array.nbytes for array in loaded.graph.params.values())
         profiler = make_profiler(loaded, options, calibration)
         loaded, pruned = carry_out(loaded, plan, prune, profiler, progress)
         options = plan.options(options)
         read = None if plan.weights == "fp32" else calibration  # what is not rounded is not watched again
         report = compress_checkpoint(loaded, dst, plan.weights, progress, options, read, save_profile)
-        return report.with_pruning(before, tuple(pruned)) if pruned else report
+        report = report.with_pruning(before, tuple(pruned)) if pruned else report
+        return report.with_vocabulary(trimmed, whole)
 
 
 def make_plan(
@@ -118,6 +132,8 @@ def make_plan(
     prune: PruneOptions | None = None,
     options: QuantizeOptions | None = None,
     tower: str | None = None,
+    keep_scripts: str | Iterable[str] | None = None,
+    keep_vocabulary: Iterable[Text] | str | os.PathLike[str] | None = None,
 ) -> Plan:
     """What :func:`compress` would do to ``src``, without doing it.
 
@@ -136,11 +152,16 @@ def make_plan(
     chosen = {name: value for name, value in given.items() if value is not None}
     options = replace(options or QuantizeOptions(), **chosen)  # type: ignore[arg-type]
     with _progress_bar() as progress:
-        loaded = load_checkpoint(os.fspath(src), tower)
+        calibration = _kept(calibration)
+        loaded, trimmed = trim_vocabulary(
+            load_checkpoint(os.fspath(src), tower), keep_scripts, keep_vocabulary, calibration
+        )
         if budget is None:
-            return plan_by_shares(loaded.graph, weights, ffn, heads)
-        planner = Planner(loaded, weights, prune, options, _kept(calibration), progress)
-        return planner.for_budget(parse_size(budget) if isinstance(budget, str) else budget)
+            plan = plan_by_shares(loaded.graph, weights, ffn, heads)
+        else:
+            planner = Planner(loaded, weights, prune, options, calibration, progress)
+            plan = planner.for_budget(parse_size(budget) if isinstance(budget, str) else budget)
+        return replace(plan, vocabulary=trimmed)
 
 
 def _kept(calibration: Samples | str | os.PathLike[str] | None) -> Samples | str | os.PathLike[str] | None:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .report import TrimmedVocabulary
+
 COLOURS = ("#0b6e99", "#d9730d", "#777777")
 STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: small, searchable, in the font of the page
@@ -52,6 +54,7 @@ def write_page(path: str | os.PathLike[str], model: str, result: Mapping[str, An
                 for stage in result["stages"]
             ],
         ),
+        *([f"<p>{html.escape(str(TrimmedVocabulary(**result['vocabulary'])))}</p>"] if result["vocabulary"] else []),
         "<h2>Where the bytes went</h2>",
         _bars(
             [(group, (before / 1e6, after / 1e6)) for group, before, after in _groups(result["tensors"])],

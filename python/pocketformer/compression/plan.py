@@ -14,6 +14,7 @@ from .channels import Channels
 from .precision import Precision
 from .prune import Progress, PrunedSpace, PruneOptions, check_width, prune_graph, widths_by_share
 from .quantize import Profiler, QuantizeOptions
+from .report import TrimmedVocabulary
 
 if TYPE_CHECKING:
     from ..sources.huggingface import Checkpoint
@@ -50,7 +51,7 @@ class Plan:
     ``bits`` does not name, by name.
 
     ``file_bytes`` is what the file will have, exactly, and ``error`` the sum of what layers and weights lose; None
-    where that was not computed.
+    where that was not computed. ``vocabulary`` says how it was trimmed before the plan was made; None where it was not.
     """
 
     weights: str
@@ -58,6 +59,7 @@ class Plan:
     bits: dict[str, Bits] = field(default_factory=dict)
     file_bytes: int | None = None
     error: float | None = None
+    vocabulary: TrimmedVocabulary | None = None
 
     @property
     def widths(self) -> dict[str, int]:
@@ -68,6 +70,14 @@ class Plan:
         """``options`` with the bits of the plan, where they do not name those of a weight themselves."""
         planned = {name: Precision(entry.bits, entry.group) for name, entry in self.bits.items()}
         return replace(options, precision={**planned, **options.precision})
+
+    def check_vocabulary(self, graph: Graph) -> None:
+        """Raises ValueError where the plan was made for another vocabulary than that of ``graph``."""
+        if self.vocabulary is not None and self.vocabulary.after != graph.vocab_size:
+            raise ValueError(
+                f"the plan is of a vocabulary trimmed to {self.vocabulary.after:,} entries, and here are "
+                f"{graph.vocab_size:,}; give the same --keep-script and --keep-vocab (keep_scripts, keep_vocabulary)"
+            )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the plan as JSON for :func:`read_plan`. Widths, bits, groups and ``weights`` may be edited."""
@@ -113,7 +123,13 @@ def read_plan(path: str | os.PathLike[str], graph: Graph) -> Plan:
         if not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
             raise ValueError(f"{where}: the precision of {name!r} is {entry!r}; it must have integers: bits, group")
         bits[name] = Bits(*numbers)
-    plan = Plan(str(content.get("weights", "int8")), layers, bits)
+    vocabulary = content.get("vocabulary")
+    if vocabulary is not None:
+        try:
+            vocabulary = TrimmedVocabulary(**vocabulary)
+        except TypeError as error:
+            raise ValueError(f"{where}: the vocabulary is {vocabulary!r:.60} ({error}); leave it as it was") from None
+    plan = Plan(str(content.get("weights", "int8")), layers, bits, vocabulary=vocabulary)
     if plan.weights == "fp32" and bits:
         raise ValueError(f"{where}: weights is 'fp32', where nothing is rounded; leave bits out")
     try:

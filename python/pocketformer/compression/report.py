@@ -34,16 +34,44 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class TrimmedVocabulary:
+    """Rows of the table of words ``before`` and ``after``; ``changed`` of the ``texts`` of a sample now have other
+    tokens than they had. ``sample`` says which texts these are."""
+
+    before: int
+    after: int
+    texts: int
+    changed: int
+    sample: str
+
+    def __str__(self) -> str:
+        share = f"{self.changed / self.texts:.1%}" if self.texts else "none"
+        return (
+            f"vocabulary: {self.before:,} → {self.after:,} rows; the tokens of {share} of {self.texts:,} texts change "
+            f"({self.sample})"
+        )
+
+
+@dataclass(frozen=True)
 class CompressionReport:
     """``stages`` in order, ``tensors`` in file order, and the size of the finished file (0 before it is written).
 
-    ``pruned`` says what pruning did to each layer; empty where nothing was pruned.
+    ``pruned`` says what pruning did to each layer; empty where nothing was pruned. ``vocabulary``: None where it was
+    not trimmed.
     """
 
     stages: tuple[Stage, ...]
     tensors: tuple[TensorReport, ...]
     file_bytes: int = 0
     pruned: tuple[PrunedSpace, ...] = ()
+    vocabulary: TrimmedVocabulary | None = None
+
+    def with_vocabulary(self, trimmed: TrimmedVocabulary | None, before: int) -> CompressionReport:
+        """The report of a model that had ``before`` bytes of parameters before its vocabulary was trimmed."""
+        if trimmed is None:
+            return self
+        after = self.stages[0].before
+        return replace(self, stages=(Stage("trim", before, after), *self.stages), vocabulary=trimmed)
 
     def with_pruning(self, before: int, pruned: tuple[PrunedSpace, ...]) -> CompressionReport:
         """The report of a model that had ``before`` bytes of parameters before it was pruned."""
@@ -61,6 +89,8 @@ class CompressionReport:
         widest = max(self.tensors, key=lambda tensor: tensor.peak, default=None)
         if widest is not None and widest.peak:
             lines.append(f"largest input outlier {widest.peak:.0f} times the mean, of {widest.name}")
+        if self.vocabulary is not None:
+            lines.append(str(self.vocabulary))
         return "\n".join(lines)
 
 
