@@ -265,7 +265,7 @@ def _windows(op: Op, graph: Graph, of: str, x: Array) -> Array:
     images = x.reshape(-1, *_size(graph, of), x.shape[1])
     padding, stride = op.get("padding", 0), op.get("stride", 1)
     padded = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (op["height"], op["width"]), axis=(1, 2))
+    windows: Array = np.lib.stride_tricks.sliding_window_view(padded, (op["height"], op["width"]), axis=(1, 2))
     return windows[:, ::stride, ::stride].transpose(0, 1, 2, 4, 5, 3)
 
 
@@ -275,7 +275,7 @@ def unfold(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> 
 
 def fold(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
     (down, across), height, width = _size(graph, of), op["height"], op["width"]
-    pixels = inputs[0].reshape(-1, down, across, height, width, inputs[0].shape[1] // (height * width))
+    pixels: Array = inputs[0].reshape(-1, down, across, height, width, inputs[0].shape[1] // (height * width))
     return pixels.swapaxes(2, 3).reshape(-1, pixels.shape[-1])
 
 

@@ -85,6 +85,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="trim the vocabulary to what these texts use, one a line; adds to --keep-script",
     )
+    parser.add_argument(
+        "--scaling",
+        choices=("auto", "none", "smooth", "awq"),
+        default="auto",
+        help="scale the channels of inputs before weights are rounded, where that folds (default: auto, as SmoothQuant "
+        "does, where no rotation spreads them)",
+    )
     parser.add_argument("--save-profile", metavar="FILE.npz", help="keep what was seen of the texts, to use it again")
 
 
@@ -98,7 +105,7 @@ def precision(text: str) -> tuple[str, tuple[int, int]]:
 
 
 def execute(args: argparse.Namespace) -> dict[str, Any]:
-    from ..compression import Precision, PruneOptions, compress, make_plan
+    from ..compression import Precision, PruneOptions, QuantizeOptions, compress, make_plan
     from ..compression.importance import GRADIENTS
     from ..compression.plan import as_json
     from ..compression.twin import import_torch
@@ -124,6 +131,7 @@ def execute(args: argparse.Namespace) -> dict[str, Any]:
         "prune": prune,
         "keep_scripts": args.keep_script,
         "keep_vocabulary": args.keep_vocab,
+        "options": QuantizeOptions(scaling=args.scaling),
     }
     plan: Any = args.plan
     planned: dict[str, Any] = {}
@@ -178,6 +186,10 @@ def show(result: dict[str, Any]) -> None:
     worst = max(result["tensors"], key=lambda tensor: float(tensor["error"]))
     if worst["error"]:
         print(f"largest weight error: {worst['error']:.2%} in {worst['name']}")
+    if result["unscaled"]:
+        print(f"inputs of {len(result['unscaled'])} linears are not scaled:")
+        for name, reason in result["unscaled"].items():
+            print(f"  {name}: {reason}")
     print(f"{result['file']}: {console.megabytes(result['file_bytes'])} in {result['seconds']:.1f} s")
 
 

@@ -84,9 +84,10 @@ class Compression:
             error, norm = errors.get(weight, (0.0, 0.0))
             errors[weight] = error + part.error, norm + part.norm
             peaks[weight] = part.peak
+        params = (self.quantization or self).graph.params
         for name, slot in self.slots.items():
-            if name in self.graph.params and name not in errors:
-                write_plain(sink, name, slot, self.graph.params[name])
+            if name in params and name not in errors:
+                write_plain(sink, name, slot, params[name])
         return self._report({name: sqrt(error / max(norm, 1e-60)) for name, (error, norm) in errors.items()}, peaks)
 
     def _report(self, errors: Mapping[str, float], peaks: Mapping[str, float]) -> CompressionReport:
@@ -111,7 +112,9 @@ class Compression:
         if self.quantization:
             stages.append(Stage("quantize", used, rounded))
         stages.append(Stage("pack", rounded, sum(slot.nbytes for slot in slots.values())))
-        return CompressionReport(tuple(stages), tuple(tensors))
+        return CompressionReport(
+            tuple(stages), tuple(tensors), unscaled=self.quantization.unscaled if self.quantization else {}
+        )
 
 
 def compress_graph(
@@ -190,10 +193,12 @@ def make_profiler(
     else:
         return None
     profiler = calibrated_profiler(graph, chosen)
+    if save_to is not None and options.scaling in ("smooth", "awq"):
+        raise ValueError(f"scaling is {options.scaling!r}, and a profile that is kept is not scaled; leave it out")
     if save_to is None:
         return profiler
     linears = list(dict.fromkeys(op["weight"] for op in graph.ops if op["op"] == "linear"))
-    return Profiler(lambda names, _: _only(names, keep_profile(save_to, profiler(linears))), profiler.calibration)
+    return Profiler(lambda names, _: _only(names, keep_profile(save_to, profiler(linears))))
 
 
 def _only(names: Collection[str], observers: Iterable[Observer]) -> Iterator[Observer]:

@@ -22,6 +22,7 @@ from .gptq import error_shares, fit_scales, refit, round_to_codes_with_feedback,
 from .packed import row_parts
 from .precision import FP32, INT8, Precision, choose_block, choose_precisions
 from .profile import Observer, Progress, profile
+from .scaling import METHODS, SMALL_BLOCK, scaled
 
 SEEN = 1 << 24
 """Numbers of the largest table whose rounding is seen by what comes after it: 64 MB that wait in memory."""
@@ -53,9 +54,11 @@ class QuantizeOptions:
     tables together ten times over. ``random_tokens``: how many the model is run on to round with feedback (see gptq)
     where no calibration is given and our own texts are strange to it; 0 rounds each weight to the nearest. ``refit``:
     the damping with which 4-bit linears are fitted to what the rounding before them has made of their inputs, or 0.
-    ``learned``: whether codebooks are learned or evenly spaced.
+    ``learned``: whether codebooks are learned or evenly spaced. ``scaling``: what is done to the channels of inputs
+    before weights are rounded, ``smooth`` (SmoothQuant), ``awq`` or ``none``; ``auto`` smooths those that no rotation
+    spreads, as their number is odd or nearly so, where the model can be run (see scaling).
 
-    Raises ValueError for a block that is no power of two, and for bits or groups that there are not.
+    Raises ValueError for a block that is no power of two, and for bits, groups or a scaling that there are not.
     """
 
     table_bits: int | None = None
@@ -68,8 +71,11 @@ class QuantizeOptions:
     random_tokens: int = 2048
     refit: float = 1.0
     learned: bool = True
+    scaling: str = "auto"
 
     def __post_init__(self) -> None:
+        if self.scaling not in METHODS:
+            raise ValueError(f"scaling is {self.scaling!r}; it must be one of {', '.join(METHODS)}")
         if self.block < 0 or self.block & (self.block - 1):
             raise ValueError(f"block is {self.block}; it must be 0 or a power of two")
         if self.table_bits not in (None, 3, 4, 5, 6, 7, 8, 32):
@@ -142,10 +148,10 @@ def quantize_graph(
 ) -> Graph:
     """A plain fp32 graph → a plain rounded graph: linears, embedding tables and attention; the input stays as it is."""
     quantization = Quantization(graph, options or QuantizeOptions(), linear_bits, profiler)
-    params = dict(graph.params)
     parts: dict[str, list[Rounded]] = {}
     for part in quantization.round(progress):
         parts.setdefault(part.name, []).append(part)
+    params = dict(quantization.graph.params)
     for name, rounded in parts.items():
         params[f"{name}.weight"] = np.concatenate([part.values for part in rounded])
         params[f"{name}.scale"] = np.concatenate([part.scale for part in rounded])
@@ -157,7 +163,8 @@ def quantize_graph(
 class Quantization:
     """What each weight of ``graph`` becomes: ``precisions`` of all, linears having ``linear_bits`` where the options
     name no other, and of those that are rounded the ``rotations``, the blocks that they are rotated by. ``target`` is
-    the graph that comes of it, without parameters.
+    the graph that comes of it, without parameters. Once the rounding has begun, ``graph`` is what is rounded, its
+    channels scaled, and ``unscaled`` says of each linear whose channels were to be why they are not.
 
     ``profiler`` runs the model for those that are rounded with feedback: on random tokens where it is None and the
     options ask for them.
@@ -177,6 +184,7 @@ class Quantization:
         self.profiler = profiler
         self.rounded: dict[str, Array] | None = {} if options.refit and options.few_bits(graph, linear_bits) else None
         self.target = as_quantized(graph, self.rotations, self.precisions)
+        self.unscaled: dict[str, str] = {}
 
     def _block(self, name: str, precision: Precision) -> int:
         linears, place = self.flow.linears.get(name, []), self.flow.tables.get(name)
@@ -186,7 +194,11 @@ class Quantization:
         return choose_block(precision.bits, k, self.options.block, bool(linears), place, averages)
 
     def round(self, progress: Progress | None = None) -> Iterator[Rounded]:
-        """The rounded weights, part by part: tables, then linears as soon as their inputs were seen."""
+        """The rounded weights, part by part: tables, then linears as soon as their inputs were seen.
+
+        Raises ValueError where a scaling was asked for that no input can have.
+        """
+        self._scale()
         nearest = [name for name in self.rotations if name in self.flow.tables or self.profiler is None]
         watched = [name for name in self.rotations if name not in nearest]
         count = 0
@@ -212,6 +224,24 @@ class Quantization:
                     shares = error_shares(observer.rotated(block)) if observer.squares.any() else None
                     for name in names:
                         yield from parts(name, shares, observer.peak, change)
+
+    def _scale(self) -> None:
+        method, calibration = self.options.scaling, self.profiler.calibration if self.profiler else None
+        names = [name for name in self.rotations if name in self.flow.linears]
+        if method == "auto":
+            names = [name for name in names if self.graph.weights[name]["k"] % SMALL_BLOCK] if calibration else []
+        if method == "none" or not names:
+            return
+        if calibration is None:
+            raise ValueError(f"scaling is {method!r}, which the model is run for; give texts, not a kept profile")
+        known = self.graph
+        chosen = "smooth" if method == "auto" else method
+        self.graph, self.unscaled = scaled(known, names, chosen, calibrated_profiler(known, calibration))
+        if method != "auto" and len(self.unscaled) == len(names):
+            reason = next(iter(self.unscaled.values()))
+            raise ValueError(f"scaling is {method!r}, which folds into nothing here: {reason}; use none")
+        if self.graph is not known:
+            self.profiler = calibrated_profiler(self.graph, calibration)
 
     def _rounded(self, name: str, shares: Array | None, peak: float, change: Array | None) -> Iterator[Rounded]:
         weight, precision, block = self.graph.params[f"{name}.weight"], self.precisions[name], self.rotations[name]
@@ -330,7 +360,7 @@ def _with_int8_queries(graph: Graph, states: Mapping[str, dict[str, Any]]) -> li
         if op["op"] == "attention":
             for field, of in (("q", "state"), ("global_q", "global_state")):
                 if field in op:
-                    state = states[op.get(of, op["state"])]
+                    state = states[op[of] if of in op else op["state"]]
                     rounded = f"{op[field]}.int8.{state['name']}"
                     facts = {name: state[name] for name in ("head_dim", "rotate") if name in state}
                     ops.append({"op": "quantize_heads", "in": op[field], "out": rounded, **facts})

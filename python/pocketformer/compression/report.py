@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from .prune import PrunedSpace
 
@@ -57,7 +58,7 @@ class CompressionReport:
     """``stages`` in order, ``tensors`` in file order, and the size of the finished file (0 before it is written).
 
     ``pruned`` says what pruning did to each layer; empty where nothing was pruned. ``vocabulary``: None where it was
-    not trimmed.
+    not trimmed. ``unscaled`` gives of each linear whose inputs were to be scaled, and are not, the reason.
     """
 
     stages: tuple[Stage, ...]
@@ -65,6 +66,7 @@ class CompressionReport:
     file_bytes: int = 0
     pruned: tuple[PrunedSpace, ...] = ()
     vocabulary: TrimmedVocabulary | None = None
+    unscaled: Mapping[str, str] = field(default_factory=dict)
 
     def with_vocabulary(self, trimmed: TrimmedVocabulary | None, before: int) -> CompressionReport:
         """The report of a model that had ``before`` bytes of parameters before its vocabulary was trimmed."""
@@ -87,6 +89,8 @@ class CompressionReport:
         if worst is not None and worst.error:
             lines.append(f"largest weight error {worst.error:.2%} in {worst.name}")
         widest = max(self.tensors, key=lambda tensor: tensor.peak, default=None)
+        if self.unscaled:
+            lines.append(f"inputs of {len(self.unscaled)} linears are not scaled: {next(iter(self.unscaled.values()))}")
         if widest is not None and widest.peak:
             lines.append(f"largest input outlier {widest.peak:.0f} times the mean, of {widest.name}")
         if self.vocabulary is not None:

@@ -85,7 +85,8 @@ def bit_losses(
         asked = {name: of[place] for name, of in levels.items() if place < len(of)}
         precision = {**dict.fromkeys(graph.weights, Precision(FP32)), **asked}
         known = options.precisions(graph)
-        rounding = replace(options, precision={n: p for n, p in precision.items() if n in known}, refit=0.0)
+        rounding = replace(options, precision={n: p for n, p in precision.items() if n in known})
+        rounding = replace(rounding, refit=0.0, scaling="none")
         quantization = Quantization(graph, rounding, profiler=profiler)
         rows: dict[str, list[Array]] = {}
         for part in quantization.round():
