@@ -265,8 +265,9 @@ def _windows(op: Op, graph: Graph, of: str, x: Array) -> Array:
     images = x.reshape(-1, *_size(graph, of), x.shape[1])
     padding, stride = op.get("padding", 0), op.get("stride", 1)
     padded = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    windows: Array = np.lib.stride_tricks.sliding_window_view(padded, (op["height"], op["width"]), axis=(1, 2))
-    return windows[:, ::stride, ::stride].transpose(0, 1, 2, 4, 5, 3)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (op["height"], op["width"]), axis=(1, 2))
+    picked: Array = windows[:, ::stride, ::stride].transpose(0, 1, 2, 4, 5, 3)
+    return picked
 
 
 def unfold(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
@@ -275,8 +276,9 @@ def unfold(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> 
 
 def fold(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
     (down, across), height, width = _size(graph, of), op["height"], op["width"]
-    pixels: Array = inputs[0].reshape(-1, down, across, height, width, inputs[0].shape[1] // (height * width))
-    return pixels.swapaxes(2, 3).reshape(-1, pixels.shape[-1])
+    pixels = inputs[0].reshape(-1, down, across, height, width, inputs[0].shape[1] // (height * width))
+    rows: Array = pixels.swapaxes(2, 3).reshape(-1, pixels.shape[-1])
+    return rows
 
 
 def depthwise(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
