@@ -1,4 +1,5 @@
-"""The kernels on plain arrays: packed products, int8 attention, a quantized key-value cache, norms and activations.
+"""The kernels on plain arrays: packed products, int8 attention, a quantized key-value cache, convolutions, norms and
+activations.
 
 Arrays are C-contiguous float32 and may have any shape; padding, alignment and packing happen inside. Results are new
 arrays, or ``out`` where one is given. They are the same bits for any number of threads, on every instruction set, and
@@ -29,7 +30,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core
+from . import _core, grids
 from .layout import hadamard_block
 
 __all__ = [
@@ -38,6 +39,8 @@ __all__ = [
     "Weight",
     "Window",
     "attention",
+    "conv2d",
+    "depthwise",
     "gelu",
     "isas",
     "layer_norm",
@@ -45,10 +48,12 @@ __all__ = [
     "matmul_int8",
     "pack",
     "quantize",
+    "resize",
     "rms_norm",
     "rope",
     "silu",
     "softmax",
+    "unfold",
     "using",
 ]
 
@@ -335,6 +340,89 @@ def _range(causal: bool, window: Reach) -> tuple[int, int]:
         if bound is not None and (not isinstance(bound, (int, np.integer)) or bound < 0):
             raise ValueError(f"window is {window!r}; pass a distance of 0 or more, a pair (before, after), or None")
     return -1 if before is None else int(before), 0 if causal else -1 if after is None else int(after)
+
+
+# --- grids of pixels --------------------------------------------------------------------------------------------------
+
+
+def unfold(
+    x: Floats, size: int | tuple[int, int], stride: int = 1, padding: int = 0, *, threads: int | None = None
+) -> Floats:
+    """Windows of ``size`` (height, width) every ``stride`` pixels of x: [images, height, width, channels] → [images,
+    rows, columns, size · size · channels], line by line, pixel by pixel, channels last.
+
+    ``padding`` pixels of zeros lie around an image.
+    """
+    height, width = grids.pair("size", size)
+    stride, padding = grids.integer("stride", stride, 1), grids.integer("padding", padding, 0)
+    to = grids.windows(x, (height, width), stride, padding)
+    op = {"op": "unfold", "height": height, "width": width, "stride": stride, "padding": padding}
+    return grids.run(x, to, threads, op)
+
+
+def conv2d(
+    x: Floats,
+    w: Weight,
+    size: int | tuple[int, int],
+    stride: int = 1,
+    padding: int = 0,
+    bias: Floats | None = None,
+    activation: Activation | None = None,
+    residual: Floats | None = None,
+    *,
+    threads: int | None = None,
+    out: Floats | None = None,
+) -> Floats:
+    """A convolution: [images, height, width, channels] → [images, rows, columns, outputs].
+
+    ``w`` is the packed kernel, ``pack(kernel.transpose(0, 2, 3, 1).reshape(outputs, -1))`` of one [outputs, channels,
+    height, width] as torch has it. It is the product of windows by :func:`unfold`, which are in memory together, and
+    what :func:`matmul` adds; an int8 product has one scale a window. Of one pixel it is the product alone.
+    """
+    channels = grids.checked(x)[3]
+    height, width = grids.pair("size", size)
+    if w.shape[1] != height * width * channels:
+        raise ValueError(
+            f"w has {w.shape[1]} inputs; windows of {height} × {width} over {channels} channels have "
+            f"{height * width * channels}, lines first and channels last"
+        )
+    plain = (height, width, stride, padding) == (1, 1, 1, 0)
+    rows = x if plain else unfold(x, (height, width), stride, padding, threads=threads)
+    return matmul(rows, w, bias, activation, residual=residual, threads=threads, out=out)
+
+
+def depthwise(
+    x: Floats,
+    weight: Floats,
+    bias: Floats | None = None,
+    stride: int = 1,
+    padding: int = 0,
+    activation: Activation | None = None,
+    *,
+    threads: int | None = None,
+) -> Floats:
+    """A convolution of each channel by itself, in float32: [images, height, width, channels] → [images, rows, columns,
+    channels].
+
+    ``weight`` is [channels, height, width], of at most 8 × 8, and ``bias`` [channels].
+    """
+    channels = grids.checked(x)[3]
+    height, width = np.shape(weight)[1:] if np.ndim(weight) == 3 else (1, 1)
+    stride, padding = grids.integer("stride", stride, 1), grids.integer("padding", padding, 0)
+    grids.padded("weight", weight, channels, height, width)
+    taps = np.ascontiguousarray(weight.reshape(channels, -1).T)
+    tensors = {"weight": grids.padded("weight", taps, height * width, channels)}
+    op = {"op": "depthwise", "weight": "weight", "height": height, "width": width, "stride": stride, "padding": padding}
+    if bias is not None:
+        tensors["bias"], op["bias"] = grids.padded("bias", bias, channels), "bias"
+    op["activation"] = "none" if activation is None else activation
+    return grids.run(x, grids.windows(x, (height, width), stride, padding), threads, op, tensors)
+
+
+def resize(x: Floats, size: tuple[int, int], *, threads: int | None = None) -> Floats:
+    """x at another ``size`` (height, width), bilinear, as torch does without ``align_corners``: [images, height, width,
+    channels] → [images, *size, channels]."""
+    return grids.run(x, grids.pair("size", size), threads, {"op": "resize"})
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
