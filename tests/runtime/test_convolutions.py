@@ -148,6 +148,18 @@ def test_other_sizes(isa: str, to: tuple[int, int]) -> None:
     assert np.abs(found - expected.numpy().transpose(0, 2, 3, 1).reshape(-1, 19)).max() < 1e-5
 
 
+def test_work() -> None:
+    build, x = image(5)
+    window = {"height": 3, "width": 3, "padding": 1}
+    build.depthwise(x, floats(9, 5), None, "pixels", name="taps", activation="silu", **window)
+    (step,) = (
+        step for step in program(build.build(str(build.ops[-1]["out"]))).work([1, 1]) if step["kind"] == "depthwise"
+    )
+    assert step["rows"] == 2 * HEIGHT * WIDTH
+    assert step["multiply_adds"] == step["rows"] * 9 * 5
+    assert (step["activated"], step["weight_bytes"]) == (step["rows"] * 5, 9 * 16 * 4)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

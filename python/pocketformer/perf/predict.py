@@ -102,6 +102,9 @@ def _works(engine: Engine, lengths: list[int], selected: int) -> Iterator[Work]:
         if kind == "linear":
             cost = EPILOGUE * elements + ACTIVATION * step["activated"]
             yield Work("linear", step["multiply_adds"], step["int8"], cost, step["weight_bytes"])
+        elif kind == "depthwise":
+            cost = EPILOGUE * elements + ACTIVATION * step["activated"]
+            yield Work("depthwise", step["multiply_adds"], False, cost, step["weight_bytes"])
         elif kind == "quantize":
             yield Work("quantize", elements=QUANTIZE * elements + (ROTATE_QUANTIZE - QUANTIZE) * step["rotated"])
         elif kind == "attention":
