@@ -15,6 +15,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 import pocketformer
+from helpers import sentencepiece_data
 from helpers.checkpoints import refused
 from helpers.tokenizers import clip_pairs
 from helpers.torch_models import deviation, make_adversarial
@@ -44,8 +45,8 @@ def clip(folder: Path, **text: Any) -> Any:
     return saved(transformers.CLIPModel, config, folder)
 
 
-def siglip(folder: Path) -> Any:
-    words = {**TOWER, "vocab_size": 90, "max_position_embeddings": 16, "eos_token_id": 1, "bos_token_id": 2}
+def siglip(folder: Path, vocabulary: int = 90) -> Any:
+    words = {**TOWER, "vocab_size": vocabulary, "max_position_embeddings": 16, "eos_token_id": 1, "bos_token_id": 2}
     config = transformers.SiglipConfig(text_config=words, vision_config=VISION)
     SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
     return saved(transformers.SiglipModel, config, folder)
@@ -177,6 +178,25 @@ def test_siglip(tmp_path: Path) -> None:
     assert [row.tolist() for row in sequences] == ids
     assert np.concatenate(chosen).tolist() == [15, 15, 15]
     assert text.info()["logit_bias"] == pytest.approx(1.2)
+
+
+def test_siglip_reads_texts(tmp_path: Path) -> None:
+    """By the pieces of its own kind of tokenizer, which takes punctuation out, filled up to the length it was trained
+    with."""
+    (tmp_path / "spiece.model").write_bytes((sentencepiece_data.FOLDER / "sentencepiece.bpe.model").read_bytes())
+    settings = {"tokenizer_class": "SiglipTokenizer", "model_max_length": 16}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    model = siglip(tmp_path, 1000)
+    vision, text = towers(tmp_path)
+    texts = ["A photo of the house, it was!", "a photo of the house it was", ""]
+    (ids,), _ = text._reader.inputs(texts[:1])
+    assert ids[-1] == 2
+    rows = reference(model, [[*ids.tolist(), *[1] * (16 - len(ids))]], tmp_path)[1]
+    found = text.encode(texts)
+    assert deviation(found[:1], rows) < 1
+    assert found[0].tobytes() == found[1].tobytes() != found[2].tobytes()
+    judged = pocketformer.ZeroShotImageClassifier(vision, text).classify(PICTURES[0], ["house", "owl"])
+    assert {label.label for label in judged} == {"house", "owl"}  # type: ignore[union-attr]
 
 
 def test_a_probe_that_saw_itself_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

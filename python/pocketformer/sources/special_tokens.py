@@ -37,7 +37,7 @@ class SpecialTokens:
         else:
             result._read_older_files(values, files, settings)
         by_text = {str(token): token for token in result.added.values()}
-        if files.control_tokens:
+        if files.control_tokens and kind.names_control:
             values["additional_special_tokens"] = [
                 _added(content=text, normalized=False, special=special) for text, special in files.control_tokens
             ]

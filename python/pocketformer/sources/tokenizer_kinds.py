@@ -51,7 +51,8 @@ class Kind:
 
     ``build`` makes the tokenizer before its special tokens are added, ``finish`` sets the template after. ``tokens``
     and ``extra`` are the default special tokens, ``inputs`` what the class gives to a model; ``mask_strips`` says that
-    a mask token which comes as plain text takes the blank before it.
+    a mask token which comes as plain text takes the blank before it, ``names_control`` that a text may name the control
+    pieces of a SentencePiece model outright.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Kind:
     extra: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ("input_ids", "attention_mask")
     mask_strips: bool = False
+    names_control: bool = True
 
 
 def choose(settings: Settings, config: Config) -> Kind:
@@ -277,6 +279,46 @@ def _albert_template(tokenizer: Tokenizer, files: TokenizerFiles, settings: Sett
     tokenizer.post_processor = saved
 
 
+def _siglip(files: TokenizerFiles, settings: Settings, named: Named) -> Tokenizer:
+    """Lower case without punctuation, in pieces whose blanks are part of them: a text begins with one more."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    pieces, unknown = _scored(files.vocabulary), _token(named, "unk_token")
+    index = next((i for i, (text, _) in enumerate(pieces) if text == unknown), 0)
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=index, byte_fallback=False))
+    steps: list[Any] = [normalizers.Replace("▁", " ")]
+    if settings.flag("do_lower_case", True):
+        steps.append(normalizers.Lowercase())
+    blank, mark = r"\s\x1c-\x1f", r"!-/:-@\[-`{-~"
+    steps += [
+        # A text's own first blank comes after the one that every text gets; with a mark for it, that one is not added.
+        normalizers.Replace(Regex(rf"\A[{mark}]*[{blank}][{mark}{blank}]*"), "▁▁"),
+        normalizers.Replace(Regex(rf"\A[{mark}]+"), "▁"),
+        normalizers.Replace(Regex(f"[{mark}]"), ""),
+        normalizers.Replace(Regex(f"[{blank}]+"), " "),
+    ]
+    if files.charsmap:
+        steps.append(normalizers.Precompiled(files.charsmap))
+    steps += [
+        normalizers.Replace(Regex(" {2,}"), " "),
+        normalizers.Replace(Regex(r"\A "), "▁▁"),
+        normalizers.Replace(Regex(r"[ ▁]+\z"), ""),
+    ]
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first", split=False)
+    tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="first")
+    return tokenizer
+
+
+def _siglip_template(tokenizer: Tokenizer, files: TokenizerFiles, settings: Settings, named: Named) -> None:
+    from tokenizers import processors
+
+    end = _identified(tokenizer, named, "eos_token")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=["$A", end[0]], pair=["$A", end[0], "$B", end[0]], special_tokens=[end]
+    )
+
+
 _ALBERT_TEMPLATE = (("[CLS]", "cls_token"), ("[SEP]", "sep_token"))
 
 
@@ -396,6 +438,8 @@ _CLIP_TOKENS = {
     "bos_token": "<|startoftext|>",
 }
 _CLIP = Kind("CLIPTokenizer", _clip, _clip_template, BYTE_PAIRS, _CLIP_TOKENS)
+_SIGLIP_TOKENS = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"}
+_SIGLIP = Kind("SiglipTokenizer", _siglip, _siglip_template, SENTENCE_PIECE, _SIGLIP_TOKENS, names_control=False)
 _AS_SAVED = Kind("PreTrainedTokenizerFast", _as_saved, _keep_template)
 
 _BY_CLASS: dict[str, Kind] = {
@@ -408,6 +452,7 @@ _BY_CLASS: dict[str, Kind] = {
     "CamembertTokenizer": _CAMEMBERT,
     "AlbertTokenizer": _ALBERT,
     "CLIPTokenizer": _CLIP,
+    "SiglipTokenizer": _SIGLIP,
     **dict.fromkeys(("PreTrainedTokenizer", "TokenizersBackend", "ConvBertTokenizer", "FNetTokenizer"), _AS_SAVED),
 }
 _BY_MODEL = {
@@ -419,6 +464,7 @@ _BY_MODEL = {
     "camembert": _CAMEMBERT,
     "albert": _ALBERT,
     **dict.fromkeys(("clip", "clip_text_model"), _CLIP),
+    **dict.fromkeys(("siglip", "siglip_text_model"), _SIGLIP),
 }
 # Models for which transformers does not believe what their repositories name as the class.
 _AS_SAVED_MODELS = ("modernbert", "modernbert-decoder", "xlm-roberta-xl")
@@ -431,6 +477,5 @@ _PROGRAMS = (
         "BertweetTokenizer",
     ),
     *("ByT5Tokenizer", "CanineTokenizer", "EsmTokenizer", "FlaubertTokenizer", "PhobertTokenizer", "RoCBertTokenizer"),
-    "SiglipTokenizer",
     *("TapasTokenizer", "XLMTokenizer"),
 )
