@@ -155,17 +155,37 @@ def test_defaults_are_those_of_the_config_class(tmp_path: Path) -> None:
 YARN = {"rope_type": "yarn", "factor": 2.0, "rope_theta": 10000.0}
 
 
+def test_scaled_rotations(tmp_path: Path) -> None:
+    """Of each kind of layers its own; dynamic scaling is none within the length that the model was made for."""
+    local = {"rope_type": "linear", "factor": 2.0, "rope_theta": 500.0}
+    for kind in (YARN, {**YARN, "rope_type": "dynamic"}):
+        folder = tmp_path / kind["rope_type"]
+        model = build(
+            "modernbert", "embed", folder, **SIZES, rope_parameters={"full_attention": kind, "sliding_attention": local}
+        )
+        inputs = Inputs.random((1, 9, 140), 0)
+        expected = torch_outputs(model, inputs, "embed")
+        graph = load_checkpoint(folder).graph
+        assert deviation(native(graph, inputs.ids, inputs.lengths), expected) <= 1
+        graph.params["rope.full_attention"] = graph.params["rope.full_attention"] * np.float32(0.99)
+        assert deviation(native(graph, inputs.ids, inputs.lengths), expected) > 1
+
+
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, UnsupportedModelError, "'rope_scaling'"),
-        ({"rope_parameters": {"full_attention": YARN}}, UnsupportedModelError, "'rope_parameters'.*not supported"),
+        (
+            {"rope_parameters": {"full_attention": {**YARN, "rope_type": "proportional"}}},
+            UnsupportedModelError,
+            "'rope_type' is 'proportional'",
+        ),
         ({"rope_parameters": {"rope_theta": 1e4}}, CheckpointError, "'rope_parameters'.*must hold full_attention"),
         ({"layer_types": ["full_attention"]}, CheckpointError, "'layer_types'.*each of the 4 layers"),
         ({"layer_types": ["full_attention"] * 3 + ["chunked"]}, CheckpointError, "'layer_types'"),
         ({"classifier_pooling": "max"}, UnsupportedModelError, "'classifier_pooling' is 'max'"),
         ({"hidden_activation": "gelu_10"}, UnsupportedModelError, "'hidden_activation'"),
-        ({"local_rope_theta": 0.5}, CheckpointError, "θ of sliding_attention is 0.5"),
+        ({"local_rope_theta": 0.5}, CheckpointError, "'rope_theta' is 0.5"),
     ],
 )
 def test_what_is_not_honoured_is_refused(

@@ -11,7 +11,7 @@ from ..sources.source import Config, Tensors
 from . import heads
 from .encoder import EncoderSpec
 from .family import Family
-from .rope import Rope, frequencies
+from .rope import Rope, read_rope
 from .transformer import Layer, LayerNames, LayerSpec, linear, norm
 
 _TABLE = "embeddings.tok_embeddings.weight"
@@ -58,15 +58,17 @@ def spec(config: Config) -> ModernBertSpec:
     pooling = config.text("classifier_pooling", "cls")
     config.refuse("classifier_pooling", pooling not in ("cls", "mean"), "supported: 'cls' and 'mean'")
     layers = config.integer("num_hidden_layers", 22)
+    whole, near = (_rope(config, kind, layer.head_width) for kind in (_GLOBAL, _LOCAL))
+    longest = [rope.longest for rope in (whole, near) if rope.longest is not None]
     return ModernBertSpec(
         vocab=config.integer("vocab_size", 50368),
         types=0,
-        positions=config.integer("max_position_embeddings", 8192),
-        layer=replace(layer, rope=_rope(config, _GLOBAL, layer.head_width)),
+        positions=min([config.integer("max_position_embeddings", 8192), *longest]),
+        layer=replace(layer, rope=whole),
         layers=layers,
         embedding=hidden,
         tied=config.flag("tie_word_embeddings", True),
-        local=replace(layer, rope=_rope(config, _LOCAL, layer.head_width), window=window),
+        local=replace(layer, rope=near, window=window),
         kinds=_kinds(config, layers),
         pooling=pooling,
         head_activation=config.activation("classifier_activation"),
@@ -91,18 +93,12 @@ def _kinds(config: Config, layers: int) -> tuple[str, ...]:
 
 def _rope(config: Config, kind: str, head_dim: int) -> Rope:
     """The rotation of one kind of layers; configs of transformers 4 have a key for the θ of each."""
-    config.refuse("rope_scaling", config.values.get("rope_scaling"), "scaled rotations are not supported")
+    config.refuse("rope_scaling", config.values.get("rope_scaling"), "name the scaling of each kind in rope_parameters")
     every: Any = config.values.get("rope_parameters") or {}
-    own: Any = every.get(kind) or {} if isinstance(every, dict) else None
-    if not isinstance(own, dict) or (every and not set(every) <= set(_OLD_THETA)):
+    if not isinstance(every, dict) or not set(every) <= set(_OLD_THETA):
         raise CheckpointError(f"{config.path}: 'rope_parameters' is {every!r:.80}; it must hold {_GLOBAL} and {_LOCAL}")
-    scaled = own.get("rope_type", "default") != "default" or own.get("partial_rotary_factor", 1) != 1
-    config.refuse("rope_parameters", scaled, "scaled rotations are not supported")
     key, default = _OLD_THETA[kind]
-    theta = replace(config, values=own).number("rope_theta", config.number(key, default))
-    if theta < 1:
-        raise CheckpointError(f"{config.path}: the θ of {kind} is {theta}; it must be at least 1")
-    return Rope(frequencies(theta, head_dim), name=f"rope.{kind}")
+    return read_rope(config, config.number(key, default), head_dim, kind=kind, name=f"rope.{kind}")
 
 
 def encode(b: GraphBuilder, spec: EncoderSpec, tensors: Tensors, prefix: str) -> str:

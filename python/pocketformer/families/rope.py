@@ -57,8 +57,9 @@ def read_rope(
     values: Any = config.values.get("rope_parameters")
     if values is None:
         values = {"rope_theta": config.values.get("rope_theta") or theta, **(config.values.get("rope_scaling") or {})}
-    if kind is not None and isinstance(values, dict) and kind in values:
-        values = values[kind]
+    nested = kind is not None and isinstance(values, dict) and kind in values
+    if nested:
+        values = values[kind] or {}
     if not isinstance(values, dict):
         raise CheckpointError(f"{config.path}: 'rope_parameters' is {values!r:.80}; it must be an object")
     own = replace(config, values={key: value for key, value in values.items() if value is not None})
@@ -77,7 +78,7 @@ def read_rope(
     if scaling not in _SCALINGS:
         raise UnsupportedModelError(f"{config.path}: 'rope_type' is {scaling!r}; supported are {', '.join(_SCALINGS)}")
     positions, trained = config.integer("max_position_embeddings"), "original_max_position_embeddings"
-    if config.values.get(trained) is not None:  # counts for more than that among the parameters
+    if not nested and config.values.get(trained) is not None:  # counts for more than that among the parameters
         own = replace(own, values={**own.values, trained: config.values[trained]})
     turns, factor = _SCALINGS[scaling](own, _turns(base, rotated), base, positions)
     longest = own.integer(trained, positions) if scaling == "longrope" else positions if scaling == "dynamic" else None
