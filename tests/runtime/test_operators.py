@@ -283,11 +283,11 @@ def test_queries_that_see_the_first_keys_alone(isa: str, biased: bool, window: d
         assert _core.Session(program(graph, isa)).run(alone).tobytes() == part[begin:end].tobytes()
 
 
-def global_graph(**options: Any) -> Graph:
-    build = GraphBuilder.text(50, 0, 40)
+def global_graph(max_length: int = 40, **options: Any) -> Graph:
+    build = GraphBuilder.text(50, 0, max_length)
     x = build.embed([Table("words", floats(50, 36), "ids")])
     own, qkv = (build.linear(x, floats(72, 36, seed=i) / 6, name=f"qkv{i}") for i in range(2))
-    build.sequence_index("globals", 41)
+    build.sequence_index("globals", max_length + 1)
     options = {"left": 3, "right": 2, "globals": 1, "more_globals": "globals", "global_qkv": own, **options}
     return build.build(build.attention(qkv, heads=2, head_dim=12, **options))
 
@@ -330,3 +330,15 @@ def test_global_rows_that_cannot_be_are_refused(change: dict[str, Any], words: s
             graph.ops[-1].pop(key)
     with pytest.raises(ValueError, match=words):
         _core.Program(graph.description(), graph.params)
+
+
+@pytest.mark.parametrize("window", [3, 300, -1])
+def test_memory_grows_with_rows_times_channels(window: int) -> None:
+    """However long a sequence is, and whatever it looks at: no score is kept of any pair of tokens."""
+    compiled = program(quantize_graph(global_graph(32768, left=window, right=window)))
+    lengths = np.array([1024, 2048, 8192, 32768])
+    for threads in (1, 2):
+        taken = np.array([compiled.arena_bytes([int(n)], threads) for n in lengths])
+        each = np.diff(taken) / np.diff(lengths)
+        assert each.max() <= 1.01 * each.min()
+        assert each.max() < 4 * 2 * (36 + 72 + 72 + 24)
