@@ -50,6 +50,8 @@ _MODERNBERT = {
     **dict.fromkeys(("eos_token_id", "sep_token_id"), 1),
 }
 _ALBERT = {**_BERT, "embedding_size": 20, "num_hidden_layers": 4, "num_hidden_groups": 2, "inner_group_num": 2}
+# A separator that no text has: what stands before it would be hidden from answers.
+_BIG_BIRD = {**_BERT, "attention_type": "original_full", "use_bias": False, "hidden_act": "relu", "sep_token_id": 1}
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("Bert", _BERT),
     "distilbert": ("DistilBert", _DISTILBERT),
@@ -59,7 +61,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "mpnet": ("MPNet", {**_ROBERTA, "hidden_size": 60}),
     "albert": ("Albert", _ALBERT),
     "modernbert": ("ModernBert", _MODERNBERT),
-    "big_bird": ("BigBird", {**_BERT, "attention_type": "original_full", "use_bias": False, "hidden_act": "relu"}),
+    "big_bird": ("BigBird", _BIG_BIRD),
 }
 
 

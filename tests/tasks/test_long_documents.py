@@ -191,8 +191,10 @@ def test_an_answer_in_one_pass(tmp_path: Path) -> None:
     square = np.tril(np.triu(np.outer(starts[: len(inside)], ends[: len(inside)])), 14)
     assert best[0].score == pytest.approx(square.max(), rel=1e-3)
     passes.clear()
-    reader.answer("who wrote the letter", context, max_length=300)
+    done: list[tuple[int, int]] = []
+    reader.answer("who wrote the letter", context, max_length=300, progress=lambda *counts: done.append(counts))
     assert len(passes) > 3
+    assert done == [(i + 1, len(passes)) for i in range(len(passes))]
     assert max(passes) == 300
     with pytest.raises(ValueError, match="max_length is 2049; it must be between 4 and the model's 2048"):
         reader.answer("who", context, max_length=2049)

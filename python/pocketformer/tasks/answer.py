@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, overload
 
 import numpy as np
 
-from ..batches import token_outputs
+from ..batches import Progress, token_outputs
 from ..engine import Ids, Outputs
 from ..graph import GLOBALS
 from ..model import Model
@@ -48,6 +48,7 @@ class Reader(Model):
         max_answer_tokens: int = 15,
         allow_empty: bool = False,
         max_length: int | None = None,
+        progress: Progress | None = None,
     ) -> list[Answer]: ...
     @overload
     def answer(
@@ -59,6 +60,7 @@ class Reader(Model):
         max_answer_tokens: int = 15,
         allow_empty: bool = False,
         max_length: int | None = None,
+        progress: Progress | None = None,
     ) -> list[list[Answer]]: ...
     def answer(
         self,
@@ -69,11 +71,13 @@ class Reader(Model):
         max_answer_tokens: int = 15,
         allow_empty: bool = False,
         max_length: int | None = None,
+        progress: Progress | None = None,
     ) -> list[Answer] | list[list[Answer]]:
         """The ``top_k`` best spans of the context, best first; lists of questions and contexts go pair by pair.
 
         A context of any length works: up to ``max_length`` tokens, question included, it is read in one pass, beyond in
-        overlapping windows. None takes :attr:`max_length`; less takes less memory. Spans are widened to whole words,
+        overlapping windows. None takes :attr:`max_length`; less takes less memory. ``progress(done, total)`` is called
+        after each batch of passes. Spans are widened to whole words,
         except in scripts without blanks. Probabilities are over the context and the special tokens around it; models
         trained on questions without answer (SQuAD 2) point at the first of those: the surer they are, the lower all
         spans score.
@@ -88,7 +92,7 @@ class Reader(Model):
         if len(questions) != len(contexts):
             raise ValueError(f"{len(questions)} questions and {len(contexts)} contexts; give one context a question")
         length = self._reader.check_length(max_length)
-        spans, nulls = self._spans(questions, contexts, top_k, max_answer_tokens, length)
+        spans, nulls = self._spans(questions, contexts, top_k, max_answer_tokens, length, progress)
         results = []
         for text, found, null in zip(contexts, spans, nulls, strict=True):
             if allow_empty:
@@ -98,7 +102,13 @@ class Reader(Model):
         return results[0] if single else results
 
     def _spans(
-        self, questions: Sequence[str], contexts: Sequence[str], top_k: int, longest: int, max_length: int
+        self,
+        questions: Sequence[str],
+        contexts: Sequence[str],
+        top_k: int,
+        longest: int,
+        max_length: int,
+        progress: Progress | None,
     ) -> tuple[list[dict[Span, float]], list[float]]:
         """For each question the spans with their scores, and the probability of no answer."""
         windows: list[Encoding] = []
@@ -112,7 +122,7 @@ class Reader(Model):
         best: list[dict[Span, float]] = [{} for _ in questions]
         nulls = [1.0] * len(questions)
         types, counts = self._reader.types(windows), self._globals(windows)
-        for i, logits in token_outputs(self._engine, sequences, types, counts=counts):
+        for i, logits in token_outputs(self._engine, sequences, types, counts=counts, progress=progress):
             owner = owners[i]
             null, spans = self._window(windows[i], logits, contexts[owner], top_k, longest)
             nulls[owner] = min(nulls[owner], null)
