@@ -25,6 +25,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--prune-heads", type=share, default=0.0, metavar="SHARE", help="remove this share of the attention heads"
     )
     parser.add_argument(
+        "--width",
+        type=float,
+        default=1.0,
+        metavar="SHARE",
+        help="keep this share of the residual's columns, as principal components (pre-norm models; default: 1, all)",
+    )
+    parser.add_argument(
         "--criterion",
         "--importance",
         choices=("obs", "wanda", "activation", "l1", "l2", "taylor", "hessian"),
@@ -131,6 +138,7 @@ def execute(args: argparse.Namespace) -> dict[str, Any]:
         "prune": prune,
         "keep_scripts": args.keep_script,
         "keep_vocabulary": args.keep_vocab,
+        "width": args.width,
         "options": QuantizeOptions(scaling=args.scaling),
     }
     plan: Any = args.plan

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from .budget import Planner, parse_size
 from .calibration import Samples, Text
@@ -19,6 +20,10 @@ from .prune import PruneOptions
 from .quantize import QuantizeOptions
 from .report import CompressionReport, TrimmedVocabulary
 from .vocabulary import trim_vocabulary
+from .width import find_stream, narrow, rounded_stream
+
+if TYPE_CHECKING:
+    from ..sources.huggingface import Checkpoint
 
 __all__ = [
     "CompressionReport",
@@ -51,6 +56,7 @@ def compress(
     prune: PruneOptions | None = None,
     keep_scripts: str | Iterable[str] | None = None,
     keep_vocabulary: Iterable[Text] | str | os.PathLike[str] | None = None,
+    width: float = 1.0,
 ) -> CompressionReport:
     """Compresses ``src``, a folder of Hugging Face or sentence-transformers or a GGUF file, to the pocket file ``dst``.
 
@@ -66,7 +72,8 @@ def compress(
 
     ``budget`` is the most that the file may have, in bytes or such as ``"14MB"``: weights get fewer bits, and hidden
     channels leave, where that costs least (:func:`make_plan` tells which). ``plan`` is one that was made before, or its
-    file, and decides ``weights`` too. ``prune`` says how channels are chosen.
+    file, and decides ``weights`` too. ``prune`` says how channels are chosen. ``width`` is the share of the residual
+    stream's columns that is left, as its principal components, before anything else is done; the output keeps its own.
 
     ``keep_scripts`` (``"Deva,Latn"``) and ``keep_vocabulary`` (texts, or a file with a text a line) trim the vocabulary
     to what texts in these scripts can become, and to what these texts use; the report says how many texts of the
@@ -99,6 +106,9 @@ def compress(
         loaded = load_checkpoint(os.fspath(src), tower)
         whole = sum(array.nbytes for array in loaded.graph.params.values())
         loaded, trimmed = trim_vocabulary(loaded, keep_scripts, keep_vocabulary, calibration)
+        loaded = _narrowed(loaded, width, options, calibration)
+        if width != 1 and weights == "fp32" and plan is None and budget is None:
+            calibration = None  # what is not rounded is not watched again
         if budget is not None:
             planner = Planner(loaded, weights, prune, options, calibration, progress)
             plan = planner.for_budget(parse_size(budget) if isinstance(budget, str) else budget)
@@ -134,6 +144,7 @@ def make_plan(
     tower: str | None = None,
     keep_scripts: str | Iterable[str] | None = None,
     keep_vocabulary: Iterable[Text] | str | os.PathLike[str] | None = None,
+    width: float = 1.0,
 ) -> Plan:
     """What :func:`compress` would do to ``src``, without doing it.
 
@@ -151,17 +162,33 @@ def make_plan(
     given = {"table_bits": table_bits, "group": group, "precision": precision}
     chosen = {name: value for name, value in given.items() if value is not None}
     options = replace(options or QuantizeOptions(), **chosen)  # type: ignore[arg-type]
+    calibration = _kept(calibration)
     with _progress_bar() as progress:
-        calibration = _kept(calibration)
         loaded, trimmed = trim_vocabulary(
             load_checkpoint(os.fspath(src), tower), keep_scripts, keep_vocabulary, calibration
         )
+        loaded = _narrowed(loaded, width, options, calibration)
         if budget is None:
             plan = plan_by_shares(loaded.graph, weights, ffn, heads)
         else:
             planner = Planner(loaded, weights, prune, options, calibration, progress)
             plan = planner.for_budget(parse_size(budget) if isinstance(budget, str) else budget)
         return replace(plan, vocabulary=trimmed)
+
+
+def _narrowed(
+    loaded: Checkpoint, share: float, options: QuantizeOptions, calibration: Samples | str | os.PathLike[str] | None
+) -> Checkpoint:
+    """``loaded`` with the share of its residual stream's columns. Raises ValueError where it cannot be narrowed."""
+    if share == 1:
+        return loaded
+    stream = find_stream(loaded.graph)
+    width = rounded_stream(stream.width, share)
+    profiler = make_profiler(loaded, options, calibration)
+    if profiler is None:
+        raise ValueError(f"width is {share}, which needs inputs to look at, and this model takes images; leave it out")
+    graph = narrow(loaded.graph, width, profiler)
+    return replace(loaded, graph=graph, model={**loaded.model, "params": sum(p.size for p in graph.params.values())})
 
 
 def _kept(calibration: Samples | str | os.PathLike[str] | None) -> Samples | str | os.PathLike[str] | None:
