@@ -51,6 +51,9 @@ def sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--logprobs", type=int, metavar="N", help="with --json: each token's log probability, and the N likeliest"
     )
+    parser.add_argument(
+        "--lookup", type=int, default=0, metavar="N", help="try N tokens at once that followed the same words before"
+    )
     parser.add_argument("--context", type=options.positive, metavar="N", help="most tokens of prompt and text together")
 
 
@@ -72,6 +75,7 @@ def given(args: argparse.Namespace) -> dict[str, Any]:
         "stop": args.stop,
         "logit_bias": dict(args.logit_bias),
         "logprobs": args.logprobs,
+        "lookup": args.lookup,
     }
 
 
@@ -101,6 +105,7 @@ def follow(stream: TextStream, begin: float, quiet: bool, interruptible: bool = 
         "finish_reason": "interrupted" if interrupted else stream.finish_reason,
         "prompt_tokens": stream.prompt_tokens,
         "tokens": len(stream.ids),
+        "steps": stream.steps,
         "seed": stream.seed,
         "seconds_to_first": (first or end) - begin,
         "seconds": end - begin,

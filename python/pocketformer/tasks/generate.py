@@ -16,12 +16,17 @@ from ..engine import Engine, Ids, Outputs
 from ..model import Model
 from ..sampling import Sampler, Sampling
 from . import score
+from .lookup import Lookup
 from .score import CHUNK, Perplexity
-from .stream import Generation, Spelling, TextStream, Writer
+from .stream import Generation, Progress, Spelling, TextStream, Writer
 from .text import check_unicode
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+
+MOST_GUESSES = 64
+"""Tokens that a run may try; more cost more than they can save."""
 
 
 class Generator(Model):
@@ -63,6 +68,7 @@ class Generator(Model):
         seed: int | None = None,
         stop: str | Sequence[str] = (),
         logprobs: int | None = None,
+        lookup: int = 0,
         stream: bool = False,
     ) -> Any:
         """What follows ``prompt``, a text or token ids: at most ``max_tokens`` tokens, without what ends it.
@@ -74,6 +80,8 @@ class Generator(Model):
         Returns the text, or with ``stream`` its pieces as they come, a :class:`TextStream`; a character is never cut.
         With ``logprobs`` N a :class:`Generation`, which holds for every token its log probability and those of the N
         likeliest, as the model gives them: before penalties, biases and temperature. A stream holds them too.
+        ``lookup`` N lets a run try up to N tokens at once, those that followed where the text said the same before: the
+        result is the same, and comes sooner where a text repeats what is in the prompt or in itself.
         For a list of prompts a list of texts, each what it would be alone: their tokens come from one run, which costs
         little more than that of one.
 
@@ -97,6 +105,8 @@ class Generator(Model):
         )
         if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
             raise ValueError(f"max_tokens is {max_tokens!r}; it must be an integer of at least 1")
+        if isinstance(lookup, bool) or not isinstance(lookup, int) or not 0 <= lookup <= MOST_GUESSES:
+            raise ValueError(f"lookup is {lookup!r}; it must be an integer in 0…{MOST_GUESSES}, and 0 tries none")
         stops = [stop] if isinstance(stop, str) else list(stop)
         if not all(isinstance(text, str) and text for text in stops):
             raise ValueError(f"stop is {stop!r}; it must be a text or a list of them, none empty")
@@ -105,6 +115,8 @@ class Generator(Model):
             raise ValueError(
                 "stream is True and there are several prompts; give one, or take the texts as they are done"
             )
+        if several and lookup:
+            raise ValueError(f"lookup is {lookup} and there are several prompts; give one, or leave it out")
         prompts = [self._prompt(one, max_tokens) for one in (prompt if several else [prompt])]
         samplers = [Sampler(sampling, self.width, logprobs) for _ in prompts]
         for ids, sampler in zip(prompts, samplers, strict=True):
@@ -113,7 +125,7 @@ class Generator(Model):
         if several:
             texts = self._together(prompts, max_tokens, samplers, writers)
         else:
-            pieces = self._write(writers[0], prompts[0], max_tokens, samplers[0])
+            pieces = self._write(writers[0], prompts[0], max_tokens, samplers[0], lookup)
             if stream:
                 return TextStream(pieces, writers[0].progress, len(prompts[0]), samplers[0].seed)
             texts = ["".join(pieces)]
@@ -226,8 +238,10 @@ class Generator(Model):
     def _ids(self, given: Any) -> Ids:
         return np.array(self.tokenize(given), np.int32) if isinstance(given, str) else _token_ids(given, self.width)
 
-    def _write(self, writer: Writer, ids: Ids, max_tokens: int, sampler: Sampler) -> PyGenerator[str, None, None]:
-        for token in self._tokens(ids, max_tokens, sampler):
+    def _write(
+        self, writer: Writer, ids: Ids, max_tokens: int, sampler: Sampler, lookup: int
+    ) -> PyGenerator[str, None, None]:
+        for token in self._tokens(ids, max_tokens, sampler, lookup, writer.progress):
             piece = writer.add(token, sampler.logprob)
             if piece:
                 yield piece
@@ -237,19 +251,41 @@ class Generator(Model):
         if piece:
             yield piece
 
-    def _tokens(self, ids: Ids, max_tokens: int, sampler: Sampler) -> Iterator[int]:
+    def _tokens(self, ids: Ids, max_tokens: int, sampler: Sampler, lookup: int, progress: Progress) -> Iterator[int]:
         """Reads ``ids`` and yields what follows."""
         cache = self._kept.take(ids) or self._cache()
-        seen = ids.tolist()
+        seen, held = ids.tolist(), len(ids)  # the first `held` tokens of `seen` are what the cache may keep
+        guesses: list[int] = []
         try:
-            out, rows, token = score.read(self._engine, ids, cache), np.zeros(1, np.int64), np.empty(1, np.int32)
-            for count in range(1, max_tokens + 1):
-                token[0] = sampler.choose(out[0])
-                seen.append(int(token[0]))
-                yield seen[-1]
-                if count < max_tokens:
-                    self._engine.run([token], rows=rows, caches=[cache], out=out)
+            out = score.read(self._engine, ids, cache)
+            text = Lookup(seen) if lookup else None
+            most = 1 + min(lookup, cache.chunk - 1)
+            out = out if most == 1 else np.concatenate([out, np.empty((most - 1, self.width), np.float32)])
+            tokens, rows = np.empty(most, np.int32), np.arange(most, dtype=np.int64)
+            left = max_tokens
+            while True:
+                for row in range(len(guesses) + 1):
+                    seen.append(sampler.choose(out[row]))
+                    left -= 1
+                    if text:
+                        text.add(seen[-1])
+                    yield seen[-1]
+                    if row == len(guesses) or seen[-1] != guesses[row] or left == 0:
+                        break
+                    held += 1
+                if left == 0:
+                    return
+                if guesses:
+                    cache.truncate(held)
+                guesses = text.guess(min(most, left) - 1) if text else []
+                tokens[: 1 + len(guesses)] = [seen[-1], *guesses]
+                used = slice(1 + len(guesses))
+                self._engine.run([tokens[used]], rows=rows[used], caches=[cache], out=out[used])
+                held += 1
+                progress.steps += 1
         finally:
+            if cache.length > held:
+                cache.truncate(held)
             self._kept.give(seen, cache)
 
     def _together(

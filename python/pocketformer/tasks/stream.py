@@ -29,6 +29,7 @@ class Progress:
     ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,11 @@ class TextStream(Iterator[str]):
     def logprobs(self) -> list[TokenLogprob]:
         """Of each of ``ids``, where ``generate`` was asked for them: its log probability, and the likeliest tokens'."""
         return self._progress.logprobs
+
+    @property
+    def steps(self) -> int:
+        """Runs of the model behind the prompt; with ``lookup`` there may be fewer than tokens."""
+        return self._progress.steps
 
     @property
     def finish_reason(self) -> FinishReason | None:
