@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 import time
 from dataclasses import asdict
 from typing import Any
 
 from .. import console
+from . import options
 
 HELP = "compress a checkpoint folder, or a GGUF file, to a pocket file"
 EXAMPLE = "  pocketformer compress all-MiniLM-L6-v2 -o minilm.pocket --weights int8"
@@ -18,6 +21,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="the pocket file to write")
     parser.add_argument("--tower", choices=("vision", "text"), help="which half of a CLIP or SigLIP")
     parser.add_argument("--budget", metavar="SIZE", help="the most that the file may have, such as 20MB (10^6 bytes)")
+    parser.add_argument(
+        "--max-memory", metavar="SIZE", help="the most that the mapped file and working memory of a run may have"
+    )
+    parser.add_argument(
+        "--latency", metavar="TIME", help="the most that a run may take, such as 8ms, by the cost model of `predict`"
+    )
+    parser.add_argument(
+        "--board", metavar="NAME", help="of --latency: pi3, pi4, pi5, rk3588, n100 (default: this machine)"
+    )
+    parser.add_argument("--length", type=options.positive, metavar="N", help="tokens of that run (default: 128)")
+    parser.add_argument("--batch", type=options.positive, metavar="N", help="sequences of that run (default: 1)")
+    parser.add_argument(
+        "--threads", type=options.positive, metavar="N", help="threads of that run (default: all cores)"
+    )
     parser.add_argument(
         "--prune-ffn", type=share, default=0.0, metavar="SHARE", help="remove this share of the hidden channels, 0 to 1"
     )
@@ -42,7 +59,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plan",
         metavar="FILE",
-        help="what is done to each layer: written with --budget or --prune-…, otherwise read and followed",
+        help="what is done to each layer: written with limits or --prune-…, otherwise read and followed",
     )
     parser.add_argument("--dry-run", action="store_true", help="make the plan and stop there")
     parser.add_argument(
@@ -117,9 +134,12 @@ def execute(args: argparse.Namespace) -> dict[str, Any]:
     from ..compression.plan import as_json
     from ..compression.twin import import_torch
 
-    asked = args.budget is not None or args.prune_ffn or args.prune_heads
+    limits = {name: getattr(args, name) for name in ("budget", "max_memory", "latency", "board", "length")}
+    limits |= {"batch": args.batch, "threads": args.threads}
+    limits = {name: value for name, value in limits.items() if value is not None}
+    asked = bool(limits) or args.prune_ffn or args.prune_heads
     if args.dry_run and not asked:
-        raise ValueError("--dry-run makes a plan; say what of, with --budget, --prune-ffn or --prune-heads")
+        raise ValueError("--dry-run makes a plan; say what of, with --budget, --max-memory, --latency or --prune-…")
     if args.report:
         from ..compression.page import check_charts
 
@@ -144,13 +164,17 @@ def execute(args: argparse.Namespace) -> dict[str, Any]:
     plan: Any = args.plan
     planned: dict[str, Any] = {}
     if asked:
-        plan = make_plan(args.model, budget=args.budget, ffn=args.prune_ffn, heads=args.prune_heads, **how)
+        plan = make_plan(args.model, **limits, ffn=args.prune_ffn, heads=args.prune_heads, **how)
         planned = {"plan": as_json(plan)}
         if args.plan:
             plan.save(args.plan)
     if args.dry_run:
         return planned
-    report = compress(args.model, args.output, plan=plan, save_profile=args.save_profile, **how)
+    try:
+        report = compress(args.model, args.output, plan=plan, save_profile=args.save_profile, **how)
+    except KeyboardInterrupt:
+        print(f"pocketformer: interrupted; {_how_to_go_on(args, bool(asked))}", file=sys.stderr)
+        raise
     weights = args.weights if plan is None else "as planned"
     result = {
         "file": args.output,
@@ -164,6 +188,16 @@ def execute(args: argparse.Namespace) -> dict[str, Any]:
 
         write_page(args.report, args.model, result)
     return result
+
+
+def _how_to_go_on(args: argparse.Namespace, planned: bool) -> str:
+    """What is left of a compression that was stopped, and what spares its steps next time."""
+    kept = [f"{args.output} is as it was"]
+    if planned and args.plan:
+        kept.append(f"the plan is in {args.plan}: go on with --plan {args.plan} and without limits and --prune-…")
+    if args.save_profile and os.path.exists(args.save_profile):
+        kept.append(f"what was seen is in {args.save_profile}: --calibration {args.save_profile} reads it")
+    return "; ".join(kept) if len(kept) > 1 else f"{kept[0]}: run the command again"
 
 
 def share(text: str) -> float:
@@ -209,3 +243,6 @@ def _show_plan(plan: dict[str, Any]) -> None:
     console.table(f"Plan, {plan['weights']}", ("channels read by", "width", "of", "loss at the output"), rows)
     if plan["file_bytes"] is not None:
         print(f"file: {console.megabytes(plan['file_bytes'])}, predicted loss (1 − cosine) {plan['error'] or 0:.5f}")
+    if plan["seconds"] is not None:
+        memory, seconds = console.megabytes(plan["memory_bytes"]), console.milliseconds(plan["seconds"])
+        print(f"predicted of a run: {memory} of file and working memory, {seconds}")

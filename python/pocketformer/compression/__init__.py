@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from .budget import Planner, parse_size
 from .calibration import Samples, Text
+from .limits import Limits, parse_seconds
 from .pipeline import compress_checkpoint, compress_graph, make_profiler
 from .plan import Plan, carry_out, plan_by_shares, read_plan
 from .precision import Precision
@@ -53,6 +54,12 @@ def compress(
     tower: str | None = None,
     plan: Plan | str | os.PathLike[str] | None = None,
     budget: int | str | None = None,
+    max_memory: int | str | None = None,
+    latency: float | str | None = None,
+    board: str | None = None,
+    length: int | None = None,
+    batch: int | None = None,
+    threads: int | None = None,
     prune: PruneOptions | None = None,
     keep_scripts: str | Iterable[str] | None = None,
     keep_vocabulary: Iterable[Text] | str | os.PathLike[str] | None = None,
@@ -71,7 +78,11 @@ def compress(
     keeps what was seen as such a profile.
 
     ``budget`` is the most that the file may have, in bytes or such as ``"14MB"``: weights get fewer bits, and hidden
-    channels leave, where that costs least (:func:`make_plan` tells which). ``plan`` is one that was made before, or its
+    channels leave, where that costs least (:func:`make_plan` tells which). ``max_memory``, in the same units, is the
+    most that the mapped file and working memory may have together, and ``latency``, in seconds or such as ``"8ms"``,
+    the most that a run may take on ``board`` (``pi5`` …; by default this machine) as the cost model has it: both of
+    ``batch`` (1) sequences of ``length`` tokens (128, or as many as the model takes) on ``threads`` (all cores). All
+    limits that are given are kept. ``plan`` is one that was made before, or its
     file, and decides ``weights`` too. ``prune`` says how channels are chosen. ``width`` is the share of the residual
     stream's columns that is left, as its principal components, before anything else is done; the output keeps its own.
 
@@ -87,7 +98,7 @@ def compress(
 
     Raises:
         ValueError: ``weights`` is another word, a precision does not fit its weight, or the calibration is empty, too
-            short, of no known kind, or unknown to the model's vocabulary. Also a budget that cannot be reached, a plan
+            short, of no known kind, or unknown to the model's vocabulary. Also a limit that cannot be reached, a plan
             that does not fit the model, or a plan and a budget; an unknown script, and a vocabulary to be trimmed of
             a model without tokenizer.
         CheckpointError, UnsupportedModelError: the folder or the file cannot be imported.
@@ -98,7 +109,8 @@ def compress(
     chosen = {name: value for name, value in given.items() if value is not None}
     if chosen and weights == "fp32":
         raise ValueError(f"weights is 'fp32', where nothing is rounded; leave {', '.join(chosen)} out")
-    if plan is not None and budget is not None:
+    limits = _limits(budget, max_memory, latency, board, length, batch, threads)
+    if plan is not None and limits is not None:
         raise ValueError("a plan and a budget were given; a plan says already what is done: leave one out")
     options = replace(options or QuantizeOptions(), **chosen)  # type: ignore[arg-type]
     calibration = _kept(calibration)
@@ -107,11 +119,10 @@ def compress(
         whole = sum(array.nbytes for array in loaded.graph.params.values())
         loaded, trimmed = trim_vocabulary(loaded, keep_scripts, keep_vocabulary, calibration)
         loaded = _narrowed(loaded, width, options, calibration)
-        if width != 1 and weights == "fp32" and plan is None and budget is None:
+        if width != 1 and weights == "fp32" and plan is None and limits is None:
             calibration = None  # what is not rounded is not watched again
-        if budget is not None:
-            planner = Planner(loaded, weights, prune, options, calibration, progress)
-            plan = planner.for_budget(parse_size(budget) if isinstance(budget, str) else budget)
+        if limits is not None:
+            plan = Planner(loaded, weights, prune, options, calibration, progress).for_limits(limits)
         elif isinstance(plan, str | os.PathLike):
             plan = read_plan(plan, loaded.graph)
         if plan is None:
@@ -133,6 +144,12 @@ def make_plan(
     *,
     weights: str = "int8",
     budget: int | str | None = None,
+    max_memory: int | str | None = None,
+    latency: float | str | None = None,
+    board: str | None = None,
+    length: int | None = None,
+    batch: int | None = None,
+    threads: int | None = None,
     ffn: float = 0.0,
     heads: float = 0.0,
     table_bits: int | None = None,
@@ -148,16 +165,17 @@ def make_plan(
 ) -> Plan:
     """What :func:`compress` would do to ``src``, without doing it.
 
-    With ``budget`` the plan of least predicted error that keeps to it; else one that removes about the shares ``ffn``
-    of the hidden channels and ``heads`` of the attention heads of every layer. ``table_bits`` and ``precision`` fix the
-    weights that they name; the other arguments are those of :func:`compress`. Save a plan with ``Plan.save``, edit it,
-    and give it to :func:`compress`.
+    With ``budget``, ``max_memory`` or ``latency`` the plan of least predicted error that keeps to them; else one that
+    removes about the shares ``ffn`` of the hidden channels and ``heads`` of the attention heads of every layer.
+    ``table_bits`` and ``precision`` fix the weights that they name; the other arguments are those of :func:`compress`.
+    Save a plan with ``Plan.save``, edit it, and give it to :func:`compress`.
 
     Raises ValueError for a budget that cannot be reached, and for shares outside 0…1 or beside a budget.
     """
     from ..sources.huggingface import load_checkpoint
 
-    if budget is not None and (ffn or heads):
+    limits = _limits(budget, max_memory, latency, board, length, batch, threads)
+    if limits is not None and (ffn or heads):
         raise ValueError("a budget and shares to prune were given; a budget chooses its own: leave one out")
     given = {"table_bits": table_bits, "group": group, "precision": precision}
     chosen = {name: value for name, value in given.items() if value is not None}
@@ -168,11 +186,10 @@ def make_plan(
             load_checkpoint(os.fspath(src), tower), keep_scripts, keep_vocabulary, calibration
         )
         loaded = _narrowed(loaded, width, options, calibration)
-        if budget is None:
+        if limits is None:
             plan = plan_by_shares(loaded.graph, weights, ffn, heads)
         else:
-            planner = Planner(loaded, weights, prune, options, calibration, progress)
-            plan = planner.for_budget(parse_size(budget) if isinstance(budget, str) else budget)
+            plan = Planner(loaded, weights, prune, options, calibration, progress).for_limits(limits)
         return replace(plan, vocabulary=trimmed)
 
 
@@ -189,6 +206,30 @@ def _narrowed(
         raise ValueError(f"width is {share}, which needs inputs to look at, and this model takes images; leave it out")
     graph = narrow(loaded.graph, width, profiler)
     return replace(loaded, graph=graph, model={**loaded.model, "params": sum(p.size for p in graph.params.values())})
+
+
+def _limits(
+    budget: int | str | None,
+    max_memory: int | str | None,
+    latency: float | str | None,
+    board: str | None,
+    length: int | None,
+    batch: int | None,
+    threads: int | None,
+) -> Limits | None:
+    """What was asked for; None where nothing was."""
+    how = {"board": board, "length": length, "batch": batch, "threads": threads}
+    given = {name: value for name, value in how.items() if value is not None}
+    if given and max_memory is None and latency is None:
+        raise ValueError(f"{', '.join(given)} tell which run a memory or a latency is of; give one, or leave them out")
+    if budget is None and max_memory is None and latency is None:
+        return None
+    return Limits(
+        parse_size(budget) if isinstance(budget, str) else budget,
+        parse_size(max_memory) if isinstance(max_memory, str) else max_memory,
+        parse_seconds(latency) if isinstance(latency, str) else latency,
+        **given,  # type: ignore[arg-type]
+    )
 
 
 def _kept(calibration: Samples | str | os.PathLike[str] | None) -> Samples | str | os.PathLike[str] | None:

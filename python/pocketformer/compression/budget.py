@@ -1,4 +1,4 @@
-"""The plan that keeps a file within a budget of bytes at the least error.
+"""The plan that keeps a model within limits of bytes, memory or time at the least error.
 
 Losses are measured at the output (see sensitivity) and taken to add up. Bytes are not estimated but computed from the
 shapes of what is stored: no file is above its budget.
@@ -7,7 +7,7 @@ shapes of what is stored: no file is above its budget.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ import numpy as np
 from ..pocketwriter import file_bytes
 from .calibration import Calibration, Samples, calibrate, default_calibration, random_tokens, takes_tokens
 from .channels import Channels
+from .limits import Forecast, Limits
 from .pipeline import WEIGHTS, Compression, make_profiler, minify
 from .plan import Bits, Plan, make_plan
 from .precision import Precision
@@ -67,6 +68,14 @@ class Step:
     error: float
 
 
+FIGURES: dict[str, tuple[str, str, Callable[[float], str]]] = {
+    "file_bytes": ("file", "file of this model", lambda value: f"{value:,.0f} bytes"),
+    "memory_bytes": ("memory", "memory that this model runs in", lambda value: f"{value:,.0f} bytes"),
+    "seconds": ("latency", "latency of this model", lambda value: f"{1000 * value:.3g} ms"),
+}
+"""Of what can be limited: what a limit is called, what its least is, and how it is written."""
+
+
 class Planner:
     """Plans for ``loaded``; what it measured of the model serves every budget.
 
@@ -97,6 +106,8 @@ class Planner:
         self._knobs: dict[str, list[Step]] = {}
         self._precisions: dict[str, Precision] = {}
         self._levels = self._bit_levels()
+        self._forecast: Forecast | None = None
+        self._seconds: dict[tuple[str, int], float] = {}
 
     def smallest(self) -> Plan:
         """The plan with every layer at its least width and every weight at its fewest bits; nothing is measured."""
@@ -104,27 +115,46 @@ class Planner:
         return self._plan(widths, {name: levels[-1] for name, levels in self._levels.items()})
 
     def for_budget(self, limit: int) -> Plan:
-        """The plan of least predicted error whose file has at most ``limit`` bytes.
+        """The plan of least predicted error whose file has at most ``limit`` bytes; see :meth:`for_limits`."""
+        return self.for_limits(Limits(file_bytes=limit))
 
-        The knob that costs the least error for the bytes it saves is turned first, and what turned out to be more than
-        was needed is taken back.
+    def for_limits(self, limits: Limits) -> Plan:
+        """The plan of least predicted error that keeps to all of ``limits``.
 
-        Raises ValueError when no plan is small enough; the message says what the smallest file has.
+        The knob that costs the least error for what it saves is turned first, and what turned out to be more than was
+        needed is taken back.
+
+        Raises ValueError, before anything is measured, when no plan keeps to them; the message says what the least is.
         """
-        least = _size(self.smallest())
-        if least > limit:
-            raise ValueError(
-                f"the budget is {limit:,} bytes, but the smallest file of this model has {least:,} (fewest bits, "
-                f"{MULTIPLE} hidden channels a layer, and little of its quality); give at least that"
-            )
+        wanted = limits.named()
+        if not wanted:
+            raise ValueError("no limit was given; give the bytes of a file, memory or a latency")
+        self._forecast = Forecast(limits, self.loaded.graph.max_length) if limits.runs else None
+        self._seconds = {}
+        smallest = self.smallest()
+        for name, limit in wanted.items():
+            what, least_of, written = FIGURES[name]
+            least = _figure(smallest, name)
+            if least > limit:
+                given = "the budget" if name == "file_bytes" else f"the {what} allowed"
+                raise ValueError(
+                    f"{given} is {written(limit)}, but the smallest {least_of} has {written(least)} (fewest bits, "
+                    f"{MULTIPLE} hidden channels a layer, and little of its quality); give at least that"
+                )
         chosen: dict[str, int] = {}
-        while _size(plan := self._chosen(chosen)) > limit:
-            name, step = min(self._turns(chosen), key=lambda turn: self._cost(chosen, *turn))
+        while broken := [n for n, limit in wanted.items() if _figure(plan := self._chosen(chosen), n) > limit]:
+            turns = [turn for turn in self._turns(chosen) if self._saved(chosen, *turn, broken, wanted) > 0]
+            if not turns:
+                missed = " and ".join(FIGURES[n][2](_figure(plan, n)) for n in broken)
+                raise ValueError(f"the limits cannot all be kept; the nearest found has {missed}: allow more")
+            costs = [self._cost(chosen, name, step, broken, wanted) for name, step in turns]
+            name, step = turns[costs.index(min(costs))]
             chosen = {**chosen, name: step}
         for name, step in sorted(chosen.items(), key=lambda item: -self.knobs()[item[0]][item[1]].error):
             for back in range(step):
                 relaxed = {**chosen, name: back}
-                if _size(candidate := self._chosen(relaxed)) <= limit:
+                candidate = self._chosen(relaxed)
+                if all(_figure(candidate, figure) <= limit for figure, limit in wanted.items()):
                     chosen, plan = relaxed, candidate
                     break
         return plan
@@ -178,10 +208,37 @@ class Planner:
             (name, step) for name, steps in self.knobs().items() for step in range(chosen.get(name, 0) + 1, len(steps))
         ]
 
-    def _cost(self, chosen: Mapping[str, int], name: str, step: int) -> float:
-        """Error for each byte that is saved."""
+    def _cost(
+        self, chosen: Mapping[str, int], name: str, step: int, broken: list[str], wanted: Mapping[str, float]
+    ) -> float:
+        """Error for what is saved of the limits that are ``broken``."""
         before, after = self.knobs()[name][chosen.get(name, 0)], self.knobs()[name][step]
-        return (after.error - before.error) / max(after.bytes - before.bytes, 1.0)
+        return (after.error - before.error) / self._saved(chosen, name, step, broken, wanted)
+
+    def _saved(
+        self, chosen: Mapping[str, int], name: str, step: int, broken: list[str], wanted: Mapping[str, float]
+    ) -> float:
+        """How much of the ``broken`` limits a turn saves, as a share of each."""
+        now, total = chosen.get(name, 0), 0.0
+        steps = self.knobs()[name]
+        for figure in broken:
+            if figure == "seconds":
+                total += (self._time(name, now) - self._time(name, step)) / wanted[figure]
+            else:
+                total += max(steps[step].bytes - steps[now].bytes, 1.0) / wanted[figure]
+        return total
+
+    def _time(self, name: str, step: int) -> float:
+        """Seconds of a run with this knob alone turned; those of a width between are interpolated."""
+        last = len(self.knobs()[name]) - 1
+        if name.startswith("width of ") and 0 < step < last:
+            ends = [self.knobs()[name][at].value for at in (0, last)]
+            share = (ends[0] - self.knobs()[name][step].value) / (ends[0] - ends[1])  # type: ignore[operator]
+            return self._time(name, 0) + share * (self._time(name, last) - self._time(name, 0))
+        key = (name if step else "", step)
+        if key not in self._seconds:
+            self._seconds[key] = _figure(self._chosen({name: step}), "seconds")
+        return self._seconds[key]
 
     def _chosen(self, chosen: Mapping[str, int]) -> Plan:
         """The plan with the knobs turned to these steps, with what each of them loses."""
@@ -215,7 +272,12 @@ class Planner:
             graph = remove_units(graph, self.channels, np.concatenate(removed))
         model = {**self.loaded.model, "params": sum(array.size for array in graph.params.values())}
         shaped = replace(self.loaded, graph=graph, model=model)
-        return replace(plan, file_bytes=_bytes_of(shaped, self.weights, plan.options(self.options)))
+        options = plan.options(self.options)
+        plan = replace(plan, file_bytes=_bytes_of(shaped, self.weights, options))
+        if self._forecast is None:
+            return plan
+        memory, seconds = self._forecast(Compression(graph, self.weights, options), int(_figure(plan, "file_bytes")))
+        return replace(plan, memory_bytes=memory, seconds=seconds)
 
     def _tell(self, what: str) -> None:
         if self._progress:
@@ -232,6 +294,7 @@ def _sample(loaded: Checkpoint, calibration: Samples | str | os.PathLike[str] | 
     return default_calibration(loaded, TOKENS) or random_tokens(loaded.graph, TOKENS)
 
 
-def _size(plan: Plan) -> int:
-    assert plan.file_bytes is not None
-    return plan.file_bytes
+def _figure(plan: Plan, name: str) -> float:
+    value: float | None = getattr(plan, name)
+    assert value is not None
+    return value

@@ -50,8 +50,9 @@ class Plan:
     """``layers`` by the name of the weight that reads the channels; ``weights`` is the precision of all weights that
     ``bits`` does not name, by name.
 
-    ``file_bytes`` is what the file will have, exactly, and ``error`` the sum of what layers and weights lose; None
-    where that was not computed. ``vocabulary`` says how it was trimmed before the plan was made; None where it was not.
+    ``file_bytes`` is what the file will have, exactly, ``error`` the sum of what layers and weights lose,
+    ``memory_bytes`` (the mapped file and working memory) and ``seconds`` those of a run; None where that was not
+    computed. ``vocabulary`` says how it was trimmed before the plan was made; None where it was not.
     """
 
     weights: str
@@ -60,6 +61,8 @@ class Plan:
     file_bytes: int | None = None
     error: float | None = None
     vocabulary: TrimmedVocabulary | None = None
+    memory_bytes: int | None = None
+    seconds: float | None = None
 
     @property
     def widths(self) -> dict[str, int]:

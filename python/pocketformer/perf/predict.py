@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .._core import block_rows
+from .._core import Program, block_rows
 from ..engine import Engine
 from .boards import Machine
 
@@ -52,17 +52,24 @@ def predict(engine: Engine, machine: Machine, lengths: list[int], threads: int) 
 
     Raises ValueError for a length that the model does not allow and for more threads than the machine has cores.
     """
+    stored = sum(array.nbytes for array in engine.file.graph.params.values())
+    return predict_program(engine.program, stored, machine, lengths, threads)
+
+
+def predict_program(
+    program: Program, file_bytes: int, machine: Machine, lengths: list[int], threads: int
+) -> dict[str, Any]:
+    """The same of a program whose file, which needs not exist, has ``file_bytes``."""
     if not 1 <= threads <= machine.cores:
         raise ValueError(f"threads is {threads}; {machine.name} has {machine.cores} cores, use 1 to {machine.cores}")
-    graph = engine.file.graph
     rows = sum(lengths)
-    stays = 2 * engine.program.stage_weight_bytes <= machine.cache_bytes
+    stays = 2 * program.stage_weight_bytes <= machine.cache_bytes
     columns = threads > 1 and rows < (MIN_CACHED_ROWS if stays else MIN_FETCHED_ROWS) * threads
     block = rows if columns else min(rows, block_rows(rows, threads, stays))
     blocks = _ceil(rows, block)
     speed = threads if columns else threads / _imbalance(rows, block, threads)
-    selected = len(lengths) if engine.program.output_kind == "selected" else 0
-    works = list(_works(engine, lengths, selected))
+    selected = len(lengths) if program.output_kind == "selected" else 0
+    works = list(_works(program, lengths, selected))
     cached = sum(work.weight_bytes for work in works) <= machine.cache_bytes
     phases: dict[str, float] = {}
     for work in works:
@@ -77,12 +84,12 @@ def predict(engine: Engine, machine: Machine, lengths: list[int], threads: int) 
         passes = 1 if work.weight_bytes <= machine.cache_bytes else blocks
         arrival = 0 if cached else work.weight_bytes * passes / (machine.bandwidth * 1e9)
         phases[work.phase] = phases.get(work.phase, 0.0) + max(compute / speed, arrival)
-    meetings = engine.program.meetings if columns else engine.program.stages
+    meetings = program.meetings if columns else program.stages
     phases["barriers"] = meetings * machine.barrier_seconds if threads > 1 else 0.0
     phases["call"] = machine.call_seconds
     memory = {
-        "file": sum(array.nbytes for array in graph.params.values()),
-        "working": engine.program.arena_bytes(lengths, threads, selected),
+        "file": file_bytes,
+        "working": program.arena_bytes(lengths, threads, selected),
         "python": PYTHON_BYTES,
     }
     return {
@@ -95,9 +102,9 @@ def predict(engine: Engine, machine: Machine, lengths: list[int], threads: int) 
     }
 
 
-def _works(engine: Engine, lengths: list[int], selected: int) -> Iterator[Work]:
+def _works(program: Program, lengths: list[int], selected: int) -> Iterator[Work]:
     """Sixteen queries of a head are a vector; keys are those that one of them sees."""
-    for step in engine.program.work(lengths, selected):
+    for step in program.work(lengths, selected):
         kind, elements = step["kind"], step["elements"]
         if kind == "linear":
             cost = EPILOGUE * elements + ACTIVATION * step["activated"]
