@@ -15,6 +15,7 @@ from pocketformer.compression.codebook import Codebook, learn, search, uniform
 from pocketformer.compression.gptq import (
     BLOCK,
     DAMPING,
+    damping_of_int8,
     error_shares,
     fit_scales,
     round_to_codes_with_feedback,
@@ -185,6 +186,27 @@ def test_feedback_keeps_products_better_than_rounding_to_nearest() -> None:
 
     assert fed_back.dtype == np.int8
     assert error(fed_back) < 0.5 * error(nearest)
+
+
+@pytest.mark.parametrize("rows", [200, 480, 1600])
+@pytest.mark.parametrize("related", [0.0, 0.3])
+def test_feedback_from_few_rows_loses_nothing_on_others(rows: int, related: float) -> None:
+    """What the rows that were seen have in common by chance is not made use of: products with other rows are nearly as
+    good as those of rounding to the nearest where inputs have nothing to do with each other, else better."""
+    k, rng = 160, np.random.default_rng(rows)
+    mixing = np.eye(k) + related * rng.standard_normal((k, k)) * 0.97 ** np.arange(k)[:, None]
+    x, others = (rng.standard_normal((count, k)) @ mixing for count in (rows, 2000))
+    weight = rng.standard_normal((64, k))
+    nearest, scale = quantize_rows(weight)
+
+    def error(damping: float | None) -> float:
+        shares = None if damping is None else error_shares(x.T @ x, damping)
+        values = nearest if shares is None else round_with_feedback(weight, scale, shares)
+        return float(np.square(others @ (dequantize(values, scale, 0) - weight).T).sum())
+
+    assert error(damping_of_int8(k, rows)) < (0.9 if related else 1.04) * error(None)
+    if not related:  # damped as those of 4 bits are
+        assert error(DAMPING) > 1.04 * error(None)
 
 
 def test_rows_of_zeros_and_dead_inputs_are_rounded() -> None:

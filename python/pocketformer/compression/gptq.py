@@ -15,11 +15,19 @@ from .codebook import Codebook
 
 DAMPING = 0.01
 """Share of the mean second moment that is added to all, so that the factorization is stable."""
+DAMPING_BY_SAMPLE = 4.0
+"""The same for int8, times inputs / rows that were seen: few rows leave many directions in which an error seems to cost
+nothing, and the errors of int8 are so small that what moves there is more than is gained (docs/compression.md)."""
 BLOCK = 128
 """Inputs whose errors reach the next ones in one product."""
 
 
-def error_shares(moments: Array) -> Array:
+def damping_of_int8(inputs: int, rows: int) -> float:
+    """For moments [inputs, inputs] of so many ``rows``."""
+    return max(DAMPING, DAMPING_BY_SAMPLE * inputs / max(rows, 1))
+
+
+def error_shares(moments: Array, damping: float = DAMPING) -> Array:
     """Makes of ``moments`` float64 [K, K], in their place, what an error of input i asks of input j > i, at [i, j], and
     at [i, i] what one costs that nothing was asked for: with U, the same with ones there, errors E cost
     Σ (E·U)[:, i]² · [i, i].
@@ -28,7 +36,7 @@ def error_shares(moments: Array) -> Array:
     """
     k = len(moments)
     shares = moments
-    shares[np.diag_indices(k)] += DAMPING * np.trace(moments) / k
+    shares[np.diag_indices(k)] += damping * np.trace(moments) / k
     for end in range(k, 0, -BLOCK):
         begin = max(end - BLOCK, 0)
         corner = np.linalg.cholesky(shares[begin:end, begin:end][::-1, ::-1])[::-1, ::-1]

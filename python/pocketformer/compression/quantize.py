@@ -18,7 +18,16 @@ from ._rounding import rotate, round_to_codes, round_to_nearest, squared_errors
 from .calibration import Calibration, random_tokens, takes_tokens
 from .codebook import SAMPLE, Codebook, learn, search, uniform
 from .dataflow import Dataflow
-from .gptq import error_shares, fit_scales, refit, round_to_codes_with_feedback, round_with_feedback, steps
+from .gptq import (
+    DAMPING,
+    damping_of_int8,
+    error_shares,
+    fit_scales,
+    refit,
+    round_to_codes_with_feedback,
+    round_with_feedback,
+    steps,
+)
 from .packed import row_parts
 from .precision import FP32, INT8, Precision, choose_block, choose_precisions
 from .profile import Observer, Progress, profile
@@ -217,11 +226,13 @@ class Quantization:
                 change = None
                 if observer.cross is not None:
                     change = refit(observer.moments, observer.cross, self.options.refit)
-                blocks: dict[int, list[str]] = {}
+                kinds: dict[tuple[int, float], list[str]] = {}
                 for name in observer.weights:
-                    blocks.setdefault(self.rotations[name], []).append(name)
-                for block, names in blocks.items():
-                    shares = error_shares(observer.rotated(block)) if observer.squares.any() else None
+                    few = self.precisions[name].bits < INT8
+                    damping = DAMPING if few else damping_of_int8(observer.width, observer.rows)
+                    kinds.setdefault((self.rotations[name], damping), []).append(name)
+                for (block, damping), names in kinds.items():
+                    shares = error_shares(observer.rotated(block), damping) if observer.squares.any() else None
                     for name in names:
                         yield from parts(name, shares, observer.peak, change)
 
