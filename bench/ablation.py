@@ -38,6 +38,7 @@ class Recipe:
     calibration: str | int = "text"
     options: dict[str, Any] = field(default_factory=dict)
     last_layer: Precision | None = None
+    only: tuple[str, ...] = ()  # of the last layer's linears, by the ends of their names; all if empty
 
 
 INT8 = (
@@ -63,7 +64,22 @@ MIXED = (
     Recipe("all 4 bits, groups of 64", "int4"),
     Recipe("all 4 bits, a scale a channel", "int4", options={"group": 0}),
     Recipe("all 4 bits, last layer int8", "int4", last_layer=Precision(8)),
-    Recipe("4 bits, table of 3", "int4", options={"table_bits": 3}),
+    Recipe("4 bits, groups of 128, last layer int8", "int4", options={"group": 128}, last_layer=Precision(8)),
+    Recipe(
+        "4 bits, groups of 128, last layer's attention int8",
+        "int4",
+        options={"group": 128},
+        last_layer=Precision(8),
+        only=("qkv", "attention_out"),
+    ),
+    Recipe(
+        "4 bits, groups of 128, table of 3, last layer's attention int8",
+        "int4",
+        options={"group": 128, "table_bits": 3},
+        last_layer=Precision(8),
+        only=("qkv", "attention_out"),
+    ),
+    Recipe("4 bits a channel, table of 3", "int4", options={"group": 0, "table_bits": 3}),
 )
 PARTS = {"int8": INT8, "tables": TABLES, "linears": LINEARS, "mixed": MIXED}
 
@@ -89,7 +105,8 @@ def measure(
 ) -> dict[str, Any]:
     options, samples = dict(recipe.options), calibration
     if recipe.last_layer:
-        options["precision"] = dict.fromkeys(last_layer(loaded.graph), recipe.last_layer)
+        names = [name for name in last_layer(loaded.graph) if not recipe.only or name.endswith(recipe.only)]
+        options["precision"] = dict.fromkeys(names, recipe.last_layer)
     if recipe.calibration == "nearest":
         options["random_tokens"], samples = 0, None
     elif isinstance(recipe.calibration, int):
