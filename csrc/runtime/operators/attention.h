@@ -178,8 +178,8 @@ struct Attention {
             "global");
     const int other = global_state.empty() ? index : l.state("global_state", global_state);
     const State& t = l.program().states[static_cast<size_t>(other)];
-    l.check(t.int8 == s.int8 && t.heads == s.heads && t.head_dim == s.head_dim && t.rotate == s.rotate &&
-                t.domain == s.domain && !t.kept,
+    l.check(other == index || (t.int8 == s.int8 && t.heads == s.heads && t.head_dim == s.head_dim &&
+                               t.rotate == s.rotate && t.domain == s.domain && !t.kept),
             "global_state", "names '", t.name, "', which differs from '", state, "' in more than its name");
     const Value global = global_q.empty() ? from : queries(l, "global_q", global_q, t);
     l.check(global.rows.width == from.rows.width, "global_q", "names '", global_q, "' of another width than 'q'");
