@@ -79,6 +79,14 @@ Attending::Attending(Heads q, int kv_heads, std::vector<Sequence> sequences, Obj
   scale_ = static_cast<float>(factor);
 }
 
+void Attending::set_softcap(Object softcap) {
+  if (softcap.is_none()) return;
+  const double cap = number(softcap, "softcap");
+  require(cap > 0 && cap < 1e30, "softcap is ", cap, "; it must be above 0");
+  require(bias_ == nullptr, "softcap is ", cap, " beside a bias; only plain scores are capped: leave one of them out");
+  softcap_ = static_cast<float>(cap);
+}
+
 void Attending::set_bias(Object bias) {
   if (bias.is_none()) return;
   const auto array = array_of<float>(bias, "bias", 2);
@@ -165,7 +173,7 @@ void Attending::run(const KernelTable& kernels, const Stored& stored, int thread
     args.keys = s.keys, args.segment_slot = s.slot;
     args.heads = q_.heads, args.kv_heads = kv_heads_, args.head_dim = q_.head_dim, args.head_stride = q_.stride();
     args.head_begin = part.kv_head * share, args.head_end = args.head_begin + share;
-    args.scale = scale_, args.range = range_;
+    args.scale = scale_, args.softcap = softcap_, args.range = range_;
     if (part.position < globals.end) {
       args.range = {kUnlimited, kUnlimited};
     } else if (globals.end > 0) {
@@ -272,7 +280,7 @@ void take_blocks(const py::array_t<int64_t>& begins, const py::array_t<int64_t>&
 
 py::array_t<float> attention(Object q, Object k, Object v, int64_t left, int64_t right, Object bias, Object offsets,
                              const std::string& dtype, Object scale, Object threads, Object out, int64_t step,
-                             int64_t globals, int64_t block, Object begins, Object blocks) {
+                             int64_t globals, int64_t block, Object begins, Object blocks, Object softcap) {
   const KernelTable& kernels = current_kernels();
   require(dtype == "int8" || dtype == "float32", "dtype is '", dtype, "'; it must be int8 or float32");
   const bool int8 = dtype == "int8";
@@ -304,6 +312,7 @@ py::array_t<float> attention(Object q, Object k, Object v, int64_t left, int64_t
   }
   Attending attending(queries, keys.heads, sequences, scale, pattern);
   attending.set_bias(bias);
+  attending.set_softcap(softcap);
   const int count = thread_count(threads, attending.multiply_adds());
   float* const to = result.mutable_data();
   Offender in_q, in_k, in_v;
@@ -340,7 +349,7 @@ void bind_attention_calls(py::module_& m) {
   const auto p = [](const char* name) { return py::arg(name); };
   m.def("attention", &attention, p("q"), p("k"), p("v"), p("left"), p("right"), p("bias"), p("offsets"), p("dtype"),
         p("scale"), p("threads"), p("out"), p("step") = 1, p("globals") = 0, p("block") = 0, p("begins") = py::none(),
-        p("blocks") = py::none());
+        p("blocks") = py::none(), p("softcap") = py::none());
 }
 
 }  // namespace pocketformer::bindings

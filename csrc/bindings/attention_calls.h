@@ -58,6 +58,7 @@ class Attending {
 
   // Must outlive this: [heads][2·reach + 1] or None.
   void set_bias(Object bias);
+  void set_softcap(Object softcap);
   double multiply_adds() const;
   // Notes in `offender` the first row of q that is not finite; `out` [tokens, heads, head_dim] is then unspecified.
   void run(const KernelTable& kernels, const Stored& stored, int threads, float* out, Offender& offender,
@@ -70,7 +71,7 @@ class Attending {
   Heads q_;
   int kv_heads_;
   std::vector<Sequence> sequences_;
-  float scale_;
+  float scale_, softcap_ = 0;
   KeyRange range_;
   Pattern pattern_;
   std::vector<KeySpan> spans_;      // of all blocks

@@ -55,6 +55,7 @@ void attend_f32(const AttentionF32Args& a, const LaneRows& rows) {
         top = V::max(top, s);
       });
     }
+    if (c.softcap != 0) top = cap_scores<V>(c, weights, end - begin, V::set1(1.0f), top);
     F sum = V::zero();
     for (int key = begin; key < end; ++key) {
       float* w = weights + (key - begin) * kLanes;

@@ -71,7 +71,11 @@ struct FewRowsF32 {
       V::store(at, s);
       highest = V::max(highest, s);
     }
-    const float top = V::reduce_max(highest);
+    float top = V::reduce_max(highest);
+    if (c.softcap != 0) {
+      const int vectors = (end - begin + kLanes - 1) / kLanes;
+      top = V::reduce_max(cap_scores<V>(c, scores[r], vectors, V::set1(1.0f), V::set1(top)));
+    }
     for (int key = begin; key < end; key += kLanes) {
       float* at = scores[r] + key - begin;
       V::store(at, mask.apply(key, exp2<V, true>(V::sub(V::load(at), V::set1(top))), 0.0f));

@@ -89,7 +89,7 @@ struct FewRowsI8 {
     const float* v_scale = a.kv.v_scale + first;
     const I offset = V::set1_i32(initial[r]);
     const float* bias = c.bias != nullptr ? c.bias + rows.head[r] * c.ld_bias + c.bias_center : nullptr;
-    const F scaled = V::set1(factors[r]), factor = bias != nullptr ? V::set1(1.0f) : scaled;
+    const F scaled = V::set1(factors[r]), factor = bias != nullptr || c.softcap != 0 ? V::set1(1.0f) : scaled;
     const KeyMask<V> mask(range.low[r], range.high[r] < end ? range.high[r] : end);
     F highest = V::set1(kMasked);
     for (int key = begin; key < end; key += kLanes) {
@@ -101,6 +101,10 @@ struct FewRowsI8 {
       highest = V::max(highest, s);
     }
     top = V::reduce_max(highest);
+    if (c.softcap != 0) {
+      const int vectors = (end - begin + kLanes - 1) / kLanes;
+      top = V::reduce_max(cap_scores<V>(c, p[r], vectors, scaled, V::set1(top)));
+    }
     const F shift = V::sub(V::zero(), V::mul(V::set1(top), factor));
     float sum[4] = {0, 0, 0, 0};
     F most = V::zero();
@@ -170,7 +174,7 @@ struct FewRowsI8 {
       quantize(r, begin, end, largest[r]);
     }
     F keep, take;
-    const F tops = c.bias != nullptr ? V::load(top) : V::mul(V::load(top), V::load(factors));
+    const F tops = c.bias != nullptr || c.softcap != 0 ? V::load(top) : V::mul(V::load(top), V::load(factors));
     softmax.merge(tops, V::load(sum), keep, take);
     V::store(keeps, keep);
     V::store(takes, V::mul(take, V::mul(V::load(largest), V::set1(1.0f / 127.0f))));

@@ -198,14 +198,15 @@ void attend_i8(const AttentionI8Args& a, const LaneRows& rows) {
   }
   alignas(64) float factors[kLanes];
   for (int i = 0; i < kLanes; ++i) factors[i] = score_factor(a, rows.query[i], rows.head[i]);
-  // With a bias the scores are scaled as they are made; without one, inside the exponent.
-  const F scaled = V::load(factors), factor = kBias ? V::set1(1.0f) : scaled;
+  // With a bias or a cap the scores are scaled before the exponent; without, inside it.
+  const F scaled = V::load(factors), factor = kBias || c.softcap != 0 ? V::set1(1.0f) : scaled;
 
   KeyTileI8<V, Stride> tile;
   const auto take_tile = [&](int first_key, int end, RunningSoftmax<V>& softmax) POCKETFORMER_LAMBDA {
     const int begin = first_key / 4 * 4;
-    const F top = tile.template score<kBias>(a, query, initial, range, kv_head, begin, end, scaled, bias,
-                                             first_position, rows.count);
+    F top = tile.template score<kBias>(a, query, initial, range, kv_head, begin, end, scaled, bias, first_position,
+                                       rows.count);
+    if (c.softcap != 0) top = cap_scores<V>(c, tile.scores, end - begin, scaled, top);
     F largest, keep, take;
     const F sum = tile.exponentiate(range, begin, end, factor, top, v_scale, largest);
     // Of this head's next tile, or of the next head's first.

@@ -178,6 +178,17 @@ POCKETFORMER_INLINE void for_each_tile(const AttentionArgs& c, const LaneRows& r
   (joined ? before : softmax).store(c, rows);
 }
 
+// Scores in exponents of 2 once they are multiplied by `factor`, capped; returns their maxima `top` likewise.
+template <class V>
+POCKETFORMER_INLINE typename V::F cap_scores(const AttentionArgs& c, float* scores, int vectors, typename V::F factor,
+                                             typename V::F top) {
+  alignas(64) float factors[kLanes], tops[kLanes];
+  V::store(factors, factor), V::store(tops, top);
+  soft_cap_vectors<V>(scores, vectors, factors, c.softcap * kLog2E);
+  soft_cap_vectors<V>(tops, 1, factors, c.softcap * kLog2E);
+  return V::load(tops);
+}
+
 // Bias of key j for the 16 queries: entry (position of query) − j, contiguous in the query.
 template <class V>
 POCKETFORMER_INLINE typename V::F relative_bias(const float* row, int first_position, int key, int queries) {

@@ -30,6 +30,7 @@
                                            .pool = pool<Isa>,                                            \
                                            .depthwise = depthwise<Isa>,                                  \
                                            .l2_normalize = l2_normalize<Isa>,                            \
+                                           .soft_cap = soft_cap<Isa>,                                    \
                                            .activate = activate_values<Isa>,                             \
                                            .softmax = softmax_rows<Isa>,                                 \
                                            .probe_dot4 = probe_dot4<Isa>,                                \

@@ -51,6 +51,16 @@ POCKETFORMER_INLINE typename V::F tanh(typename V::F x) {
   return V::sub(V::set1(1.0f), V::div(V::set1(2.0f), V::add(e, V::set1(1.0f))));
 }
 
+// cap·tanh(x·factor/cap) in place. Never inlined: every attention and the operator share it.
+template <class V>
+__attribute__((noinline)) void soft_cap_vectors(float* x, int vectors, const float* factors, float cap) {
+  const typename V::F rate = V::mul(V::load(factors), V::set1(2 * kLog2E / cap));
+  for (int i = 0; i < vectors; ++i, x += kLanes) {
+    const typename V::F e = exp2<V, true>(V::min(V::mul(V::load(x), rate), V::set1(126.0f)));
+    V::store(x, V::sub(V::set1(cap), V::div(V::set1(2 * cap), V::add(e, V::set1(1.0f)))));
+  }
+}
+
 // Horner: coefficients from the highest power down.
 template <class V, int N>
 POCKETFORMER_INLINE typename V::F polynomial(typename V::F x, const float (&coefficients)[N]) {

@@ -13,6 +13,7 @@ using pocketformer::NormArgs;
 using pocketformer::NormKind;
 using pocketformer::PoolArgs;
 using pocketformer::PoolKind;
+using pocketformer::SoftCapArgs;
 
 // Σ term(vector at column c) over the row; `term` sees the number of valid lanes for the last, partial vector.
 template <class V, class Term>
@@ -201,6 +202,18 @@ void l2_normalize(const L2NormalizeArgs& g) {
     const float length = scalar_sqrt<V>(squares);
     const F divisor = V::set1(length > 1e-12f ? length : 1e-12f);
     for (int c = 0; c < g.width; c += kLanes) V::store(g.out + r * g.ldo + c, V::div(V::load(x + c), divisor));
+  }
+}
+
+template <class V>
+void soft_cap(const SoftCapArgs& g) {
+  alignas(64) float ones[kLanes];
+  V::store(ones, V::set1(1.0f));
+  const int vectors = (g.width + kLanes - 1) / kLanes;
+  for (int r = 0; r < g.rows; ++r) {
+    float* out = g.out + r * g.ldo;
+    if (out != g.x + r * g.ldx) std::memcpy(out, g.x + r * g.ldx, vectors * kLanes * sizeof(float));
+    soft_cap_vectors<V>(out, vectors, ones, g.cap);
   }
 }
 

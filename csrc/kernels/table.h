@@ -195,6 +195,7 @@ struct AttentionArgs {
   size_t segment_slot;          // slot of the sequence's first key
   int heads, kv_heads, head_dim, head_stride, head_begin, head_end;
   float scale;
+  float softcap;  // c: scores s become c·tanh(s/c) before the softmax; 0 leaves them
   KeyRange range;
   int first_key = 0, span_count = 0;
   const KeySpan* spans = nullptr;
@@ -249,6 +250,16 @@ struct L2NormalizeArgs {
   int rows, width;
 };
 
+// out = cap·tanh(x/cap); rows are whole vectors. out may equal x.
+struct SoftCapArgs {
+  const float* x;
+  size_t ldx;
+  float* out;
+  size_t ldo;
+  int rows, width;
+  float cap;
+};
+
 // Activation kind of x[count], by its precise polynomial. May start anywhere; out may equal x.
 struct ActivateArgs {
   const float* x;
@@ -282,6 +293,7 @@ struct KernelTable {
   void (*pool)(const PoolArgs&);
   void (*depthwise)(const DepthwiseArgs&);
   void (*l2_normalize)(const L2NormalizeArgs&);
+  void (*soft_cap)(const SoftCapArgs&);
   void (*activate)(const ActivateArgs&);
   void (*softmax)(const SoftmaxArgs&);
   // Peak of dot4 and of fma on registers: the multiply-adds done in so many rounds of a product's tile.

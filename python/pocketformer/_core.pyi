@@ -376,6 +376,7 @@ def attention(
     block: int = 0,
     begins: NDArray[np.int64] | None = None,
     blocks: NDArray[np.int64] | None = None,
+    softcap: float | None = None,
 ) -> _F32: ...
 
 class KeyValueCache:

@@ -246,11 +246,15 @@ class GraphBuilder:
         more_globals: str | None = None,
         global_q: str | None = None,
         global_state: str | None = None,
+        softcap: float = 0.0,
     ) -> str:
         """``globals`` first rows of a sequence, and as many more as the input ``more_globals`` says, see all keys of
         ``global_state`` with the queries of ``global_q``; the others see their keys beside their own range.
+        ``softcap`` c makes c·tanh(s/c) of each score s; 0 leaves them.
         """
         options: dict[str, Any] = {"causal": True} if causal else {}
+        if softcap:
+            options["softcap"] = float(softcap)
         options |= {name: keys for name, keys in (("left", left), ("right", right)) if keys >= 0}
         if bias is not None:
             options["bias"] = self._param(*bias)
@@ -373,6 +377,10 @@ class GraphBuilder:
 
     def normalize(self, x: str) -> str:
         return self._append("normalize", x)
+
+    def softcap(self, x: str, cap: float) -> str:
+        """cap·tanh(x/cap)"""
+        return self._append("softcap", x, cap=float(cap))
 
     def build(self, output: str) -> Graph:
         return Graph(self.domains, self.inputs, self.weights, self.states, self.ops, output, self.params)

@@ -215,6 +215,7 @@ def attention(
     *,
     pattern: Window | Blocks | None = None,
     scale: float | None = None,
+    softcap: float | None = None,
     threads: int | None = None,
     out: Floats | None = None,
 ) -> Floats:
@@ -229,9 +230,10 @@ def attention(
     ``causal``: a query sees no later position. ``window``: it sees positions at most so far away, both ends included,
     or ``(before, after)`` with None for any distance. ``pattern`` is a :class:`Window` with more to say, or
     :class:`Blocks`; time is that of the keys that a pattern names. ``bias`` float32 [heads, 2·d + 1] is added to the
-    scores by distance: entry d + (query − key), clamped to its ends. ``scale`` defaults to head_dim ** -0.5. ``dtype``
-    ``int8`` rounds q, k and v to one scale for each token and head and the weights of each 128 keys to 7 bits;
-    ``float32`` rounds nothing.
+    scores by distance: entry d + (query − key), clamped to its ends. ``scale`` defaults to head_dim ** -0.5.
+    ``softcap`` c makes c · tanh(s / c) of each score s, as Gemma 2 does; it goes with no bias. ``dtype`` ``int8``
+    rounds q, k and v to one scale for each token and head and the weights of each 128 keys to 7 bits; ``float32``
+    rounds nothing.
     """
     chosen: dict[str, Any] = {}
     if pattern is not None and window is not None:
@@ -250,7 +252,7 @@ def attention(
     elif pattern is not None:
         raise ValueError(f"pattern is {pattern!r:.80}; pass kernels.Window, kernels.Blocks or None")
     left, right = _range(causal, window)
-    return _core.attention(q, k, v, left, right, bias, offsets, dtype, scale, threads, out, **chosen)
+    return _core.attention(q, k, v, left, right, bias, offsets, dtype, scale, threads, out, softcap=softcap, **chosen)
 
 
 class KeyValueCache:

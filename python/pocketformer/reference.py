@@ -354,6 +354,7 @@ def attention(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Any]) ->
             seen = seen & (columns < max(keys, within))
         count = op.get("globals", 0) + (batch.inputs[op["more_globals"]][sequence] if "more_globals" in op else 0)
         count = min(int(count), length)
+        cap = op.get("softcap", 0.0)
         walks = [np.broadcast_to(columns < count, seen.shape), seen & (columns >= count)] if count else [seen]
         for which, rows in enumerate((slice(count, length), slice(0, count))):
             if rows.start == rows.stop:
@@ -365,19 +366,20 @@ def attention(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Any]) ->
             if isinstance(q, Heads):
                 part = Heads(q.q[:, chosen], q.scale[:, chosen])
                 k, scale = hadamard(k, rotate), op["scale"] / max(rotate, 1)
-                mixed = _attend_int8(part, k, v, scale, bias[:, rows], *masks)
+                mixed = _attend_int8(part, k, v, scale, bias[:, rows], *masks, cap=cap)
             else:
-                mixed = _attend_fp32(q[:, chosen], k, v, op["scale"], bias[:, rows], *masks)
+                mixed = _attend_fp32(q[:, chosen], k, v, op["scale"], bias[:, rows], *masks, cap=cap)
             result[chosen] = mixed.swapaxes(0, 1).reshape(chosen.stop - chosen.start, -1)
     return result
 
 
-def _attend_fp32(q: Array, k: Array, v: Array, scale: float, bias: Array, *walks: Array) -> Array:
+def _attend_fp32(q: Array, k: Array, v: Array, scale: float, bias: Array, *walks: Array, cap: float) -> Array:
     """``q`` [heads, queries, head_dim], ``k``, ``v`` [heads, keys, head_dim], ``bias`` [heads, queries, keys] → as q.
 
     Each of ``walks`` bool [queries, keys] tells the keys that are seen once.
     """
-    scores = q.astype(np.float64) @ k.swapaxes(1, 2).astype(np.float64) * scale + bias
+    scores = q.astype(np.float64) @ k.swapaxes(1, 2).astype(np.float64) * scale
+    scores = (cap * np.tanh(scores / cap) if cap else scores) + bias
     often = np.sum(walks, axis=0)
     scores = np.where(often, scores, -np.inf)
     p = often * np.exp(scores - scores.max(axis=2, keepdims=True))
@@ -385,7 +387,7 @@ def _attend_fp32(q: Array, k: Array, v: Array, scale: float, bias: Array, *walks
     return mixed
 
 
-def _attend_int8(queries: Heads, k: Array, v: Array, scale: float, bias: Array, *walks: Array) -> Array:
+def _attend_int8(queries: Heads, k: Array, v: Array, scale: float, bias: Array, *walks: Array, cap: float) -> Array:
     """As ``_attend_fp32``, over key tiles of 128 that are merged in order within splits of 1,024 of a walk, and so are
     these.
     """
@@ -398,6 +400,8 @@ def _attend_int8(queries: Heads, k: Array, v: Array, scale: float, bias: Array, 
         tile = slice(begin, begin + KEY_TILE)
         i = np.flatnonzero(seen[:, tile].any(axis=1))  # the queries that see a key of this tile
         scores = (q[:, i] @ k[:, tile].swapaxes(1, 2)).astype(np.float32) * k_scale[:, None, tile] * q_scale[:, i, None]
+        if cap:
+            scores = np.float32(cap * LOG2E) * np.tanh(scores / np.float32(cap * LOG2E))
         scores = np.where(seen[i, tile], scores + bias[:, i, tile] * np.float32(LOG2E), np.float32(-np.inf))
         tile_highest = scores.max(axis=2, initial=-np.inf)
         p = np.exp2(scores - tile_highest[:, :, None])
@@ -469,6 +473,11 @@ def normalize(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) 
     return unit
 
 
+def softcap(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
+    capped: Array = op["cap"] * np.tanh(inputs[0].astype(np.float64) / op["cap"])
+    return capped
+
+
 OPERATORS: dict[str, Callable[[Op, Graph, Batch, str, list[Any]], Any]] = {
     "embed": embed,
     "norm": norm,
@@ -487,4 +496,5 @@ OPERATORS: dict[str, Callable[[Op, Graph, Batch, str, list[Any]], Any]] = {
     "depthwise": depthwise,
     "fold": fold,
     "resize": resize,
+    "softcap": softcap,
 }

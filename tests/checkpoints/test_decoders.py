@@ -98,6 +98,11 @@ def test_attention_is_far_from_uniform(name: str, tmp_path: Path) -> None:
         ("phi3", {"sliding_window": 8}),
         ("phi3", {"sliding_window": 10}),
         ("phi3-partial", {"rope_parameters": {"partial_rotary_factor": 1.0}}),
+        ("gemma2", {"attn_logit_softcapping": 3.1}),
+        ("gemma2", {"attn_logit_softcapping": None}),
+        ("gemma2", {"final_logit_softcapping": 2.1}),
+        ("gemma2", {"sliding_window": 12}),
+        ("gemma3_text-capped", {"final_logit_softcapping": None}),
     ],
 )
 def test_a_wrong_setting_is_noticed(
@@ -127,6 +132,7 @@ def test_a_wrong_setting_is_noticed(
         ("gpt2", "layers.1.qkv.bias", 0.05),
         ("gpt2", "layers.0.ffn_norm.bias", 0.05),
         ("gpt2", "norm.bias", 0.05),
+        ("gemma2", "layers.0.attention_out_norm.weight", 0.05),
     ],
 )
 def test_a_wrong_parameter_is_noticed(
@@ -188,7 +194,9 @@ def _parameters(folder: Path) -> dict[str, Any]:
         ("llama", {"eos_token_id": VOCAB}, CheckpointError, ("eos_token_id", str(VOCAB))),
         ("mistral", {"sliding_window": 0}, CheckpointError, ("sliding_window",)),
         ("qwen2", {"layer_types": ["full_attention"]}, CheckpointError, ("layer_types", "3 layers")),
-        ("gemma3_text", {"final_logit_softcapping": 30.0}, UnsupportedModelError, ("final_logit_softcapping", "30")),
+        ("gemma3_text", {"attn_logit_softcapping": 50.0}, UnsupportedModelError, ("attn_logit_softcapping", "50")),
+        ("gemma2", {"final_logit_softcapping": 0}, CheckpointError, ("final_logit_softcapping", "0")),
+        ("gemma2", {"use_bidirectional_attention": True}, UnsupportedModelError, ("use_bidirectional_attention",)),
         ("gpt2", {"add_cross_attention": True}, UnsupportedModelError, ("add_cross_attention",)),
         ("gpt2", {"n_head": 7}, CheckpointError, ("48", "7 heads")),
         (

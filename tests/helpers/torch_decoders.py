@@ -95,6 +95,26 @@ CASES |= {
     "gpt2-by-depth": ("GPT2", {**_GPT2, "scale_attn_weights": False, "scale_attn_by_inverse_layer_idx": True}),
     "phi3": ("Phi3", {"sliding_window": 9, "num_attention_heads": 3, "num_key_value_heads": 1, **_rope("default")}),
     "phi3-partial": ("Phi3", {**_rope("default", partial_rotary_factor=0.5), "num_key_value_heads": 3}),
+    "gemma2": (
+        "Gemma2",
+        {
+            "head_dim": 16,
+            "query_pre_attn_scalar": 24,
+            "sliding_window": 11,
+            "attn_logit_softcapping": 3.0,
+            "final_logit_softcapping": 2.0,
+            **_rope("default"),
+        },
+    ),
+    "gemma3_text-capped": (
+        "Gemma3",
+        {
+            "head_dim": 16,
+            "sliding_window": 11,
+            "layer_types": _SLIDING,
+            "final_logit_softcapping": 3.0,
+        },
+    ),
 }
 
 

@@ -31,13 +31,21 @@ def same_bits(a: Array, b: Array) -> None:
 
 
 def softmax_attention(
-    q: Array, k: Array, v: Array, causal: bool = False, window: Any = None, bias: Array | None = None, scale: float = 0
+    q: Array,
+    k: Array,
+    v: Array,
+    causal: bool = False,
+    window: Any = None,
+    bias: Array | None = None,
+    scale: float = 0,
+    softcap: float = 0,
 ) -> Array:
     """In float64."""
     q, k, v = (x.astype(np.float64).swapaxes(0, 1) for x in (q, k, v))
     share = len(q) // len(k)
     k, v = k.repeat(share, 0), v.repeat(share, 0)
     scores = q @ k.swapaxes(1, 2) * (scale or q.shape[2] ** -0.5)
+    scores = softcap * np.tanh(scores / softcap) if softcap else scores
     distance = np.arange(q.shape[1])[:, None] + k.shape[1] - q.shape[1] - np.arange(k.shape[1])
     if bias is not None:
         reach = bias.shape[1] // 2
@@ -61,6 +69,9 @@ CASES: list[tuple[tuple[int, int, int, int], dict[str, Any]]] = [
     ((140, 3, 3, 64), {"window": (None, 3)}),
     ((1100, 2, 2, 16), {"causal": True, "window": 1050}),
     ((65, 4, 4, 256), {"scale": 0.02}),
+    ((3, 4, 2, 26), {"softcap": 1.5}),
+    ((140, 3, 3, 64), {"causal": True, "softcap": 2.0}),
+    ((33, 2, 1, 32), {"scale": 3.0, "softcap": 4.0}),
 ]
 
 
@@ -104,11 +115,23 @@ def test_threads_and_offsets_change_no_bit(options: dict[str, Any], dtype: Any) 
 
 
 @pytest.mark.parametrize("dtype", ["int8", "float32"])
-def test_the_last_queries_alone(dtype: Any) -> None:
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_the_last_queries_alone(dtype: Any, softcap: float | None) -> None:
+    """Few queries are attended for in another way, with the same bits."""
     q, k, v = qkv(300, 4, 2, 64)
-    whole = kernels.attention(q, k, v, causal=True, window=200, dtype=dtype)
+    options: dict[str, Any] = {"causal": True, "window": 200, "dtype": dtype, "softcap": softcap}
+    whole = kernels.attention(q, k, v, **options)
     for rows in (1, 2, 3, 17, 130):
-        same_bits(kernels.attention(q[-rows:], k, v, causal=True, window=200, dtype=dtype), whole[-rows:])
+        same_bits(kernels.attention(q[-rows:], k, v, **options), whole[-rows:])
+
+
+@pytest.mark.parametrize("softcap", [0, -1.0, float("inf")])
+def test_a_softcap_is_above_zero_and_goes_with_no_bias(softcap: float) -> None:
+    q, k, v = qkv(5, 2, 2, 16)
+    with pytest.raises(ValueError, match=r"softcap is .*; it must be above 0"):
+        kernels.attention(q, k, v, softcap=softcap)
+    with pytest.raises(ValueError, match=r"softcap is 1 beside a bias"):
+        kernels.attention(q, k, v, softcap=1.0, bias=np.zeros((2, 3), np.float32))
 
 
 def test_more_queries_than_keys() -> None:
@@ -246,7 +269,10 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: kernels.attention(Q, K[..., :8].copy(), V), r"k is .*; its head_dim must be that of q, 16"),
     (lambda: kernels.attention(Q[:, :3].copy(), K, V), "q has 3 heads; they must be a multiple of those of k and v, 2"),
     (lambda: kernels.attention(WIDE, WIDE, WIDE), "q is .*; it must have .* a head_dim of 1 to 256"),
-    (lambda: kernels.attention(Q, K[:9], V[:9], causal=True), "q has 20 rows and k 9; with causal, window or bias"),
+    (
+        lambda: kernels.attention(Q, K[:9], V[:9], causal=True),
+        "q has 20 rows and k 9; with causal, window, pattern or bias",
+    ),
     (lambda: kernels.attention(Q, K[:0], V[:0]), "k has no rows; a query needs a key"),
     (lambda: kernels.attention(Q, K, V, window=-1), "window is -1; pass a distance of 0 or more"),
     (lambda: kernels.attention(Q, K, V, window=1.5), "window is 1.5; pass a distance"),  # type: ignore[arg-type]

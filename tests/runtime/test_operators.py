@@ -258,6 +258,33 @@ def test_values_side_by_side(isa: str, widths: tuple[int, ...]) -> None:
 
 
 @every_isa
+@pytest.mark.parametrize("kept", [False, True])
+def test_capped_scores_and_logits(isa: str, kept: bool) -> None:
+    build = GraphBuilder.text(50, 0, 40)
+    x = build.embed([Table("words", 2 * floats(50, 63), "ids")])
+    q, k, v = (build.columns(x, begin, 21) for begin in (0, 21, 42))
+    state = build.store(k, v, heads=3, head_dim=7, kept=kept)
+    mixed = build.attend(q, state, scale=1.0, causal=kept, left=12, softcap=4.0)
+    graph = build.build(build.softcap(build.linear(mixed, floats(20, 21), name="out"), 3.0))
+    result = agree(graph, text_inputs(), isa, 4e-5)
+    assert 2.9 < np.abs(result).max() <= 3
+    plain = replace(graph, ops=[{key: op[key] for key in op if key != "softcap"} for op in graph.ops])
+    assert np.abs(_core.Session(program(plain, isa)).run(text_inputs()) - result).max() > 0.5
+    agree(quantize_graph(graph), text_inputs(), isa, 0.05)
+
+
+def test_a_cap_beside_a_bias_is_refused() -> None:
+    build = GraphBuilder.text(50, 0, 40)
+    x = build.embed([Table("words", floats(50, 48), "ids")])
+    q, k, v = (build.columns(x, begin, 16) for begin in (0, 16, 32))
+    state = build.store(k, v, heads=2, head_dim=8)
+    bias = ("bias", np.pad(floats(2, 79), ((0, 0), (0, 1))))
+    graph = build.build(build.attend(q, state, scale=0.5, bias=bias, softcap=3.0))
+    with pytest.raises(ValueError, match="'softcap' is 3 beside a bias"):
+        program(graph)
+
+
+@every_isa
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("window", [{}, {"left": 5, "right": 5}, {"causal": True}])
 def test_queries_that_see_the_first_keys_alone(isa: str, biased: bool, window: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ class AttentionStep final : public Step {
  public:
   struct Shape {
     int heads;
-    float scale;
+    float scale, softcap;
     KeyRange range;
     const float* bias;
     size_t ld_bias;
@@ -82,6 +82,7 @@ class AttentionStep final : public Step {
                                .head_begin = heads.begin,
                                .head_end = heads.end,
                                .scale = shape_.scale,
+                               .softcap = shape_.softcap,
                                .range = range,
                                .first_key = globals,
                                .span_count = globals == 0 ? 0 : 1,
@@ -117,19 +118,22 @@ class AttentionStep final : public Step {
 
 struct Attention {
   std::string q, state, out, bias, keys, more_globals, global_q, global_state;
-  double scale = 0;
+  double scale = 0, softcap = 0;
   bool causal = false;
   int64_t left = -1, right = -1, globals = 0;
 
   static constexpr const char* kName = "attention";
   static constexpr const char* kDoc =
-      "`out = softmax(q · kᵀ · scale + bias) · v` over the keys of the query's sequence that it sees";
+      "`out = softmax(q · kᵀ · scale + bias) · v` over the keys of the query's sequence that it sees; with a `softcap` "
+      "c "
+      "the softmax is that of c · tanh(q · kᵀ · scale / c)";
   static constexpr auto fields() {
     return std::tuple{
         name("q", &Attention::q, "queries: from `quantize_heads` for an int8 state, rows of heads for fp32"),
         name("state", &Attention::state, "keys and values, each head for as many query heads in a row"),
         name("out", &Attention::out, "rows of heads side by side"),
         number_above("scale", &Attention::scale, 0, "of q · k, before rotation"),
+        optional_number("softcap", &Attention::softcap, 0, "what scores stay below, in absolute value; 0: no such cap"),
         flag("causal", &Attention::causal, "no later key is seen"),
         optional_integer("left", &Attention::left, -1, kMaxRows, "keys seen before the query's own; −1: all"),
         optional_integer("right", &Attention::right, -1, kMaxRows, "keys seen after it; −1: all"),
@@ -161,6 +165,8 @@ struct Attention {
     shape.range = {left < 0 ? kUnlimited : static_cast<int>(left), causal      ? 0
                                                                    : right < 0 ? kUnlimited
                                                                                : static_cast<int>(right)};
+    shape.softcap = static_cast<float>(softcap);
+    l.check(softcap == 0 || bias.empty(), "softcap", "is ", softcap, " beside a bias; only plain scores are capped");
     if (!bias.empty()) {
       const int64_t reach = l.domain_of(from).max_rows, length = padded(2 * reach - 1);
       shape.bias = l.tensors().take_floats(l.place(), bias, {heads, length});

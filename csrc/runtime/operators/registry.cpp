@@ -18,6 +18,7 @@
 #include "runtime/operators/resize.h"
 #include "runtime/operators/rope.h"
 #include "runtime/operators/select.h"
+#include "runtime/operators/softcap.h"
 #include "runtime/operators/store.h"
 #include "runtime/operators/unfold.h"
 
@@ -25,7 +26,7 @@ namespace pocketformer {
 namespace {
 
 using Operators = std::tuple<Embed, Norm, Linear, Columns, Rope, QuantizeHeads, Store, Attention, Pool, Select,
-                             Normalize, Unfold, Prepend, Concat, Depthwise, Fold, Resize>;
+                             Normalize, Unfold, Prepend, Concat, Depthwise, Fold, Resize, SoftCap>;
 
 // fn(operator) for each, of which only the type counts.
 template <class Fn>

@@ -16,7 +16,7 @@ from .dinov2 import DINOV2, DINOV2_WITH_REGISTERS
 from .distilbert import DISTILBERT
 from .eurobert import EUROBERT
 from .family import Family
-from .gemma import GEMMA3
+from .gemma import GEMMA2, GEMMA3
 from .gpt2 import GPT2
 from .gte import GTE
 from .image import ImageFamily
@@ -34,7 +34,7 @@ from .vit import DEIT, VIT
 
 _BERTS = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, MPNET, ALBERT)
 _TEXT = (*_BERTS, MODERNBERT, NOMIC_BERT, EUROBERT, GTE, T5, LONGFORMER, BIG_BIRD)
-_DECODERS = (LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA3, PHI3, GPT2)
+_DECODERS = (LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, GEMMA3, PHI3, GPT2)
 DECODERS: dict[str, DecoderFamily] = {family.name: family for family in _DECODERS}
 """Families that predict the next token, by ``model_type``."""
 

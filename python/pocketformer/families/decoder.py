@@ -34,13 +34,17 @@ NAMES = LayerNames(
 
 @dataclass(frozen=True)
 class DecoderSpec:
-    """``layers`` one by one; ``tied`` says that the word table is the head; ``scale`` multiplies its rows."""
+    """``layers`` one by one; ``tied`` says that the word table is the head; ``scale`` multiplies its rows.
+
+    ``cap`` c makes c·tanh(x/c) of every logit x, unless it is 0.
+    """
 
     vocab: int
     positions: int
     layers: tuple[LayerSpec, ...]
     tied: bool
     scale: float = 1.0
+    cap: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -89,11 +93,13 @@ def layer_spec(config: Config, *, theta: float = 10_000.0) -> LayerSpec:
     return layer
 
 
-def decoder_spec(config: Config, layers: tuple[LayerSpec, ...], *, tied: bool, scale: float = 1.0) -> DecoderSpec:
+def decoder_spec(
+    config: Config, layers: tuple[LayerSpec, ...], *, tied: bool, scale: float = 1.0, cap: float = 0.0
+) -> DecoderSpec:
     longest = [layer.rope.longest for layer in layers if layer.rope is not None and layer.rope.longest is not None]
     positions = min(config.integer("max_position_embeddings"), MOST_POSITIONS, *longest)
     tied = config.flag("tie_word_embeddings", tied)
-    return DecoderSpec(config.integer("vocab_size"), positions, layers, tied, scale)
+    return DecoderSpec(config.integer("vocab_size"), positions, layers, tied, scale, cap)
 
 
 def with_windows(config: Config, layer: LayerSpec, window: int | None, kinds: tuple[str, ...]) -> tuple[LayerSpec, ...]:
@@ -135,7 +141,7 @@ def generator(family: DecoderFamily, config: Config, tensors: Tensors) -> tuple[
             f"tensor '{HEAD}' is missing, and config.json says 'tie_word_embeddings': false, so that the word table "
             "does not stand for it; save the complete model with save_pretrained"
         )
-    return b, logits
+    return b, b.softcap(logits, spec.cap) if spec.cap else logits
 
 
 def layers(b: GraphBuilder, family: DecoderFamily, spec: DecoderSpec, tensors: Tensors) -> str:

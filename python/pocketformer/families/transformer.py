@@ -29,8 +29,9 @@ class LayerSpec:
     queries and keys by their positions. ``globals`` first tokens, and as many more as the input ``more_globals`` says,
     see all by projections of their own and are seen by all, beside the window. ``gated`` says that the activation of
     one linear multiplies another (GLU, arXiv 2002.05202). ``qk_norm`` normalises each head of queries and keys before
-    they turn; ``scale`` multiplies q·k, and is 1/√head_dim if None. ``norm_offset`` is added to the weight of every
-    norm (Gemma's 1). ``kept`` says that keys and values outlive a run. The ``…_bias`` say which biases exist.
+    they turn; ``scale`` multiplies q·k, and is 1/√head_dim if None; ``softcap`` c then makes c·tanh(s/c) of a score s,
+    unless it is 0. ``norm_offset`` is added to the weight of every norm (Gemma's 1). ``kept`` says that keys and values
+    outlive a run. The ``…_bias`` say which biases exist.
 
     Raises:
         CheckpointError: the heads do not divide the width, the key-value heads the heads, or more channels turn than
@@ -55,6 +56,7 @@ class LayerSpec:
     gated: bool = False
     qk_norm: bool = False
     scale: float | None = None
+    softcap: float = 0.0
     norm_offset: float = 0.0
     kept: bool = False
     qkv_bias: bool = True
@@ -219,6 +221,7 @@ class Layer:
             eps=spec.eps,
             kept=spec.kept,
             bias=bias,
+            softcap=spec.softcap,
         )
 
     def _sublayer(self, b: GraphBuilder, h: str, pair: Pair, role: str, x: str, which: int) -> str:
