@@ -63,6 +63,9 @@ inline py::array_t<float> output_array(const py::handle& object, py::ssize_t row
   return array;
 }
 
+// numpy's float16, for which pybind11 has no type.
+inline bool is_half(const py::array& array) { return array.dtype().char_() == 'e' && array.dtype().byteorder() == '='; }
+
 // A parameter where it lies; the caller keeps the array alive.
 inline Tensor tensor(const py::handle& object, const std::string& name) {
   require(py::isinstance<py::array>(object), "tensor '", name, "' is ", describe(object), "; pass a numpy array");
@@ -74,6 +77,7 @@ inline Tensor tensor(const py::handle& object, const std::string& name) {
   if (py::isinstance<py::array_t<int8_t>>(array)) tensor.dtype = DType::kI8;
   if (py::isinstance<py::array_t<uint8_t>>(array)) tensor.dtype = DType::kU8;
   if (py::isinstance<py::array_t<int32_t>>(array)) tensor.dtype = DType::kI32;
+  if (is_half(array)) tensor.dtype = DType::kF16;
   return tensor;
 }
 
@@ -82,6 +86,7 @@ inline DType dtype_named(const std::string& name) {
   if (name == dtype_name<float>()) return DType::kF32;
   if (name == dtype_name<int8_t>()) return DType::kI8;
   if (name == dtype_name<uint8_t>()) return DType::kU8;
+  if (name == "float16") return DType::kF16;
   return name == dtype_name<int32_t>() ? DType::kI32 : DType::kOther;
 }
 

@@ -204,20 +204,30 @@ POCKETFORMER_INLINE void gemm_panels(const GemmArgs& g) {
   for (; panel < g.panel_end; ++panel) gemm_rows<Tile, V, 1>(g, panel);
 }
 
+// Of a panel's upper bits: 64 bytes hold those of 32 inputs of kI5, 16 of kI6.
+POCKETFORMER_INLINE size_t high_bytes(const WeightView& weight) {
+  const int step = weight.format == pocketformer::Format::kI5 ? 32 : 16;
+  return static_cast<size_t>(weight.k + step - 1) / step * 64;
+}
+
 // Rows [row, row + m) and the panels from `panel` on as a product of its own. X is what `x` points to.
 template <class X>
 POCKETFORMER_INLINE GemmArgs part_of(GemmArgs g, int row, int m, int panel) {
-  constexpr size_t kBytes[pocketformer::kFormats] = {4 * kLanes, 2 * kLanes, 64, 64};
-  constexpr int kDepth[pocketformer::kFormats] = {1, 1, 4, 8};
+  constexpr uint8_t kBytes[pocketformer::kFormats] = {4 * kLanes, 2 * kLanes, 64, 64, 0, 64, 64, 0};
+  constexpr uint8_t kDepth[pocketformer::kFormats] = {1, 1, 4, 8, 1, 8, 8, 1};
   const int format = static_cast<int>(g.weight.format), column = panel * kLanes;
   const size_t steps = (static_cast<size_t>(g.weight.k) + kDepth[format] - 1) / kDepth[format];
   const int scales = g.weight.group == 0 ? column : column * (g.weight.k / g.weight.group);
+  const int halves = g.weight.subscale == nullptr ? scales : column * (g.weight.k / pocketformer::kBlockK);
   const auto advance = [](auto& pointer, size_t by) { pointer = pointer != nullptr ? pointer + by : nullptr; };
   g.x = static_cast<const X*>(g.x) + row * g.ldx;
   g.weight.panels = static_cast<const char*>(g.weight.panels) + panel * steps * kBytes[format];
   g.m = m, g.panel_begin = 0, g.panel_end -= panel, g.weight.n -= column;
-  advance(g.x_scale, row), advance(g.x_sum, row * g.ld_sum);
+  advance(g.x_scale, row * (g.ld_scale != 0 ? g.ld_scale : 1)), advance(g.x_sum, row * g.ld_sum);
   advance(g.weight.scale, scales), advance(g.weight.minimum, scales), advance(g.weight.colsum, column);
+  advance(g.weight.half_scale, halves), advance(g.weight.half_minimum, halves);
+  advance(g.weight.subscale, scales), advance(g.weight.subminimum, scales);
+  advance(g.weight.high, panel * high_bytes(g.weight));
   advance(g.out, row * g.ldo + column), advance(g.epilogue.bias, column);
   advance(g.epilogue.multiply, row * g.epilogue.ld_multiply + column);
   advance(g.epilogue.residual, row * g.epilogue.ld_residual + column);

@@ -1,20 +1,23 @@
-// Products with 4-bit weights: indices into a codebook of 16 signed bytes, one scale a channel or a group of k.
+// Products with weights of 4 bits, indices into a codebook of 16 signed bytes with one scale a channel or a group of k;
+// and with those of 5, 6 and 8 bits whose scales are of groups.
 //
 // The sums of a group are exact integers. A group's sum, as a float, is multiplied by the group's scale and added to
 // the total in one rounding, groups in ascending order (docs/format.md, Arithmetic). With few rows the nibbles are
 // looked up as they are multiplied and a panel is read once; with many, a panel is looked up beforehand for all of
-// them.
+// them. What a file stores in a smaller way (5 and 6 bits in two planes, scales as fp16) is put together beforehand,
+// a panel or a few at a time, so that the tiles know bytes, nibbles and floats alone.
 //
 // Where the dot product takes an unsigned operand, the looked-up weights are it: the codebook is biased once and a
 // group's sum begins at −128·Σx. (The activations are not, because 255·127 twice would overflow vpmaddubsw's 16 bits,
 // and AVX2 shares their absolute value among the channels.)
 #pragma once
 
+#include "core/half.h"
 #include "kernels/gemm.h"
 
 namespace {
 
-// Where the weights of two k-groups come from: 64 bytes of nibbles, or 128 bytes that were looked up before.
+// Where the weights of two k-groups come from: 64 bytes of nibbles, or 128 bytes: a file's, or looked up before.
 template <class V>
 struct Nibbles {
   static constexpr int kBytes = 64;
@@ -32,12 +35,14 @@ struct Nibbles {
 template <class V>
 struct Bytes {
   static constexpr int kBytes = 128;
-  static constexpr int kRows = V::kGemmRows;
+  // Less one where the offset of weights takes a register.
+  static constexpr int kRows =
+      V::kLookedUpRows != 0 ? V::kGemmRows - (V::kActivationOffset != 0 ? 1 : 0) : V::kGemmRowsI4;
 
   explicit POCKETFORMER_INLINE Bytes(const WeightView&) {}
   template <int Half>
   POCKETFORMER_INLINE typename V::B load(const int8_t* w) const {
-    return V::load_b(w + 64 * Half);
+    return V::bias(V::load_b(w + 64 * Half));
   }
 };
 
@@ -139,6 +144,8 @@ void gemm_i4_tile(const GemmArgs& g, int row, int panel) {
   const uint8_t* x = static_cast<const uint8_t*>(g.x) + row * ldx;
   const int8_t* w = static_cast<const int8_t*>(weight.panels) + panel * panel_bytes;
   const int32_t* sum = g.x_sum + row * ld_sum;
+  const size_t ld_scale = g.ld_scale;  // 0: the inputs have a scale a row, which comes at the end
+  const float* x_scale = g.x_scale + (ld_scale != 0 ? row * ld_scale : row);
   const float* scale = weight.scale + panel * panel_scales;
   const float* minimum = weight.minimum == nullptr ? nullptr : weight.minimum + panel * panel_scales;
 
@@ -157,27 +164,33 @@ void gemm_i4_tile(const GemmArgs& g, int row, int panel) {
     multiply_group<V, Source, MR, NR>(acc, source, x, ldx, w, panel_bytes, pairs);
     unroll<MR * NR>([&](auto i) POCKETFORMER_LAMBDA { V::pin(acc[i]); });
 
-    F factor[NR];
+    F factor[NR], value[MR * NR];
     unroll<NR>([&](auto c) POCKETFORMER_LAMBDA { factor[c] = V::load(scale + c * panel_scales); });
-    unroll<MR * NR>([&](auto i) POCKETFORMER_LAMBDA { totals.template add<i>(V::to_f32(acc[i]), factor[i % NR]); });
+    unroll<MR * NR>([&](auto i) POCKETFORMER_LAMBDA { value[i] = V::to_f32(acc[i]); });
+    if (ld_scale != 0)
+      unroll<MR * NR>([&](auto i)
+                          POCKETFORMER_LAMBDA { value[i] = V::mul(value[i], V::set1(x_scale[i / NR * ld_scale])); });
+    unroll<MR * NR>([&](auto i) POCKETFORMER_LAMBDA { totals.template add<i>(value[i], factor[i % NR]); });
     scale += kLanes;
     if (minimum != nullptr) {
       unroll<NR>([&](auto c) POCKETFORMER_LAMBDA { factor[c] = V::load(minimum + c * panel_scales); });
-      unroll<MR * NR>([&](auto i) POCKETFORMER_LAMBDA {
-        totals.template add<i>(V::set1(static_cast<float>(sum[i / NR * ld_sum])), factor[i % NR]);
+      unroll<MR>([&](auto r) POCKETFORMER_LAMBDA {
+        float units = static_cast<float>(sum[r * ld_sum]);
+        if (ld_scale != 0) units *= x_scale[r * ld_scale];
+        unroll<NR>([&](auto c) POCKETFORMER_LAMBDA { totals.template add<r * NR + c>(V::set1(units), factor[c]); });
       });
       minimum += kLanes;
     }
     ++sum;
+    if (ld_scale != 0) ++x_scale;
   }
 
   F bias[NR];
   unroll<NR>([&](auto c) POCKETFORMER_LAMBDA {
     bias[c] = g.epilogue.bias != nullptr ? V::load(g.epilogue.bias + column + c * kLanes) : V::zero();
   });
-  const float* x_scale = g.x_scale + row;
   store_tile<V, MR, NR>(g.epilogue, g.out + row * g.ldo + column, g.ldo, row, column, [&](auto i) POCKETFORMER_LAMBDA {
-    return V::fma(totals.template get<i>(), V::set1(x_scale[i / NR]), bias[i % NR]);
+    return V::fma(totals.template get<i>(), V::set1(ld_scale != 0 ? 1.0f : x_scale[i / NR]), bias[i % NR]);
   });
 }
 
@@ -192,47 +205,130 @@ struct TileI4Bytes {
   static void run(const GemmArgs& g, int row, int panel) { gemm_i4_tile<V, Bytes<V>, MR, NR>(g, row, panel); }
 };
 
-// On the stack, and most of it in the nearest caches: 64 KiB. Products of longer rows look their weights up as they go.
-constexpr int kLookedUpK = 4096;
-
 // A last k-group without three more has padding after it: an ISA's own product takes four at a time.
 template <class V>
-void look_up_panel(const WeightView& weight, const int8_t* w, int8_t* out) {
-  const Nibbles<V> source(weight);
+void look_up_panel(const WeightView& weight, int8_t* out) {
+  const typename V::B table = V::repeat16(weight.codebook);
+  const auto* w = static_cast<const int8_t*>(weight.panels);
   const int pairs = (weight.k + 7) / 8;
   for (int i = 0; i < pairs; ++i, w += 64, out += 128) {
-    V::store_b(out, source.template load<0>(w));
-    V::store_b(out + 64, source.template load<1>(w));
+    const typename V::B pair = V::load_b(w);
+    V::store_b(out, V::lookup(table, V::low_nibbles(pair)));
+    V::store_b(out + 64, V::lookup(table, V::high_nibbles(pair)));
   }
   if (pairs % 2 != 0) std::memset(out, 0, 128);
 }
 
-template <class V>
-void gemm_i4_looked_up(const GemmArgs& g) {
-  alignas(64) int8_t bytes[kLookedUpK * kLanes];
-  for (int panel = g.panel_begin; panel < g.panel_end; ++panel) {
-    GemmArgs one = part_of<uint8_t>(g, 0, g.m, panel);
-    look_up_panel<V>(g.weight, static_cast<const int8_t*>(one.weight.panels), bytes);
-    one.weight.panels = bytes;
-    gemm_rows<TileI4Bytes, V, 1>(one, 0);
+// A panel of 4 + Bits bits: consecutive values, of which index 0 stands for `first`.
+template <int Bits>
+void join_planes(const uint8_t* __restrict low, const uint8_t* __restrict high, int first, int pairs,
+                 int8_t* __restrict out) {
+  constexpr int kPairs = 4 / Bits, kMask = (1 << Bits) - 1;  // pairs of k-groups whose upper bits share a byte
+  for (; pairs > 0; pairs -= kPairs, high += 64)
+    unroll<kPairs>([&](auto pair) POCKETFORMER_LAMBDA {
+      if (pair >= pairs) return;
+      constexpr int shift = 2 * Bits * pair;
+      for (int i = 0; i < 64; ++i) {
+        out[i] = static_cast<int8_t>(first + (low[i] & 15) + (high[i] >> shift & kMask) * 16);
+        out[64 + i] = static_cast<int8_t>(first + (low[i] >> 4) + (high[i] >> (shift + Bits) & kMask) * 16);
+      }
+      low += 64, out += 128;
+    });
+}
+
+// fp16 scales as floats, `groups` × 16; with `sub` times these, each fp16 being that of `share` groups. Exact.
+__attribute__((noinline)) void widen_scales(const uint16_t* __restrict half, const int8_t* __restrict sub, int groups,
+                                            int share, float* __restrict out) {
+  for (int left = share; groups > 0; --groups, out += kLanes) {
+    for (int c = 0; c < kLanes; ++c) out[c] = pocketformer::widen(half[c]);
+    if (sub != nullptr) {
+      for (int c = 0; c < kLanes; ++c) out[c] *= static_cast<float>(sub[c]);
+      sub += kLanes;
+    }
+    if (--left == 0) left = share, half += kLanes;
   }
 }
 
 // One row: several panels at once are as many streams from memory, and share the work on the activations.
+template <template <class, int, int> class Tile, class V>
+POCKETFORMER_INLINE void multiply_row(GemmArgs& g) {
+  if constexpr (V::kRowPanels > 1)
+    if (g.m == 1)
+      for (; g.panel_begin + V::kRowPanels <= g.panel_end; g.panel_begin += V::kRowPanels)
+        Tile<V, 1, V::kRowPanels>::run(g, 0, g.panel_begin);
+}
 template <class V>
-void gemm_i4_row(GemmArgs g) {
-  for (; g.panel_begin + V::kRowPanels <= g.panel_end; g.panel_begin += V::kRowPanels)
-    TileI4<V, 1, V::kRowPanels>::run(g, 0, g.panel_begin);
+__attribute__((noinline)) void multiply_nibbles(GemmArgs g) {
+  multiply_row<TileI4, V>(g);
   gemm_panels<TileI4, V>(g);
+}
+template <class V>
+__attribute__((noinline)) void multiply_bytes(GemmArgs g) {
+  if constexpr (V::kGemmGroups == 1) multiply_row<TileI4Bytes, V>(g);
+  for (int panel = g.panel_begin; panel < g.panel_end; ++panel) gemm_rows<TileI4Bytes, V, 1>(g, panel);
+}
+
+// On the stack, and most of it in the nearest caches: 96 KiB. Either the bytes of one panel of up to kLookedUpK inputs
+// and its scales, or the scales of longer channels and of more panels at once.
+constexpr int kPanelBytes = pocketformer::kLookedUpK * kLanes;
+constexpr int kPanelScales = 2 * pocketformer::kLookedUpK / 16 * kLanes;  // with minima, in the smallest groups
+static_assert(2 * pocketformer::kMostGroups * kLanes * sizeof(float) <= kPanelBytes + kPanelScales * sizeof(float));
+
+// `join`: a panel's values are put together as bytes.
+template <class V>
+__attribute__((noinline)) void gemm_prepared(const GemmArgs& g, bool join) {
+  using pocketformer::Format;
+  alignas(64) float room[kPanelScales + kPanelBytes / sizeof(float)];
+  auto* const bytes = reinterpret_cast<int8_t*>(room + kPanelScales);
+  const bool halves = g.weight.half_scale != nullptr;
+  const int groups = g.weight.group == 0 ? 1 : g.weight.k / g.weight.group, fit = pocketformer::kMostGroups / groups;
+  int step = g.m == 1 ? V::kRowPanels : V::kGemmPanels;
+  if (halves && fit < step) step = fit;
+  if (join) step = 1;
+  for (int panel = g.panel_begin; panel < g.panel_end; panel += step) {
+    GemmArgs part = part_of<uint8_t>(g, 0, g.m, panel);
+    WeightView& weight = part.weight;
+    if (part.panel_end > step) part.panel_end = step;
+    if (halves) {
+      const int all = part.panel_end * groups,
+                share = weight.subscale == nullptr ? 1 : pocketformer::kBlockK / weight.group;
+      float* const minima = room + all * kLanes;
+      widen_scales(weight.half_scale, weight.subscale, all, share, room);
+      if (weight.half_minimum != nullptr) {
+        widen_scales(weight.half_minimum, weight.subminimum, all, share, minima);
+        weight.minimum = minima;
+      }
+      weight.scale = room;
+    }
+    const auto* low = static_cast<const uint8_t*>(weight.panels);
+    if (join) {
+      if (weight.format == Format::kI4)
+        look_up_panel<V>(weight, bytes);
+      else if (weight.format == Format::kI5)
+        join_planes<1>(low, weight.high, weight.codebook[0], weight.k / 8, bytes);
+      else
+        join_planes<2>(low, weight.high, weight.codebook[0], weight.k / 8, bytes);
+      weight.panels = bytes;
+    }
+    if (join || weight.format == Format::kI8)
+      multiply_bytes<V>(part);
+    else
+      multiply_nibbles<V>(part);
+  }
 }
 
 template <class V>
 void gemm_i4_panels(const GemmArgs& g) {
-  if constexpr (V::kLookedUpRows != 0)
-    if (g.m >= V::kLookedUpRows && g.weight.k <= kLookedUpK) return gemm_i4_looked_up<V>(g);
-  if constexpr (V::kRowPanels > 1)
-    if (g.m == 1) return gemm_i4_row<V>(g);
-  gemm_panels<TileI4, V>(g);
+  using pocketformer::Format;
+  const Format format = g.weight.format;
+  const bool look_up = V::kLookedUpRows != 0 && g.m >= V::kLookedUpRows && g.weight.k <= pocketformer::kLookedUpK;
+  const bool join = format == Format::kI4 ? look_up : format != Format::kI8;
+  if (join || g.weight.half_scale != nullptr)
+    gemm_prepared<V>(g, join);
+  else if (format == Format::kI8)
+    multiply_bytes<V>(g);
+  else
+    multiply_nibbles<V>(g);
 }
 
 template <class V>

@@ -1,4 +1,5 @@
-// Rows of floats to int8 with one scale a row, after an optional block Hadamard rotation (docs/format.md, Arithmetic).
+// Rows of floats to int8 with one scale a row or group, after an optional block Hadamard rotation (docs/format.md,
+// Arithmetic).
 #pragma once
 
 #include "kernels/gemm.h"
@@ -129,11 +130,16 @@ void quantize_rows(const QuantizeArgs& q) {
       }
       for (; c < end; c += kLanes) V::store_bytes(out + c, V::add_i32(quantized(c), offset));
     };
-    float amax = 0;
+    float* const scales = q.scale + r * (q.ld_scale != 0 ? q.ld_scale : 1);
     if (q.rotate <= 1) {
-      amax = row_max_abs<V>(x, columns);
-      emit(x, 0, columns, inverse_scale(amax));
+      const int width = q.ld_scale != 0 ? q.group : columns;
+      for (int c = 0, i = 0; c < columns; c += width, ++i) {
+        const float amax = row_max_abs<V>(x + c, width);
+        emit(x + c, c, c + width, inverse_scale(amax));
+        scales[i] = amax * (1.0f / 127.0f);
+      }
     } else {
+      float amax = 0;
       int last = 0;
       for (int c = 0; c < columns; c += kRotatedFloats) {
         last = c;
@@ -148,8 +154,8 @@ void quantize_rows(const QuantizeArgs& q) {
         rotate_row<V>(x + c, rotated, kRotatedFloats, q.rotate);
         emit(rotated, c, c + kRotatedFloats, inverse);
       }
+      scales[0] = amax * (1.0f / 127.0f);
     }
-    q.scale[r] = amax * (1.0f / 127.0f);
     if (q.sum != nullptr) sum_groups<V>(reinterpret_cast<const int8_t*>(out), columns, q.group, q.sum + r * q.ld_sum);
   }
 }

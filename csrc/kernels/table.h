@@ -21,9 +21,9 @@ enum class Activation : int32_t { kNone, kGelu, kGeluTanh, kRelu, kSilu, kTanh }
 enum class NormKind : int32_t { kLayer, kRms };
 enum class PoolKind : int32_t { kMean, kCls, kMax, kLast, kMeanSqrt, kWeightedMean };
 
-// x[rows][ldx] → q[rows][ldq] with one scale a row. `q` holds value + activation_offset, or with `is_signed` the value;
-// columns [k, round_up(k, 16)) are written as zero, and offset. `ldq` is a multiple of 64. `rotate` is the Hadamard
-// block (0 or a power of two dividing k).
+// x[rows][ldx] → q[rows][ldq] with one scale a row, or a group of k. `q` holds value + activation_offset, or with
+// `is_signed` the value; columns [k, round_up(k, 16)) are written as zero, and offset. `ldq` is a multiple of 64.
+// `rotate` is the Hadamard block (0 or a power of two dividing k).
 struct QuantizeArgs {
   const float* x;
   size_t ldx;
@@ -32,27 +32,41 @@ struct QuantizeArgs {
   float* scale;
   int rows, k, rotate;
   bool is_signed = false;
-  int group = 0;           // with `sum`: 0, the whole row, or a multiple of 16 that divides k
+  size_t ld_scale = 0;     // 0: scale[rows]; else [rows][ld_scale], one a group, and nothing is rotated
+  int group = 0;           // with `sum` or `ld_scale`: 0, the whole row, or a multiple of 16 that divides k
   int32_t* sum = nullptr;  // or [rows][ld_sum]: Σ of a group's values
   size_t ld_sum = 0;
 };
 
-// Those from kI3 on are of tables alone, which are looked up and never multiplied.
+// Those from kI3 on are of tables, which are looked up and never multiplied; kI5 and kI6 are multiplied where they lie
+// in panels.
 enum class Format : int32_t { kF32, kF16, kI8, kI4, kI3, kI5, kI6, kI7 };
-inline constexpr int kFormats = 4;  // of products
+inline constexpr int kFormats = 8, kProducts = 4;
+
+inline constexpr int kBlockK = 256;      // of k that share an fp16 scale where groups have int8 multiples of it
+inline constexpr int kMostGroups = 512;  // of a channel whose scales are fp16, which are widened on the stack
+inline constexpr int kLookedUpK = 4096;  // longest channel whose values are looked up, or put together, on the stack
 
 // A weight as it lies in the file: n channels in panels of 16, or a table by rows.
 struct WeightView {
   Format format;
   const void* panels;  // kF32 [n/16][k][16]; kI8 [n/16][⌈k/4⌉][16][4]; kI4 [n/16][⌈k/8⌉][16][4]: k-group 2i in the low
-                       // nibbles, 2i + 1 in the high ones
-  const int8_t* codebook = nullptr;  // what indices of 3 to 7 bits stand for, values within ±127
+                       // nibbles, 2i + 1 in the high ones; kI5, kI6: the same of the lower four bits
+  const uint8_t* high = nullptr;     // kI5, kI6: upper bits [n/16][⌈k/step⌉][16][4], of the step's k-groups from the
+                                     // lowest bits of a byte on; a step is 32 and 16
+  const int8_t* codebook = nullptr;  // what indices of 3 to 7 bits stand for, values within ±127; consecutive ones in
+                                     // panels of kI5 and kI6
   const float* scale = nullptr;      // not kF32: one a channel [round_up(n, 16)], or with a group [n/16][k/group][16]
   const float* minimum = nullptr;    // or like scale: times Σ of the group's x, added
-  const int32_t* colsum = nullptr;   // kI8: Σ of a channel's values
+  const uint16_t* half_scale = nullptr;    // with a group, fp16 instead of `scale`, and of `minimum`
+  const uint16_t* half_minimum = nullptr;  //
+  const int8_t* subscale = nullptr;        // or what they are multiplied by, [n/16][k/group][16]; the fp16 are then
+  const int8_t* subminimum = nullptr;      // [n/16][k/kBlockK][16]
+  const int32_t* colsum = nullptr;         // kI8: Σ of a channel's values, without a group
   int n, k;
   int group = 0;  // 0: one scale a channel
   int rotate = 0;
+  bool inputs_by_group = false;  // what it is multiplied by has a scale a group
 };
 
 // What follows a product, applied to a tile while it is in registers or near: bias, activation, times `multiply`, plus
@@ -71,10 +85,11 @@ struct Epilogue {
 // out[m][16·panel …] = epilogue(x · weightᵀ) for panels [panel_begin, panel_end). Rows of `out` may be as short as n;
 // of the padding columns those below `ldo` are written as zeros.
 struct GemmArgs {
-  const void* x;  // kF32, kF16: float; kI8: from quantize_rows; kI4: from quantize_rows, signed and with sums
+  const void* x;  // kF32, kF16: float; kI8: from quantize_rows; kI4 and groups: from it, signed and with sums
   size_t ldx;
-  const float* x_scale = nullptr;  // kI8, kI4: [m]
-  const int32_t* x_sum = nullptr;  // kI4: [m][ld_sum], by the weight's group
+  const float* x_scale = nullptr;  // kI8, kI4: [m], or with ld_scale [m][ld_scale] by the weight's group
+  size_t ld_scale = 0;
+  const int32_t* x_sum = nullptr;  // kI4 and groups: [m][ld_sum], by the weight's group
   size_t ld_sum = 0;
   WeightView weight;
   float* out;
@@ -277,11 +292,16 @@ struct SoftmaxArgs {
   int rows, width;
 };
 
+// Which product takes a weight: that of kI4 all integers whose scales are of groups.
+inline int kernel_of(const WeightView& weight) {
+  return static_cast<int>(weight.group != 0 ? Format::kI4 : weight.format);
+}
+
 struct KernelTable {
   const char* isa;
   int activation_offset;  // added to quantized activations so that u8×s8 hardware can take them: 0 or 128
   void (*quantize_rows)(const QuantizeArgs&);
-  void (*gemm[kFormats])(const GemmArgs&);  // by the weight's format; null where there is no kernel
+  void (*gemm[kProducts])(const GemmArgs&);  // by kernel_of; null where there is none
   void (*embed)(const EmbedArgs&);
   void (*norm)(const NormArgs&);
   void (*rope)(const RopeArgs&);

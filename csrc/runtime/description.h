@@ -63,11 +63,20 @@ struct InputSpec {
 
 enum class Layout { kPanels, kRows };
 
+// How the scales and minima of groups are stored: as floats, as fp16, or as fp16 of kBlockK inputs and an int8 multiple
+// of it for each group.
+enum class Scales { kF32, kF16, kTwoLevel };
+
 struct WeightSpec {
   Format format{};
   Layout layout = Layout::kPanels;
   int64_t n = 0, k = 0, group = 0, rotate = 0;
+  Scales scales = Scales::kF32;
+  bool inputs_by_group = false;
 
+  static constexpr Choice<Scales> kScales[] = {
+      {"f32", Scales::kF32}, {"f16", Scales::kF16}, {"two_level", Scales::kTwoLevel}};
+  static constexpr Choice<bool> kInputs[] = {{"row", false}, {"group", true}};
   static constexpr Choice<Format> kFormats[] = {{"f32", Format::kF32}, {"i8", Format::kI8}, {"i4", Format::kI4},
                                                 {"i3", Format::kI3},   {"i5", Format::kI5}, {"i6", Format::kI6},
                                                 {"i7", Format::kI7}};
@@ -80,7 +89,7 @@ struct WeightSpec {
   static constexpr auto fields() {
     return std::tuple{
         choice("format", &WeightSpec::format, kFormats,
-               "of a stored number; i3, i5, i6 and i7 of tables by rows alone"),
+               "of a stored number; i3 and i7 of tables by rows alone, i5 and i6 of these or in groups"),
         integer("n", &WeightSpec::n, 1, kMaxRows, "output channels, or rows of a table"),
         integer("k", &WeightSpec::k, 1, kMaxWidth, "inputs, or columns of a table"),
         optional_integer("group", &WeightSpec::group, 0, 128,
@@ -88,7 +97,12 @@ struct WeightSpec {
         optional_integer(
             "rotate", &WeightSpec::rotate, 0, 128,
             "Hadamard block that inputs, or looked up rows, are rotated by; 0 or a power of two that divides k"),
-        optional_choice("layout", &WeightSpec::layout, kLayouts, "`rows` for a table that is only looked up")};
+        optional_choice("layout", &WeightSpec::layout, kLayouts, "`rows` for a table that is only looked up"),
+        optional_choice("scales", &WeightSpec::scales, kScales,
+                        "of groups: float32, float16, or `two_level`: a float16 for 256 inputs and an int8 multiple of "
+                        "it for each group"),
+        optional_choice("inputs", &WeightSpec::inputs_by_group, kInputs,
+                        "what shares a scale of the rounded inputs: a row, or each group of it")};
   }
 };
 

@@ -132,18 +132,32 @@ void Lowering::take_weights(const Item* items) {
 void Lowering::load(const std::string& name, const WeightSpec& spec) {
   const int64_t n = padded(spec.n), panels = n / kLanes, k = spec.k, group = spec.group;
   const bool by_rows = spec.layout == Layout::kRows, int4 = spec.format == Format::kI4 && !by_rows;
+  const bool planes = !by_rows && (spec.format == Format::kI5 || spec.format == Format::kI6);
   const int bits = WeightSpec::bits(spec.format);
   Weight weight{{}, spec.layout};
   weight.view.format = spec.format;
   weight.view.n = static_cast<int>(spec.n);
   weight.view.k = static_cast<int>(k);
   weight.view.rotate = rotation(place_, spec.rotate, k);
-  check(group == 0 || (int4 && (group == 16 || group == 32 || group == 64 || group == 128) && k % group == 0), "group",
-        "is ", group, "; it must be 0, or for i4 in panels one of 16, 32, 64 and 128 that divides ", k);
+  const bool groups = int4 || planes || (spec.format == Format::kI8 && !by_rows);
+  check(group == 0 || (groups && (group == 16 || group == 32 || group == 64 || group == 128) && k % group == 0),
+        "group", "is ", group, "; it must be 0, or for integers in panels one of 16, 32, 64 and 128 that divides ", k);
   weight.view.group = static_cast<int>(group);
+  weight.view.inputs_by_group = spec.inputs_by_group;
+  check(group != 0 || (spec.scales == Scales::kF32 && !spec.inputs_by_group), "group",
+        "is 0; only with a group are 'scales' other than f32, or 'inputs' other than row");
+  check(spec.rotate == 0 || (!spec.inputs_by_group && (group == 0 || int4)), "rotate", "is ", spec.rotate,
+        "; inputs that are rounded by group, and those of i5, i6 and i8 in groups, are not rotated");
+  const int64_t groups_of_k = group == 0 ? 1 : k / group;
+  check(spec.scales == Scales::kF32 || groups_of_k <= kMostGroups, "scales", "are not f32; of ", groups_of_k,
+        " groups they must be, ", kMostGroups, " are the most that are not");
+  check(spec.scales != Scales::kTwoLevel || k % kBlockK == 0, "scales", "is 'two_level'; ", k,
+        " inputs are no multiple of ", kBlockK);
   check(spec.rotate == 0 || spec.format != Format::kF32, "rotate", "is ", spec.rotate, "; f32 weights are not rotated");
-  check(by_rows || bits == 32 || bits == 8 || bits == 4, "layout", "is 'panels'; numbers of ", bits,
-        " bits are those of tables by rows");
+  check(by_rows || bits == 32 || bits == 8 || bits == 4 || (planes && group != 0), "layout", "is 'panels'; numbers of ",
+        bits, " bits are those of tables by rows", planes ? ", or have a group" : "");
+  check(!planes || k <= kLookedUpK, "k", "is ", k, "; of 5 and 6 bits in panels there are at most ", kLookedUpK,
+        ", use i8 weights");
   const std::string stored = name + ".weight";
   if (by_rows) {
     const int64_t size = bits == 32 ? sizeof(float) : 1, columns = bits < 8 ? padded(k) / 8 * bits : k;
@@ -161,7 +175,7 @@ void Lowering::load(const std::string& name, const WeightSpec& spec) {
   } else if (spec.format == Format::kI8) {
     check(k <= kMaxInt8K, "k", "is ", k, "; int8 products overflow int32 beyond ", kMaxInt8K, ", use f32 weights");
     weight.view.panels = tensors_.take<int8_t>(place_, stored, {panels, (k + 3) / 4, kLanes, 4});
-    weight.view.colsum = tensors_.take<int32_t>(place_, name + ".colsum", {n});
+    if (group == 0) weight.view.colsum = tensors_.take<int32_t>(place_, name + ".colsum", {n});
     for (int64_t i = 0; weight.view.colsum != nullptr && i < n; ++i) {
       const int64_t sum = weight.view.colsum[i];
       require(sum >= -128 * k && sum <= 128 * k, place_.text(), ": tensor '", name, ".colsum' holds ", sum,
@@ -170,6 +184,9 @@ void Lowering::load(const std::string& name, const WeightSpec& spec) {
   } else {
     check(k <= kMaxInt8K, "k", "is ", k, "; 4-bit products overflow int32 beyond ", kMaxInt8K, ", use f32 weights");
     weight.view.panels = tensors_.take<uint8_t>(place_, stored, {panels, (k + 7) / 8, kLanes, 4});
+    const int64_t step = bits == 5 ? 32 : 16;
+    if (planes)
+      weight.view.high = tensors_.take<uint8_t>(place_, name + ".high", {panels, (k + step - 1) / step, kLanes, 4});
   }
   if (bits < 8) {
     const int entries = 1 << bits;
@@ -177,14 +194,30 @@ void Lowering::load(const std::string& name, const WeightSpec& spec) {
     for (int i = 0; weight.view.codebook != nullptr && i < entries; ++i) {
       require(weight.view.codebook[i] != -128, place_.text(), ": tensor '", name,
               ".codebook' holds -128; its entries are within ±127");
+      require(!planes || weight.view.codebook[i] == weight.view.codebook[0] + i, place_.text(), ": tensor '", name,
+              ".codebook' has ", int{weight.view.codebook[i]}, " at ", i, "; in panels of ", bits,
+              " bits its entries are consecutive");
     }
   }
   if (spec.format != Format::kF32) {
     const std::vector<int64_t> shape =
         group == 0 ? std::vector<int64_t>{n} : std::vector<int64_t>{panels, k / group, kLanes};
-    weight.view.scale = tensors_.take_floats(place_, name + ".scale", shape, 0.0f);
-    if (int4 && tensors_.has(name + ".minimum")) {
-      weight.view.minimum = tensors_.take_floats(place_, name + ".minimum", shape);
+    const bool minimum = (int4 || group != 0) && tensors_.has(name + ".minimum");
+    if (spec.scales == Scales::kF32) {
+      weight.view.scale = tensors_.take_floats(place_, name + ".scale", shape, group == 0 ? 0.0f : -INFINITY);
+      if (minimum) weight.view.minimum = tensors_.take_floats(place_, name + ".minimum", shape);
+    } else {
+      const bool two = spec.scales == Scales::kTwoLevel;
+      const auto whole_lines = [&](int64_t entries, int64_t size) {  // more panels, that its bytes are lines of 64
+        const int64_t multiple = table_row_multiple(entries * kLanes * size);
+        return std::vector<int64_t>{(panels + multiple - 1) / multiple * multiple, entries, kLanes};
+      };
+      const std::vector<int64_t> halves = whole_lines(two ? k / kBlockK : k / group, sizeof(uint16_t));
+      const std::vector<int64_t> multiples = whole_lines(k / group, sizeof(int8_t));
+      weight.view.half_scale = tensors_.take_halves(place_, name + ".scale", halves);
+      if (two) weight.view.subscale = tensors_.take<int8_t>(place_, name + ".subscale", multiples);
+      if (minimum) weight.view.half_minimum = tensors_.take_halves(place_, name + ".minimum", halves);
+      if (minimum && two) weight.view.subminimum = tensors_.take<int8_t>(place_, name + ".subminimum", multiples);
     }
   }
   weights_[name] = weight;

@@ -38,7 +38,8 @@ struct Value {
 // A value rounded to int8 for products, once for all that share it.
 struct Quantized {
   int from, column, rotate, group;
-  bool plain;  // without the ISA's offset
+  bool plain;     // without the ISA's offset
+  bool by_group;  // a scale a group
   Operand q, scale, sum;
 };
 

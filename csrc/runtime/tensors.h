@@ -15,7 +15,7 @@
 
 namespace pocketformer {
 
-enum class DType { kF32, kI8, kU8, kI32, kOther };
+enum class DType { kF32, kI8, kU8, kI32, kF16, kOther };
 
 // Without data, where only the shapes are known yet, what concerns values and addresses is not looked at.
 struct Tensor {
@@ -57,6 +57,18 @@ class Tensors {
     return data;
   }
 
+  // Bits of fp16, finite.
+  const uint16_t* take_halves(const Place& place, const std::string& name, const std::vector<int64_t>& shape) {
+    const uint16_t* data = take<uint16_t>(place, name, shape);
+    int64_t count = data == nullptr ? 0 : 1;
+    for (const int64_t extent : shape) count *= extent;
+    for (int64_t i = 0; i < count; ++i) {
+      require((data[i] & 0x7C00) != 0x7C00, place.text(), ": tensor '", name,
+              "' holds NaN or infinity; every entry must be finite");
+    }
+    return data;
+  }
+
   bool has(const std::string& name) const { return all_.count(name) != 0; }
 
   void refuse_unused() const {
@@ -71,11 +83,12 @@ class Tensors {
     if (std::is_same_v<T, float>) return DType::kF32;
     if (std::is_same_v<T, int8_t>) return DType::kI8;
     if (std::is_same_v<T, uint8_t>) return DType::kU8;
+    if (std::is_same_v<T, uint16_t>) return DType::kF16;
     return DType::kI32;
   }
 
   static const char* dtype_name(DType dtype) {
-    constexpr const char* kNames[] = {"float32", "int8", "uint8", "int32", "another dtype"};
+    constexpr const char* kNames[] = {"float32", "int8", "uint8", "int32", "float16", "another dtype"};
     return kNames[static_cast<int>(dtype)];
   }
 

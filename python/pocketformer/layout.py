@@ -16,6 +16,10 @@ MAX_HEAD_DIM = 256
 """Bounds the stack scratch of the attention kernels."""
 MAX_HADAMARD = 128
 """Largest rotation block that the compressor chooses."""
+MOST_GROUPS, LONGEST_JOINED = 512, 4096
+"""Groups of a channel whose scales are float16, and inputs of one whose values have 5 or 6 bits."""
+BLOCK = 256
+"""Inputs that share the float16 of a two-level scale."""
 BITS = {"f32": 32, "i8": 8, "i7": 7, "i6": 6, "i5": 5, "i4": 4, "i3": 3}
 """Of a stored number, by format; below 8 it is an index into a codebook."""
 
@@ -30,6 +34,17 @@ def int8_panels(n: int, k: int) -> tuple[int, int, int, int]:
 
 def int4_panels(n: int, k: int) -> tuple[int, int, int, int]:
     return (round_up(n, LANES) // LANES, round_up(k, 2 * GROUP) // (2 * GROUP), LANES, GROUP)
+
+
+def high_panels(n: int, k: int, bits: int) -> tuple[int, int, int, int]:
+    """Of the bits above the fourth: a byte has those of 8 / (bits − 4) groups of four inputs."""
+    step = 8 // (bits - 4) * GROUP
+    return (round_up(n, LANES) // LANES, round_up(k, step) // step, LANES, GROUP)
+
+
+def group_panels(n: int, groups: int, itemsize: int) -> tuple[int, int, int]:
+    """Of what each group of inputs has a number of; more panels than channels need where lines of 64 bytes ask so."""
+    return (table_rows(round_up(n, LANES) // LANES, groups * LANES, itemsize), groups, LANES)
 
 
 def fp32_panels(n: int, k: int) -> tuple[int, int, int]:

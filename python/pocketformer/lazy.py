@@ -8,6 +8,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from .grouped import Grouped, below
+
 Float32 = NDArray[np.float32]
 Rows = Callable[[int, int], Float32]
 """Rows ``[begin, end)`` of a matrix, read anew in each call."""
@@ -17,13 +19,14 @@ class LazyArray:
     """A float32 array whose shape is known and whose values are read in each use; it holds none of them.
 
     ``load()``, ``np.asarray`` and any attribute of an ndarray read the whole array, ``array[begin:end]`` only those
-    rows. What a caller keeps, it keeps itself.
+    rows. What a caller keeps, it keeps itself. ``grouped`` are the integers that it stands for, where a file has such.
     """
 
     dtype = np.dtype(np.float32)
 
-    def __init__(self, shape: Sequence[int], rows: Rows) -> None:
+    def __init__(self, shape: Sequence[int], rows: Rows, grouped: Grouped | None = None) -> None:
         self.shape = tuple(shape)
+        self.grouped = grouped
         self._rows = rows
 
     @property
@@ -71,9 +74,14 @@ class LazyArray:
         return f"LazyArray(shape={self.shape})"
 
 
-def lazy(shape: Sequence[int], rows: Rows) -> Float32:
+def lazy(shape: Sequence[int], rows: Rows, grouped: Grouped | None = None) -> Float32:
     """A :class:`LazyArray`, typed as the array that it stands for in ``Graph.params``."""
-    return cast(Float32, LazyArray(shape, rows))
+    return cast(Float32, LazyArray(shape, rows, grouped))
+
+
+def grouped_of(array: Float32) -> Grouped | None:
+    """The integers that ``array`` stands for, where it is lazy and a file has such."""
+    return array.grouped if isinstance(array, LazyArray) else None
 
 
 def concatenate(parts: Sequence[Float32]) -> Float32:
@@ -88,12 +96,19 @@ def concatenate(parts: Sequence[Float32]) -> Float32:
             first += len(part)
         return np.concatenate(pieces)
 
-    return lazy((sum(len(part) for part in parts), *parts[0].shape[1:]), rows)
+    grouped = [found for found in map(grouped_of, parts) if found is not None]
+    whole = below(grouped) if len(grouped) == len(parts) else None
+    return lazy((sum(len(part) for part in parts), *parts[0].shape[1:]), rows, whole)
 
 
 def row_slice(array: Float32, begin: int, end: int) -> Float32:
     """Rows ``[begin, end)`` of a matrix; nothing is read until the result is."""
-    return lazy((end - begin, *array.shape[1:]), lambda low, high: np.asarray(array[begin + low : begin + high]))
+    grouped = grouped_of(array)
+    return lazy(
+        (end - begin, *array.shape[1:]),
+        lambda low, high: np.asarray(array[begin + low : begin + high]),
+        None if grouped is None else grouped.part(begin, end),
+    )
 
 
 def take_rows(array: Float32, rows: NDArray[np.int64]) -> Float32:

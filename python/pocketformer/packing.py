@@ -16,11 +16,16 @@ from .layout import (
     attention_bias_width,
     codebook_size,
     fp32_panels,
+    group_panels,
+    high_panels,
     int4_panels,
     int8_panels,
     round_up,
     table_rows,
 )
+
+GROUP_PARTS = ("scale", "subscale", "minimum", "subminimum")
+"""What each group of inputs of a channel may have a number of."""
 
 
 def pad(array: Array, *shape: int) -> Array:
@@ -52,6 +57,27 @@ def pack_nibbles(codes: Array) -> Array:
     return np.ascontiguousarray((padded[..., 0, :] | padded[..., 1, :] << 4).transpose(0, 2, 1, 3))
 
 
+def pack_high(upper: Array, bits: int) -> Array:
+    """[N, K] uint8, the bits above the fourth of numbers of ``bits`` → [Np/16, ⌈K/step⌉, 16, 4] uint8.
+
+    A byte holds them for 8 / (bits − 4) groups of four inputs, from the lowest bits on.
+    """
+    n, k = upper.shape
+    panels, steps, _, _ = high_panels(n, k, bits)
+    parts = 8 // (bits - 4)
+    padded = pad(upper, panels * LANES, steps * parts * GROUP).reshape(panels, LANES, steps, parts, GROUP)
+    shifts = (np.arange(parts, dtype=np.uint8) * np.uint8(bits - 4))[:, None]
+    return np.ascontiguousarray(np.bitwise_or.reduce(padded << shifts, axis=3).transpose(0, 2, 1, 3))
+
+
+def unpack_high(packed: Array, bits: int, n: int, k: int) -> Array:
+    """The inverse of ``pack_high``: [N, K]."""
+    shifts = np.arange(0, 8, bits - 4, dtype=np.uint8)[:, None]
+    parts = packed.transpose(0, 2, 1, 3)[:, :, :, None] >> shifts & np.uint8((1 << (bits - 4)) - 1)
+    upper: Array = parts.reshape(packed.shape[0] * LANES, -1)
+    return upper[:n, :k]
+
+
 def pack_bits(codes: Array, bits: int) -> Array:
     """[N, K] uint8 codes of ``bits`` bits → [N, 2 · ``bits`` · ⌈K/16⌉]: each ``bits`` bits on, lowest bit first."""
     n, k = codes.shape
@@ -76,9 +102,14 @@ def unpack_panels(panels: Array, n: int, k: int) -> Array:
 
 
 def pack_scales(scale: Array) -> Array:
-    """[N] → [Np]; [N, groups] → [Np/16, groups, 16]."""
-    padded = pad(scale.astype(np.float32, copy=False), round_up(len(scale), LANES), *scale.shape[1:])
-    return padded if scale.ndim == 1 else np.ascontiguousarray(padded.reshape(-1, LANES, scale.shape[1]).swapaxes(1, 2))
+    """[N] → [Np]; [N, groups] → [Np/16, groups, 16], of float16 and int8 as many panels as make lines of 64 bytes."""
+    if scale.dtype not in (np.float16, np.int8):
+        scale = scale.astype(np.float32, copy=False)
+    if scale.ndim == 1:
+        return pad(scale, round_up(len(scale), LANES))
+    n, groups = scale.shape
+    padded = pad(scale, group_panels(n, groups, scale.itemsize)[0] * LANES, groups)
+    return np.ascontiguousarray(padded.reshape(-1, LANES, groups).swapaxes(1, 2))
 
 
 def unpack_scales(scale: Array, n: int) -> Array:
@@ -125,7 +156,7 @@ def stored_weights(graph: Graph) -> dict[str, dict[str, Any]]:
     by_rows = looked_up(graph)
     read = {op["weight"] for op in graph.ops if op["op"] == "linear"} | by_rows
     return {
-        name: {**facts, **({"layout": "rows"} if name in by_rows else {})}
+        name: {**facts, **({"layout": "rows"} if name in by_rows and not facts.get("group") else {})}
         for name, facts in graph.weights.items()
         if name in read
     }
@@ -142,17 +173,37 @@ def pack_weight(name: str, facts: dict[str, Any], plain: dict[str, Array], by_ro
         table = pack_bits(weight, bits) if bits < 8 else weight
         packed = {f"{name}.weight": pad(table, table_rows(rows, table.shape[1], table.itemsize), table.shape[1])}
     else:
-        packed = {f"{name}.weight": pack_nibbles(weight) if bits == 4 else pack_panels(weight)}
+        packed = {f"{name}.weight": pack_nibbles(weight & np.uint8(15)) if bits < 8 else pack_panels(weight)}
     if bits == 32:
         return packed
+    if bits in (5, 6) and not by_rows:
+        packed[f"{name}.high"] = pack_high(weight >> np.uint8(4), bits)
     packed[f"{name}.scale"] = pack_scales(plain[f"{name}.scale"])
-    if bits == 8 and not by_rows:
+    for part in GROUP_PARTS[1:]:
+        if f"{name}.{part}" in plain:
+            packed[f"{name}.{part}"] = pack_scales(plain[f"{name}.{part}"])
+    if bits == 8 and not by_rows and not facts.get("group"):
         packed[f"{name}.colsum"] = pad(weight.sum(axis=1, dtype=np.int32), round_up(rows, LANES))
     if bits < 8:
         packed[f"{name}.codebook"] = pad(plain[f"{name}.codebook"], codebook_size(bits))
-        if f"{name}.minimum" in plain:
-            packed[f"{name}.minimum"] = pack_scales(plain[f"{name}.minimum"])
     return packed
+
+
+def scales_of(name: str, plain: dict[str, Array]) -> tuple[Array, Array | None]:
+    """Scales of the weight ``name`` and minima or None as float32 [n] or [n, groups], whatever they are stored as."""
+
+    def floats(part: str) -> Array | None:
+        stored, multiples = plain.get(f"{name}.{part}"), plain.get(f"{name}.sub{part}")
+        if stored is None:
+            return None
+        wide = stored.astype(np.float32)
+        if multiples is None:
+            return wide
+        return wide.repeat(multiples.shape[1] // wide.shape[1], axis=1) * multiples.astype(np.float32)
+
+    scale = floats("scale")
+    assert scale is not None
+    return scale, floats("minimum")
 
 
 def pack_graph(graph: Graph) -> Graph:
@@ -179,11 +230,13 @@ def unpack_graph(graph: Graph) -> Graph:
         weight = params[f"{name}.weight"]
         if weight.ndim > 2:
             weight = unpack_panels(weight, n, k)
+            if f"{name}.high" in params:
+                weight = weight | unpack_high(params.pop(f"{name}.high"), bits, n, k) << np.uint8(4)
         elif facts.get("layout") == "rows" and bits < 8:
             weight = unpack_bits(weight[:n], bits, k)
         params[f"{name}.weight"] = weight[:n]
         params.pop(f"{name}.colsum", None)
-        for part in (f"{name}.scale", f"{name}.minimum"):
+        for part in (f"{name}.{part}" for part in GROUP_PARTS):
             if part in params and params[part].ndim != 2:
                 params[part] = unpack_scales(params[part], n)
         if f"{name}.codebook" in params:

@@ -30,6 +30,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "U8": np.dtype("u1"),
     "I32": np.dtype("<i4"),
     "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
 }
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 
 from .graph import READS, Array, Graph, Op
 from .hadamard import hadamard
-from .packing import unpack_graph
+from .packing import scales_of, unpack_graph
 
 KEY_TILE, KEY_SPLIT = 128, 1024
 LOG2E = math.log2(math.e)
@@ -178,7 +178,9 @@ def embed(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> A
             found = graph.params[f"{name}.codebook"][found]
         found = found.astype(np.float32)
         if f"{name}.scale" in graph.params:
-            found = found * graph.params[f"{name}.scale"][index, None]
+            scale, minimum = scales_of(name, graph.params)
+            parts = found.reshape(len(found), *scale.shape[1:], -1) * scale[index][..., None]
+            found = (parts if minimum is None else parts + minimum[index][..., None]).reshape(found.shape)
         total = total + hadamard(found, graph.weights[name].get("rotate", 0))
     return total * np.float32(op["scale"]) if "scale" in op else total
 
@@ -195,7 +197,8 @@ def norm(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Ar
 
 def linear(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
     x, *rest = inputs
-    y = PRODUCTS[graph.weights[op["weight"]]["format"]](x, op["weight"], graph)
+    facts = graph.weights[op["weight"]]
+    y = (_product_groups if facts.get("group") else PRODUCTS[facts["format"]])(x, op["weight"], graph)
     if "bias" in op:
         y = y + graph.params[op["bias"]].astype(np.float64)
     y = ACTIVATIONS[op.get("activation", "none")](y.astype(np.float32).astype(np.float64)).astype(np.float32)
@@ -216,25 +219,31 @@ def _product_i8(x: Array, name: str, graph: Graph) -> Array:
     return product
 
 
-def _product_i4(x: Array, name: str, graph: Graph) -> Array:
+def _product_groups(x: Array, name: str, graph: Graph) -> Array:
     """Exact within each group, whose sums are scaled and added; a minimum counts for each unit of its inputs."""
-    facts, codes, scales = graph.weights[name], graph.params[f"{name}.weight"], graph.params[f"{name}.scale"]
-    n, k = codes.shape
+    facts, values = graph.weights[name], graph.params[f"{name}.weight"]
+    scales, minima = scales_of(name, graph.params)
+    n, k = values.shape
     groups = k // facts["group"] if facts.get("group") else 1
-    q, scale = quantize(hadamard(x, facts.get("rotate", 0)))
+    if f"{name}.codebook" in graph.params:
+        values = graph.params[f"{name}.codebook"][values]
+    rotated = hadamard(x, facts.get("rotate", 0))
+    by_group = facts.get("inputs") == "group"
+    q, scale = quantize(rotated.reshape(len(x), groups, -1) if by_group else rotated)
     parts = q.reshape(len(q), groups, -1)
-    weight = graph.params[f"{name}.codebook"][codes].astype(np.float64).reshape(n, groups, -1)
-    y = (np.einsum("mgk,ngk->mng", parts, weight) * scales.reshape(n, groups)).sum(axis=2)
-    if f"{name}.minimum" in graph.params:
-        y += parts.sum(axis=2) @ graph.params[f"{name}.minimum"].reshape(n, groups).T
-    product: Array = y * scale[:, None].astype(np.float64)
+    unit = scale.reshape(len(q), -1).astype(np.float64)  # a row's, or its groups'
+    weight = values.astype(np.float64).reshape(n, groups, -1)
+    sums = np.einsum("mgk,ngk->mng", parts, weight) * unit[:, None]
+    product: Array = (sums * scales.reshape(n, groups)).sum(axis=2)
+    if minima is not None:
+        product += (parts.sum(axis=2) * unit) @ minima.reshape(n, groups).T
     return product
 
 
 PRODUCTS: dict[str, Callable[[Array, str, Graph], Array]] = {
     "f32": _product_f32,
     "i8": _product_i8,
-    "i4": _product_i4,
+    "i4": _product_groups,
 }
 
 

@@ -94,6 +94,21 @@ def product_i4(
     return fma32(total, x_scale[:, None], bias)
 
 
+def product_groups(x: Array, values: Array, scale: Array, minimum: Array | None = None) -> Array:
+    """Float rows [m, k], rounded with a scale a group, times integers [n, k] with ``scale`` float32 [n, groups]."""
+    n, groups = scale.shape
+    q, unit = quantized(x.reshape(len(x), groups, -1))
+    w = values.astype(np.int64).reshape(n, groups, -1)
+    total = np.zeros((len(x), n), np.float32)
+    for g in range(groups):
+        sums = (q[:, g] @ w[:, g].T).astype(np.float32) * unit[:, g, None]
+        total = fma32(sums, scale[:, g], total)
+        if minimum is not None:
+            units = q[:, g].sum(1, keepdims=True).astype(np.float32) * unit[:, g, None]
+            total = fma32(units, minimum[:, g], total)
+    return total
+
+
 def quantized(x: Array) -> tuple[NDArray[np.int64], Array]:
     """Rows of float32 as integers in −127…127 and one scale a row."""
     amax = np.abs(x).max(-1, keepdims=True, initial=0)

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "runtime/grouped_table.h"
 #include "runtime/lowering.h"
 #include "runtime/worker.h"
 
@@ -50,6 +51,10 @@ class EmbedStep final : public Step {
     }
     for (const Lookup& lookup : lookups_) {
       fill(w, lookup, index);
+      if (lookup.weight.group != 0) {
+        for (int row = 0; row < w.rows(); ++row) look_up_grouped(lookup.weight, index[row], out + row * w.ld(out_));
+        continue;
+      }
       w.kernels().embed({.table = lookup.weight.panels,
                          .scale = lookup.weight.scale,
                          .panels = lookup.panels,
@@ -143,8 +148,9 @@ struct Embed {
     const int64_t reach = positions ? of.max_rows + table.offset : input->limit;
     l.check(reach <= weight.view.n, "weight", "names '", table.weight, "' of ", weight.view.n,
             " rows; its index reaches ", reach - 1);
-    l.check(!panels || weight.view.format == Format::kF32 || weight.view.format == Format::kI8, "weight", "names '",
-            table.weight, "'; in panels only f32 and i8 tables are looked up");
+    const bool grouped = weight.view.group != 0 && weight.view.rotate == 0;
+    l.check(!panels || weight.view.format == Format::kF32 || weight.view.format == Format::kI8 || grouped, "weight",
+            "names '", table.weight, "'; in panels only f32 and i8 tables, and groups without rotation, are looked up");
     l.check(first || (weight.view.rotate == 0 && !panels), "weight", "names '", table.weight,
             "', rotated or in panels; only the first table may be");
     return {.weight = weight.view,

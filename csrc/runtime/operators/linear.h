@@ -25,6 +25,7 @@ class QuantizeStep final : public Step {
                       .is_signed = to_.plain,
                       .group = to_.group};
     if (to_.sum) args.sum = w.at<int32_t>(to_.sum, w.begin()), args.ld_sum = w.ld(to_.sum);
+    if (to_.scale.width > 1) args.ld_scale = w.ld(to_.scale);
     w.kernels().quantize_rows(args);
   }
 
@@ -67,20 +68,19 @@ class LinearStep final : public Step {
         .panel_begin = panels.begin,
         .panel_end = panels.end};
     if (scale_) args.x_scale = w.at(scale_, row);
+    if (weight_.inputs_by_group) args.ld_scale = w.ld(scale_);
     if (sum_) args.x_sum = w.at<int32_t>(sum_, row), args.ld_sum = w.ld(sum_);
     args.epilogue = {.bias = bias_, .activation = activation_};
     if (multiply_) args.epilogue.multiply = w.at(multiply_, row), args.epilogue.ld_multiply = w.ld(multiply_);
     if (residual_) args.epilogue.residual = w.at(residual_, row), args.epilogue.ld_residual = w.ld(residual_);
     args.epilogue.precise = weight_.format == Format::kF32 || multiply_;
-    w.kernels().gemm[static_cast<int>(weight_.format)](args);
+    w.kernels().gemm[kernel_of(weight_)](args);
   }
 
   Work work() const override {
     const double macs = static_cast<double>(weight_.n) * weight_.k;
     const size_t numbers = static_cast<size_t>(padded(weight_.n)) * static_cast<size_t>(weight_.k);
-    const size_t bytes = weight_.format == Format::kF32  ? numbers * sizeof(float)
-                         : weight_.format == Format::kI4 ? numbers / 2
-                                                         : numbers;
+    const size_t bytes = numbers * static_cast<size_t>(WeightSpec::bits(weight_.format)) / 8;
     return {.multiply_adds = macs,
             .int8 = weight_.format != Format::kF32,
             .weight_bytes = bytes,
@@ -148,23 +148,21 @@ struct Linear {
   }
 
   static Quantized quantize(Lowering& l, const Value& from, const WeightView& weight) {
-    const bool plain = weight.format == Format::kI4;
-    const int group = plain ? weight.group : 0, k = from.rows.width;
+    const bool plain = weight.format == Format::kI4 || weight.group != 0, by_group = weight.inputs_by_group;
+    const int group = weight.group, k = from.rows.width;
     for (const Quantized& known : l.quantized()) {
       if (known.from == from.rows.buffer && known.column == from.rows.column && known.rotate == weight.rotate &&
-          known.plain == plain && known.group == group) {
+          known.plain == plain && known.group == group && known.by_group == by_group) {
         return known;
       }
     }
     Quantized made{};
     made.from = from.rows.buffer, made.column = from.rows.column;
-    made.rotate = weight.rotate, made.group = group, made.plain = plain;
+    made.rotate = weight.rotate, made.group = group, made.plain = plain, made.by_group = by_group;
+    const int groups = group == 0 ? 1 : k / group, scales = by_group ? groups : 1;
     made.q = l.scratch(from.domain, k, static_cast<int>(round_up(static_cast<size_t>(k), kAlignment)), 1);
-    made.scale = l.scratch(from.domain, 1, 1, sizeof(float));
-    if (plain) {
-      const int groups = group == 0 ? 1 : k / group;
-      made.sum = l.scratch(from.domain, groups, groups, sizeof(int32_t));
-    }
+    made.scale = l.scratch(from.domain, scales, scales, sizeof(float));
+    if (plain) made.sum = l.scratch(from.domain, groups, groups, sizeof(int32_t));
     l.emit<QuantizeStep>(l.read(from.rows), made);
     l.quantized().push_back(made);
     return made;

@@ -67,9 +67,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--weights",
-        choices=("int8", "int4", "fp32"),
-        default="int8",
-        help="precision (default: int8; int4 is half of it and less exact, fp32 is the reference)",
+        choices=("int8", "int4", "fp32", "gguf"),
+        help="precision: int8, int4 (half of it and less exact), fp32 (the reference), or gguf, which keeps the "
+        "integers of a quantized GGUF file as they are (default: gguf for such a file, else int8)",
     )
     parser.add_argument(
         "--table-bits",
@@ -164,7 +164,8 @@ def execute(args: argparse.Namespace) -> dict[str, Any]:
     plan: Any = args.plan
     planned: dict[str, Any] = {}
     if asked:
-        plan = make_plan(args.model, **limits, ffn=args.prune_ffn, heads=args.prune_heads, **how)
+        rounded = {**how, "weights": args.weights or "int8"}
+        plan = make_plan(args.model, **limits, ffn=args.prune_ffn, heads=args.prune_heads, **rounded)
         planned = {"plan": as_json(plan)}
         if args.plan:
             plan.save(args.plan)
@@ -175,7 +176,7 @@ def execute(args: argparse.Namespace) -> dict[str, Any]:
     except KeyboardInterrupt:
         print(f"pocketformer: interrupted; {_how_to_go_on(args, bool(asked))}", file=sys.stderr)
         raise
-    weights = args.weights if plan is None else "as planned"
+    weights = report.weights if plan is None else "as planned"
     result = {
         "file": args.output,
         "weights": weights,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from .budget import Planner, parse_size
 from .calibration import Samples, Text
 from .limits import Limits, parse_seconds
-from .pipeline import compress_checkpoint, compress_graph, make_profiler
+from .pipeline import compress_checkpoint, compress_graph, kept_integers, make_profiler
 from .plan import Plan, carry_out, plan_by_shares, read_plan
 from .precision import Precision
 from .profile import Progress
@@ -44,7 +44,7 @@ def compress(
     src: str | os.PathLike[str],
     dst: str | os.PathLike[str],
     *,
-    weights: str = "int8",
+    weights: str | None = None,
     table_bits: int | None = None,
     group: int | None = None,
     precision: Mapping[str, Precision] | None = None,
@@ -67,7 +67,10 @@ def compress(
 ) -> CompressionReport:
     """Compresses ``src``, a folder of Hugging Face or sentence-transformers or a GGUF file, to the pocket file ``dst``.
 
-    ``weights`` is ``int8``, ``int4`` (indices into a codebook of 16 that is learned for each weight) or ``fp32``.
+    ``weights`` is ``int8``, ``int4`` (indices into a codebook of 16 that is learned for each weight) or ``fp32``; or
+    ``gguf``: the integers of a quantized GGUF file are kept as they are, and what it holds as floats becomes int8. The
+    default is ``gguf`` for such a file, unless ``table_bits``, ``group``, a budget or a plan asks for rounding anew,
+    and ``int8`` else.
     ``table_bits``: of the table of words, which is only looked up, 3 to 8; by default 8, or 4 with ``int4``. ``group``:
     how many inputs of a 4-bit weight share a scale, 16, 32, 64 (the default) or 128; 0: all of an output channel.
     ``precision``: that of single weights, by name or pattern (``{"layers.5.*": Precision(8)}``).
@@ -97,10 +100,10 @@ def compress(
         >>> print(pocketformer.compress("all-MiniLM-L6-v2", "minilm.pocket"))  # doctest: +SKIP
 
     Raises:
-        ValueError: ``weights`` is another word, a precision does not fit its weight, or the calibration is empty, too
-            short, of no known kind, or unknown to the model's vocabulary. Also a limit that cannot be reached, a plan
-            that does not fit the model, or a plan and a budget; an unknown script, and a vocabulary to be trimmed of
-            a model without tokenizer.
+        ValueError: ``weights`` is another word, or ``gguf`` where there are no integers to keep; a precision does not
+            fit its weight, or the calibration is empty, too short, of no known kind, or unknown to the model's
+            vocabulary. Also a limit that cannot be reached, a plan that does not fit the model, or a plan and a budget;
+            an unknown script, and a vocabulary to be trimmed of a model without tokenizer.
         CheckpointError, UnsupportedModelError: the folder or the file cannot be imported.
     """
     from ..sources.huggingface import load_checkpoint
@@ -118,6 +121,8 @@ def compress(
         loaded = load_checkpoint(os.fspath(src), tower)
         whole = sum(array.nbytes for array in loaded.graph.params.values())
         loaded, trimmed = trim_vocabulary(loaded, keep_scripts, keep_vocabulary, calibration)
+        rounds = table_bits is not None or group is not None or limits is not None or plan is not None or width != 1
+        weights = _weights_of(loaded, weights, rounds)
         loaded = _narrowed(loaded, width, options, calibration)
         if width != 1 and weights == "fp32" and plan is None and limits is None:
             calibration = None  # what is not rounded is not watched again
@@ -230,6 +235,19 @@ def _limits(
         parse_seconds(latency) if isinstance(latency, str) else latency,
         **given,  # type: ignore[arg-type]
     )
+
+
+def _weights_of(loaded: Checkpoint, weights: str | None, rounds: bool) -> str:
+    """``weights``, or what they are by default; ``rounds`` says that something else was asked for that rounds anew."""
+    if weights not in (None, "gguf"):
+        return str(weights)
+    integers = bool(kept_integers(loaded.graph, QuantizeOptions()))
+    if weights is None:
+        return "gguf" if integers and not rounds else "int8"
+    if rounds or not integers:
+        problem = "a budget, a plan, table_bits or group asks for others" if rounds else "this checkpoint has none"
+        raise ValueError(f"weights is 'gguf', which keeps integers, but {problem}; pass int8 or int4")
+    return weights
 
 
 def _kept(calibration: Samples | str | os.PathLike[str] | None) -> Samples | str | os.PathLike[str] | None:

@@ -5,7 +5,7 @@ A graph packed as a whole by ``packing.pack_graph`` holds the same tensors in th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Protocol
@@ -15,16 +15,19 @@ import numpy as np
 from ..graph import Array, Graph
 from ..layout import (
     BITS,
+    BLOCK,
     LANES,
     codebook_size,
     fp32_panels,
+    group_panels,
+    high_panels,
     int4_panels,
     int8_panels,
     round_up,
     table_columns,
     table_rows,
 )
-from ..packing import pack_bits, pack_nibbles, pack_panels, pack_scales, pad, vectors
+from ..packing import pack_bits, pack_high, pack_nibbles, pack_panels, pack_scales, pad, vectors
 
 ELEMENTS_AT_ONCE = 1 << 20
 """Of a weight that is copied: 8 MB in float64. A vocabulary of 250,000 rows is never held as a whole."""
@@ -61,10 +64,10 @@ class Sink(Protocol):
         """``part`` are the entries from ``begin`` on of the first axis of the tensor ``name``."""
 
 
-def layout(target: Graph) -> dict[str, Slot]:
+def layout(target: Graph, minima: Collection[str] = ()) -> dict[str, Slot]:
     """The tensors of ``target`` in file order, from its facts alone: it needs no parameters.
 
-    Its ``weights`` are those that ``packing.stored_weights`` gives.
+    Its ``weights`` are those that ``packing.stored_weights`` gives; ``minima`` names those that have minima.
     """
     slots: dict[str, Slot] = {}
     for name, facts in target.weights.items():
@@ -75,15 +78,18 @@ def layout(target: Graph) -> dict[str, Slot]:
             columns = table_columns(k, bits) if bits < 8 else k
             shape = (table_rows(n, columns, dtype.itemsize), columns)
         else:
-            shape = {32: fp32_panels, 8: int8_panels, 4: int4_panels}[bits](n, k)
+            shape = {32: fp32_panels, 8: int8_panels}.get(bits, int4_panels)(n, k)
         slots[f"{name}.weight"] = Slot(dtype, shape, (n, k), bits if bits < 8 else 0)
         if bits == 32:
             continue
-        group = facts.get("group", 0)
-        panels, channels = round_up(n, LANES) // LANES, round_up(n, LANES)
-        scales: tuple[int, ...] = (panels, k // group, LANES) if group else (channels,)
-        slots[f"{name}.scale"] = Slot(np.dtype(np.float32), scales, (n, k // group) if group else (n,))
-        if bits == 8 and not rows:
+        if bits in (5, 6) and not rows:
+            slots[f"{name}.high"] = Slot(np.dtype(np.uint8), high_panels(n, k, bits), (n, k), bits - 4)
+        group, channels = facts.get("group", 0), round_up(n, LANES)
+        if group:
+            slots |= _group_slots(name, facts, name in minima)
+        else:
+            slots[f"{name}.scale"] = Slot(np.dtype(np.float32), (channels,), (n,))
+        if bits == 8 and not rows and not group:
             slots[f"{name}.colsum"] = Slot(np.dtype(np.int32), (channels,), (n,))
         if bits < 8:
             slots[f"{name}.codebook"] = Slot(np.dtype(np.int8), (codebook_size(bits),), (1 << bits,))
@@ -92,12 +98,41 @@ def layout(target: Graph) -> dict[str, Slot]:
     return slots
 
 
+def _group_slots(name: str, facts: dict[str, Any], minima: bool) -> dict[str, Slot]:
+    """Of scales and minima of groups."""
+    n, k, group, stored = facts["n"], facts["k"], facts["group"], facts.get("scales", "f32")
+    two = stored == "two_level"
+
+    def slot(dtype: Any, groups: int) -> Slot:
+        return Slot(np.dtype(dtype), group_panels(n, groups, np.dtype(dtype).itemsize), (n, groups))
+
+    slots = {}
+    for part in ("scale", "minimum")[: 1 + minima]:
+        slots[f"{name}.{part}"] = slot(np.float32 if stored == "f32" else np.float16, k // (BLOCK if two else group))
+        if two:
+            slots[f"{name}.sub{part}"] = slot(np.int8, k // group)
+    return slots
+
+
 def write_rows(sink: Sink, name: str, slot: Slot, begin: int, rows: Array) -> None:
     """Packs ``rows`` [rows, K] of a weight, the first of which is ``begin``, a multiple of 16."""
     if slot.panels:
-        sink.write(name, begin // LANES, pack_nibbles(rows) if slot.bits else pack_panels(rows))
+        sink.write(name, begin // LANES, pack_nibbles(rows & np.uint8(15)) if slot.bits else pack_panels(rows))
     else:
         sink.write(name, begin, pack_bits(rows, slot.bits) if slot.bits else rows)
+
+
+def write_part(sink: Sink, name: str, part: str, slots: Mapping[str, Slot], begin: int, rows: Array) -> None:
+    """Packs ``rows`` of the ``part`` of the weight ``name`` in groups, the first of which is ``begin``."""
+    slot = slots[f"{name}.{part}"]
+    if part != "weight":
+        packed = pack_scales(rows)  # of a last part its panels may be more than those of its rows
+        sink.write(f"{name}.{part}", begin // LANES, packed[: slot.shape[0] - begin // LANES])
+        return
+    write_rows(sink, f"{name}.weight", slot, begin, rows)
+    high = slots.get(f"{name}.high")
+    if high is not None:
+        sink.write(f"{name}.high", begin // LANES, pack_high(rows >> np.uint8(4), 4 + high.bits))
 
 
 def write_scales(sink: Sink, name: str, begin: int, scale: Array) -> None:

@@ -6,16 +6,20 @@ import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from math import prod, sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..graph import Array, Graph
-from ..packing import stored_weights
+from ..grouped import Grouped
+from ..lazy import grouped_of
+from ..packing import GROUP_PARTS, stored_weights
 from ..pocketwriter import writing
 from .calibration import FEW_TOKENS, TOKENS, Samples, calibrate, default_calibration, random_tokens, takes_tokens
-from .packed import Sink, Slot, layout, write_plain, write_rows, write_scales
+from .dataflow import Dataflow
+from .packed import Sink, Slot, layout, row_parts, write_part, write_plain, write_rows, write_scales
 from .profile import Observer, Progress, load_profile
 from .profile import save_profile as keep_profile
 from .quantize import Profiler, Quantization, QuantizeOptions, calibrated_profiler
@@ -24,11 +28,11 @@ from .report import CompressionReport, Stage, TensorReport
 if TYPE_CHECKING:
     from ..sources.huggingface import Checkpoint
 
-WEIGHTS = {"int8": 8, "int4": 4, "fp32": 32}
-"""Bits of linears."""
+WEIGHTS = {"int8": 8, "int4": 4, "fp32": 32, "gguf": 8}
+"""Bits of linears that are rounded."""
 
 
-EXTRAS = ("scale", "codebook", "colsum")
+EXTRAS = (*GROUP_PARTS, "high", "codebook", "colsum")
 """What is stored beside a rounded weight, and counted with it."""
 
 
@@ -46,8 +50,8 @@ class Compression:
     """A plain fp32 ``graph`` on its way to be packed: its ``target`` without parameters, and the ``slots`` of these.
 
     ``weights`` is the precision of linears where ``options`` name no other: ``int8`` or ``int4``, and tables and
-    attention are rounded too, or ``fp32``, and nothing is. ``profiler``: see Quantization. Raises ValueError for
-    another word.
+    attention are rounded too, or ``fp32``, and nothing is; with ``gguf`` the integers of a GGUF file are kept, and what
+    has none becomes int8. ``profiler``: see Quantization. Raises ValueError for another word.
     """
 
     def __init__(
@@ -60,13 +64,12 @@ class Compression:
         if weights not in WEIGHTS:
             raise ValueError(f"weights is {weights!r}; it must be one of {', '.join(WEIGHTS)}")
         self.graph = graph
-        rounded = weights != "fp32"
-        self.quantization = (
-            Quantization(graph, options or QuantizeOptions(), WEIGHTS[weights], profiler) if rounded else None
-        )
+        rounded, options = weights != "fp32", options or QuantizeOptions()
+        self.kept = kept_integers(graph, options) if weights == "gguf" else {}
+        self.quantization = Quantization(graph, options, WEIGHTS[weights], profiler, self.kept) if rounded else None
         target = self.quantization.target if self.quantization else replace(graph, params={})
         self.target = replace(target, weights=stored_weights(target))
-        self.slots = layout(self.target)
+        self.slots = layout(self.target, [name for name, grouped in self.kept.items() if grouped.minimum])
 
     def run(self, sink: Sink, progress: Progress | None = None) -> CompressionReport:
         """Fills ``sink`` with the tensors of ``slots``."""
@@ -84,6 +87,16 @@ class Compression:
             error, norm = errors.get(weight, (0.0, 0.0))
             errors[weight] = error + part.error, norm + part.norm
             peaks[weight] = part.peak
+        for done, (name, grouped) in enumerate(self.kept.items()):
+            if progress:
+                progress(name, done / len(self.kept))
+            for begin, end in row_parts(grouped.shape):
+                for role, rows in grouped.stored(begin, end).items():
+                    write_part(sink, name, role, self.slots, begin, rows)
+            codebook = grouped.codebook()
+            if codebook is not None:
+                sink.write(f"{name}.codebook", 0, codebook)
+            errors[f"{name}.weight"] = 0.0, 1.0
         params = (self.quantization or self).graph.params
         for name, slot in self.slots.items():
             if name in params and name not in errors:
@@ -115,6 +128,20 @@ class Compression:
         return CompressionReport(
             tuple(stages), tuple(tensors), unscaled=self.quantization.unscaled if self.quantization else {}
         )
+
+
+def kept_integers(graph: Graph, options: QuantizeOptions) -> dict[str, Grouped]:
+    """The weights of ``graph`` whose integers can be stored as they are, and of which ``options`` say nothing else.
+
+    A table is among them where no other of its lookup stands before it.
+    """
+    flow = Dataflow(graph)
+    found = {
+        name: grouped_of(graph.params[f"{name}.weight"])
+        for name in {**flow.tables, **flow.linears}
+        if not flow.tables.get(name) and not any(fnmatchcase(name, pattern) for pattern in options.precision)
+    }
+    return {name: grouped for name, grouped in found.items() if grouped is not None}
 
 
 def compress_graph(
@@ -164,7 +191,7 @@ def compress_checkpoint(
         report = compression.run(file, progress)
         if progress:
             progress("write", 1.0)
-    return replace(report, file_bytes=os.stat(dst).st_size)
+    return replace(report, file_bytes=os.stat(dst).st_size, weights=weights)
 
 
 def make_profiler(

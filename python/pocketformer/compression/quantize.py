@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..graph import Array, Graph, Op
+from ..grouped import Grouped
 from ..layout import MAX_HADAMARD, hadamard_block
 from ._rounding import rotate, round_to_codes, round_to_nearest, squared_errors
 from .calibration import Calibration, random_tokens, takes_tokens
@@ -175,18 +176,26 @@ class Quantization:
     the graph that comes of it, without parameters. Once the rounding has begun, ``graph`` is what is rounded, its
     channels scaled, and ``unscaled`` says of each linear whose channels were to be why they are not.
 
-    ``profiler`` runs the model for those that are rounded with feedback: on random tokens where it is None and the
-    options ask for them.
+    ``kept`` are weights that are stored as the integers that they are. ``profiler`` runs the model for those that are
+    rounded with feedback: on random tokens where it is None and the options ask for them.
     """
 
     def __init__(
-        self, graph: Graph, options: QuantizeOptions, linear_bits: int = INT8, profiler: Profiler | None = None
+        self,
+        graph: Graph,
+        options: QuantizeOptions,
+        linear_bits: int = INT8,
+        profiler: Profiler | None = None,
+        kept: Mapping[str, Grouped] | None = None,
     ) -> None:
+        kept = self.kept = kept or {}
         self.graph, self.options = graph, options
         self.flow = Dataflow(graph)
         self.precisions = options.precisions(graph, linear_bits)
         self.rotations = {
-            name: self._block(name, precision) for name, precision in self.precisions.items() if precision.bits < FP32
+            name: self._block(name, precision)
+            for name, precision in self.precisions.items()
+            if precision.bits < FP32 and name not in kept
         }
         if profiler is None and options.random_tokens > 0 and takes_tokens(graph):
             profiler = random_profiler(graph, options.random_tokens)
@@ -194,6 +203,8 @@ class Quantization:
         self.rounded: dict[str, Array] | None = {} if options.refit and options.few_bits(graph, linear_bits) else None
         self.target = as_quantized(graph, self.rotations, self.precisions)
         self.unscaled: dict[str, str] = {}
+        for name, grouped in kept.items():
+            self.target.weights[name] = {**self.target.weights[name], **grouped.facts()}
 
     def _block(self, name: str, precision: Precision) -> int:
         linears, place = self.flow.linears.get(name, []), self.flow.tables.get(name)
@@ -241,6 +252,10 @@ class Quantization:
         names = [name for name in self.rotations if name in self.flow.linears]
         if method == "auto":
             names = [name for name in names if self.graph.weights[name]["k"] % SMALL_BLOCK] if calibration else []
+        if self.kept and method != "none":  # what shares their inputs would have to be scaled too
+            if method != "auto":
+                raise ValueError(f"scaling is {method!r}, but integers of a GGUF file are kept; pass weights='int8'")
+            return
         if method == "none" or not names:
             return
         if calibration is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import prod
 
 from .prune import PrunedSpace
 
@@ -58,7 +59,8 @@ class CompressionReport:
     """``stages`` in order, ``tensors`` in file order, and the size of the finished file (0 before it is written).
 
     ``pruned`` says what pruning did to each layer; empty where nothing was pruned. ``vocabulary``: None where it was
-    not trimmed. ``unscaled`` gives of each linear whose inputs were to be scaled, and are not, the reason.
+    not trimmed. ``unscaled`` gives of each linear whose inputs were to be scaled, and are not, the reason. ``weights``
+    is what was asked for, or the default.
     """
 
     stages: tuple[Stage, ...]
@@ -67,6 +69,13 @@ class CompressionReport:
     pruned: tuple[PrunedSpace, ...] = ()
     vocabulary: TrimmedVocabulary | None = None
     unscaled: Mapping[str, str] = field(default_factory=dict)
+    weights: str = ""
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Of all matrices, with all that is stored beside them; of a graph without matrices 0."""
+        matrices = [tensor for tensor in self.tensors if len(tensor.shape) == 2]
+        return 8 * sum(t.after for t in matrices) / max(sum(prod(t.shape) for t in matrices), 1)
 
     def with_vocabulary(self, trimmed: TrimmedVocabulary | None, before: int) -> CompressionReport:
         """The report of a model that had ``before`` bytes of parameters before its vocabulary was trimmed."""
@@ -85,6 +94,7 @@ class CompressionReport:
         lines += [_line(stage.name, stage.before, stage.after) for stage in self.stages]
         if self.file_bytes:
             lines.append(f"file       {_megabytes(self.file_bytes):>25}")
+        lines.append(f"bits per weight {self.bits_per_weight:>20.2f}")
         worst = max(self.tensors, key=lambda tensor: tensor.error, default=None)
         if worst is not None and worst.error:
             lines.append(f"largest weight error {worst.error:.2%} in {worst.name}")

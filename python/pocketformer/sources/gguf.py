@@ -14,6 +14,7 @@ from ..errors import CheckpointError
 from ..lazy import Float32, lazy
 from .config import Config
 from .gguf_config import Architecture, read_config
+from .gguf_groups import grouped
 from .gguf_reader import GgufHeader, TensorInfo, read_gguf
 from .gguf_tokenizer import read_gguf_tokenizer
 from .huggingface import Checkpoint, read_decoder
@@ -74,11 +75,13 @@ class GgufSource:
         order = self._order(name, shape[0])
         where = f"tensor {info.name!r} in {self.header.path}"
 
-        def rows(begin: int, end: int) -> Float32:
-            chosen = raw[begin:end] if order is None else raw[order[begin:end]]
-            return _decoded(info, chosen, where)
+        def stored(begin: int, end: int) -> NDArray[np.uint8]:
+            return raw[begin:end] if order is None else raw[order[begin:end]]
 
-        return lazy(shape, rows)
+        def rows(begin: int, end: int) -> Float32:
+            return _decoded(info, stored(begin, end), where)
+
+        return lazy(shape, rows, grouped(info, stored, where))
 
     def vector(self, name: str, length: int) -> Float32:
         info = self._info(name, (length,))

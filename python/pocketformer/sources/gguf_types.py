@@ -43,19 +43,23 @@ def _bf16(blocks: Blocks) -> Float32:
     return (blocks.view("<u2").astype(np.uint32) << 16).view(np.float32)
 
 
-def _half(blocks: Blocks, begin: int) -> Float32:
+def halves(blocks: Blocks, begin: int) -> NDArray[np.float16]:
     """The float16 at byte ``begin`` of each block, as ``[blocks, 1]``."""
-    return np.ascontiguousarray(blocks[:, begin : begin + 2]).view("<f2").astype(np.float32)
+    return np.ascontiguousarray(blocks[:, begin : begin + 2]).view("<f2")
 
 
-def _fields(packed: Blocks, run: int, bits: int) -> Blocks:
+def _half(blocks: Blocks, begin: int) -> Float32:
+    return halves(blocks, begin).astype(np.float32)
+
+
+def fields(packed: Blocks, run: int, bits: int) -> Blocks:
     """Fields of ``bits`` each out of every run of ``run`` bytes: the lowest of all bytes, then the next, and so on."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
     runs = packed.reshape(len(packed), -1, 1, run)
     return ((runs >> shifts) & np.uint8((1 << bits) - 1)).reshape(len(packed), -1)
 
 
-def _fifth_bits(blocks: Blocks, begin: int) -> Blocks:
+def fifth_bits(blocks: Blocks, begin: int) -> Blocks:
     """Bit i of the 32-bit word at byte ``begin``, as 16 or 0, for value i."""
     bits = np.unpackbits(np.ascontiguousarray(blocks[:, begin : begin + 4]), axis=1, bitorder="little")
     return bits << np.uint8(4)
@@ -70,23 +74,23 @@ def _q8_0(blocks: Blocks) -> Float32:
 
 
 def _q4_0(blocks: Blocks) -> Float32:
-    return _half(blocks, 0) * _signed(_fields(blocks[:, 2:], 16, 4), 8)
+    return _half(blocks, 0) * _signed(fields(blocks[:, 2:], 16, 4), 8)
 
 
 def _q4_1(blocks: Blocks) -> Float32:
-    return _half(blocks, 0) * _fields(blocks[:, 4:], 16, 4).astype(np.float32) + _half(blocks, 2)
+    return _half(blocks, 0) * fields(blocks[:, 4:], 16, 4).astype(np.float32) + _half(blocks, 2)
 
 
 def _q5_0(blocks: Blocks) -> Float32:
-    return _half(blocks, 0) * _signed(_fields(blocks[:, 6:], 16, 4) | _fifth_bits(blocks, 2), 16)
+    return _half(blocks, 0) * _signed(fields(blocks[:, 6:], 16, 4) | fifth_bits(blocks, 2), 16)
 
 
 def _q5_1(blocks: Blocks) -> Float32:
-    values = _fields(blocks[:, 8:], 16, 4) | _fifth_bits(blocks, 4)
+    values = fields(blocks[:, 8:], 16, 4) | fifth_bits(blocks, 4)
     return _half(blocks, 0) * values.astype(np.float32) + _half(blocks, 2)
 
 
-def _sixes(packed: Blocks) -> tuple[Blocks, Blocks]:
+def sixes(packed: Blocks) -> tuple[Blocks, Blocks]:
     """Eight scales and eight minima of 6 bits out of 12 bytes.
 
     Bytes 0–3 hold scales 0–3 and bytes 4–7 minima 0–3 in their low six bits. Of scale and minimum 4–7 the low four bits
@@ -101,7 +105,7 @@ def _sixes(packed: Blocks) -> tuple[Blocks, Blocks]:
 
 def _scaled_groups(blocks: Blocks, values: Blocks) -> Float32:
     """Q4_K and Q5_K: groups of 32 with factors d·scale and dmin·minimum."""
-    scales, minima = _sixes(blocks[:, 4:16])
+    scales, minima = sixes(blocks[:, 4:16])
     factor = (_half(blocks, 0) * scales.astype(np.float32))[:, :, None]
     offset = (_half(blocks, 2) * minima.astype(np.float32))[:, :, None]
     grouped = values.reshape(len(blocks), 8, 32).astype(np.float32)
@@ -109,16 +113,16 @@ def _scaled_groups(blocks: Blocks, values: Blocks) -> Float32:
 
 
 def _q4_k(blocks: Blocks) -> Float32:
-    return _scaled_groups(blocks, _fields(blocks[:, 16:], 32, 4))
+    return _scaled_groups(blocks, fields(blocks[:, 16:], 32, 4))
 
 
 def _q5_k(blocks: Blocks) -> Float32:
-    fifth = _fields(blocks[:, 16:48], 32, 1)
-    return _scaled_groups(blocks, _fields(blocks[:, 48:], 32, 4) | (fifth << np.uint8(4)))
+    fifth = fields(blocks[:, 16:48], 32, 1)
+    return _scaled_groups(blocks, fields(blocks[:, 48:], 32, 4) | (fifth << np.uint8(4)))
 
 
 def _q6_k(blocks: Blocks) -> Float32:
-    values = _fields(blocks[:, :128], 64, 4) | (_fields(blocks[:, 128:192], 32, 2) << np.uint8(4))
+    values = fields(blocks[:, :128], 64, 4) | (fields(blocks[:, 128:192], 32, 2) << np.uint8(4))
     scales = blocks[:, 192:208].view(np.int8).astype(np.float32)
     factor = (_half(blocks, 208) * scales)[:, :, None]
     return (factor * _signed(values, 32).reshape(len(blocks), 16, 16)).reshape(len(blocks), _K)
