@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import CheckpointError
 from .config import read_json
 from .tokenizer_files import Settings, TokenizerFiles
-from .tokenizer_kinds import Kind
+from .tokenizer_parts import Kind
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer

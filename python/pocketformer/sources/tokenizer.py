@@ -18,7 +18,8 @@ from ..errors import CheckpointError, UnsupportedModelError
 from .config import Config
 from .special_tokens import SpecialTokens
 from .tokenizer_files import Settings, TokenizerFiles
-from .tokenizer_kinds import Kind, choose
+from .tokenizer_kinds import choose
+from .tokenizer_parts import Kind
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
