@@ -2,6 +2,7 @@
 // takes everything from here and so gets it checked; the kernels trust what comes out.
 #pragma once
 
+#include <algorithm>
 #include <numeric>
 #include <string>
 #include <unordered_map>
@@ -17,6 +18,13 @@ namespace pocketformer {
 // 255 · 128 · K must fit int32, whatever the bytes of a file are: activations are offset to at most 255 on some ISAs,
 // and a file runs on all or none.
 inline constexpr int64_t kMaxInt8K = INT32_MAX / (255 * 128);
+
+// kNone where there is none of that name.
+template <class T>
+int index_of(const std::vector<T>& all, const std::string& name) {
+  const auto found = std::find_if(all.begin(), all.end(), [&](const T& entry) { return entry.name == name; });
+  return found == all.end() ? kNone : static_cast<int>(found - all.begin());
+}
 
 inline int64_t padded(int64_t channels) { return (channels + kLanes - 1) / kLanes * kLanes; }
 
