@@ -1,4 +1,5 @@
-"""Measure a pocket file on this machine: latency by length, batch and threads, memory, load time, share of the peak."""
+"""Measure a pocket file on this machine: latency by length, batch and threads, memory, load time, share of the peak;
+of a model that generates, tokens a second of prompts and behind them."""
 
 from __future__ import annotations
 
@@ -10,9 +11,12 @@ from . import options
 
 HELP = "measure a pocket file, the kernels, or what this machine can do at most"
 EXAMPLE = """  pocketformer bench minilm.pocket --lengths 16 128 --batches 1 8 --threads 1 2
+  pocketformer bench smollm2.pocket --lengths 128 1024
   pocketformer bench --kernels --shapes 1x384x384 64x1024x1024 --threads 1
   pocketformer bench --peak"""
 DEFAULT_LENGTHS = [16, 32, 128, 256, 512]
+DEFAULT_BATCHES = [1, 8]
+DEFAULT_CONTEXTS = [8, 128, 512, 1024]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--peak", action="store_true", help="measure the machine: multiply-adds and memory, by threads")
     parser.add_argument("--kernels", action="store_true", help="measure pocketformer.kernels: products and attention")
     options.lengths(parser)
-    options.batches(parser, [1, 8])
+    options.batches(parser)
     parser.add_argument(
         "--shapes", type=_shape, nargs="+", metavar="MxNxK", help="rows, outputs and inputs of the kernels' products"
     )
@@ -34,6 +38,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> dict[str, Any]:
     from ..perf.measure import measure, peaks
+    from ..pocketfile import read_pocket
 
     if args.model is None and not args.peak and not args.kernels:
         raise ValueError("there is nothing to measure; give a pocket file, --peak, --kernels, or several of them")
@@ -42,8 +47,15 @@ def execute(args: argparse.Namespace) -> dict[str, Any]:
         from ..perf.kernels_bench import measure_kernels
 
         result |= measure_kernels(args.shapes, args.lengths, args.threads, args.seconds)
-    if args.model is not None:
-        result |= measure(args.model, args.lengths or DEFAULT_LENGTHS, args.batches, args.threads, args.seconds)
+    if args.model is not None and read_pocket(args.model).model["task"] == "generate":
+        from ..perf.decoding import measure_decoding
+
+        if args.batches is not None:
+            raise ValueError("--batches are of models that do not generate: one text is read and continued at a time")
+        result |= measure_decoding(args.model, args.lengths or DEFAULT_CONTEXTS, args.threads, args.seconds)
+    elif args.model is not None:
+        batches = args.batches or DEFAULT_BATCHES
+        result |= measure(args.model, args.lengths or DEFAULT_LENGTHS, batches, args.threads, args.seconds)
     return result
 
 
@@ -62,6 +74,8 @@ def show(result: dict[str, Any]) -> None:
         _show_kernels(result)
     if "runs" in result:
         _show_runs(result)
+    if "decoding" in result:
+        _show_decoding(result)
 
 
 def _show_peaks(result: dict[str, Any]) -> None:
@@ -132,7 +146,32 @@ def _show_runs(result: dict[str, Any]) -> None:
     print(
         "peak: multiply-adds in the minute of the run; roofline: that, or reading the weights once, if it takes longer"
     )
-    print(f"load: {console.milliseconds(result['load_seconds'])}")
-    print(
-        f"peak memory of a process that loads it and runs one sequence: {console.megabytes(result['peak_rss_bytes'])}"
+    _show_process(result, "runs one sequence")
+
+
+def _show_decoding(result: dict[str, Any]) -> None:
+    rows = [
+        (
+            row["threads"],
+            row["context"],
+            console.milliseconds(row["prefill_seconds"]),
+            f"{row['prefill_tokens_per_second']:,.0f}",
+            console.milliseconds(row["decode_seconds"]),
+            f"{row['decode_tokens_per_second']:,.1f}",
+            f"{row['read_share']:.0%}",
+            console.megabytes(row["cache_bytes"]),
+        )
+        for row in result["decoding"]
+    ]
+    headers = (
+        *("threads", "context", "prompt", "tokens/s", "one token more", "tokens/s"),
+        *("of reading the weights", "keys and values"),
     )
+    console.table(f"{result['name']}, {result['weights']}, {result['isa']}", headers, rows)
+    print("of reading the weights: what reading them once takes at the memory's speed, of the time of a token")
+    _show_process(result, "continues a prompt of 16 tokens")
+
+
+def _show_process(result: dict[str, Any], doing: str) -> None:
+    print(f"load: {console.milliseconds(result['load_seconds'])}")
+    print(f"peak memory of a process that loads it and {doing}: {console.megabytes(result['peak_rss_bytes'])}")

@@ -32,7 +32,7 @@ def lengths(parser: argparse.ArgumentParser, default: list[int] | None = None) -
     )
 
 
-def batches(parser: argparse.ArgumentParser, default: list[int]) -> None:
+def batches(parser: argparse.ArgumentParser, default: list[int] | None = None) -> None:
     parser.add_argument(
         "--batches", type=positive, nargs="+", default=default, metavar="N", help="sequences of each run"
     )
