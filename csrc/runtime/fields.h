@@ -150,6 +150,10 @@ template <class Owner>
 constexpr NumberField<Owner> optional_number(const char* name, double Owner::* member, double above, const char* doc) {
   return {name, member, above, true, doc, false};
 }
+template <class Owner>
+constexpr NumberField<Owner> optional_from(const char* name, double Owner::* member, double low, const char* doc) {
+  return {name, member, low, false, doc, false};
+}
 
 template <class Owner>
 struct FlagField {

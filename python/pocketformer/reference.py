@@ -382,7 +382,7 @@ def attention(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Any]) ->
     return result
 
 
-def _attend_fp32(q: Array, k: Array, v: Array, scale: float, bias: Array, *walks: Array, cap: float) -> Array:
+def _attend_fp32(q: Array, k: Array, v: Array, scale: float, bias: Array, *walks: Array, cap: float = 0.0) -> Array:
     """``q`` [heads, queries, head_dim], ``k``, ``v`` [heads, keys, head_dim], ``bias`` [heads, queries, keys] → as q.
 
     Each of ``walks`` bool [queries, keys] tells the keys that are seen once.
@@ -396,7 +396,9 @@ def _attend_fp32(q: Array, k: Array, v: Array, scale: float, bias: Array, *walks
     return mixed
 
 
-def _attend_int8(queries: Heads, k: Array, v: Array, scale: float, bias: Array, *walks: Array, cap: float) -> Array:
+def _attend_int8(
+    queries: Heads, k: Array, v: Array, scale: float, bias: Array, *walks: Array, cap: float = 0.0
+) -> Array:
     """As ``_attend_fp32``, over key tiles of 128 that are merged in order within splits of 1,024 of a walk, and so are
     these.
     """

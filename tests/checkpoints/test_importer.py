@@ -42,7 +42,7 @@ def edit_tensors(folder: Path, edit: Callable[[dict[str, np.ndarray]], object]) 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"model_type": "gpt2", "architectures": ["GPT2Model"]}, ["'gpt2'", "GPT2Model", "bert, distilbert, roberta"]),
+        ({"model_type": "gptj", "architectures": ["GPTJModel"]}, ["'gptj'", "GPTJModel", "bert, distilbert, roberta"]),
         ({"model_type": None}, ["''", "mpnet"]),
         ({"architectures": ["BertForNextSentencePrediction"]}, ["'BertForNextSentencePrediction'", "ForMaskedLM"]),
         ({"architectures": ["BertLMHeadModel"]}, ["'BertLMHeadModel'"]),

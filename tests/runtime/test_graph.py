@@ -24,6 +24,14 @@ def packed(**options: Any) -> Graph:
     return aligned_graph(quantize_graph(tiny_graph(relative=True, **options)))
 
 
+def convolution() -> Graph:
+    build = GraphBuilder([{"name": "pixels", "kind": "grid", "height": 5, "width": 4}])
+    build.inputs.append({"name": "image", "domain": "pixels", "dtype": "f32", "width": 6})
+    x, taps = build.unfold("image", "pixels", height=1, width=1), np.ones((9, 6), np.float32)
+    x = build.depthwise(x, taps, None, "pixels", name="taps", height=3, width=3, padding=1)
+    return aligned_graph(build.build(build.linear(x, np.ones((3, 6), np.float32), name="out")))
+
+
 def judge(graph: Graph) -> None:
     """Both ways of asking: with the tensors and, as a writer does, with their shapes alone."""
     _core.Program(graph.description(), graph.params)
@@ -84,7 +92,7 @@ def test_the_schema_says_what_is_judged() -> None:
     for kind, fields in SCHEMA.items():
         for field in (field for field in fields if field["type"] == "choice"):
             for choice in field["choices"]:
-                graph = packed()
+                graph = convolution() if kind == "depthwise" else packed()
                 find(graph, kind)[field["name"]] = choice
                 judge(graph)
             find(graph, kind)[field["name"]] = "other"
@@ -182,7 +190,7 @@ def test_tables(table: int, field: str, value: Any, message: str) -> None:
         ("layer0.qkv", "rotate", 3, "'rotate' is 3; it must be 0 or a power of two that divides 36"),
         ("layer0.qkv", "rotate", 8, "'rotate' is 8; it must be 0 or a power of two that divides 36"),
         ("layer0.qkv", "rotate", 256, "'rotate' is 256; it must be an integer in 0…128"),
-        ("layer0.qkv", "group", 32, "'group' is 32; it must be 0, or for i4"),
+        ("layer0.qkv", "group", 32, "'group' is 32; it must be 0, or for integers in panels one of 16"),
         ("layer0.qkv", "layout", "rows", r"'layer0.qkv.weight' is int8 .* it must be int8 \[\d+, 36\]"),
         ("words", "n", 90, r"'words.weight' is int8 .*; it must be int8 \[96, 36\]"),
         ("words", "k", 35, r"'words.weight' is int8 .*; it must be int8 \[128, 35\]"),

@@ -133,7 +133,7 @@ struct Attention {
         name("state", &Attention::state, "keys and values, each head for as many query heads in a row"),
         name("out", &Attention::out, "rows of heads side by side"),
         number_above("scale", &Attention::scale, 0, "of q · k, before rotation"),
-        optional_number("softcap", &Attention::softcap, 0, "what scores stay below, in absolute value; 0: no such cap"),
+        optional_from("softcap", &Attention::softcap, 0, "what scores stay below, in absolute value; 0: no such cap"),
         flag("causal", &Attention::causal, "no later key is seen"),
         optional_integer("left", &Attention::left, -1, kMaxRows, "keys seen before the query's own; −1: all"),
         optional_integer("right", &Attention::right, -1, kMaxRows, "keys seen after it; −1: all"),

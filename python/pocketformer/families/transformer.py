@@ -145,7 +145,7 @@ class Layer:
             biases = [bias for _, bias in parts if bias is not None]
             return concatenate([weight for weight, _ in parts]), np.concatenate(biases) if biases else None
 
-        gate = None
+        qkv, gate = projections(names.qkv), None
         if spec.gated and names.ffn_gate is None:
             gate, up = _halves(pair(names.ffn_up, 2 * spec.ffn, spec.hidden, spec.ffn_bias))
         else:
@@ -155,7 +155,7 @@ class Layer:
         return cls(
             name,
             spec,
-            projections(names.qkv),
+            qkv,
             pair(names.attention_out, spec.hidden, inner, spec.out_bias),
             norm_pair(names.attention_norm) if spec.attention_norm else None,
             up,
