@@ -31,7 +31,7 @@ build() {  # folder, sanitizers, targets …
   {
     cmake -S . -B "$folder" -G Ninja -DCMAKE_CXX_COMPILER=clang++-19 -DPython_EXECUTABLE="$venv/bin/python" \
       -Dpybind11_DIR="$(python -m pybind11 --cmakedir)" -DPOCKETFORMER_SANITIZE="$sanitizers" &&
-      nice -n 10 cmake --build "$folder" --target "$@"
+      cmake --build "$folder" --target "$@"
   } > "$folder.log" 2>&1 || { cat "$folder.log"; exit 1; }
 }
 
