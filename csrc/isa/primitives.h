@@ -3,7 +3,7 @@
 // in the anonymous namespace, so that no symbol built for one CPU can be picked by the linker for another.
 //
 // Types: F = 16 floats, I = 16 int32, B = 16 groups of 4 bytes, M = 16 booleans ("virtual" vectors: one register on
-// AVX-512, two on AVX2, four on NEON, an array in the scalar build).
+// AVX-512, two on AVX2, four on NEON, the compiler's own in the scalar build).
 //
 //   kName, kActivationOffset      "avx2"; 0 or 128 (docs/format.md): what dot4's first operand is biased by
 //   kGemmRows, kGemmPanels        register tile of the int8 product, rows × panels of 16 channels, with its reason

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from statistics import median
 from typing import Any
@@ -14,7 +11,7 @@ import numpy as np
 from .. import _core
 from ..engine import Engine, Ids
 from ..tasks import score
-from .measure import repeated, timed, weight_bytes
+from .measure import fresh_rss, repeated, timed, weight_bytes
 
 STEPS = 16
 """Tokens that are decoded behind a prompt before the next of them begins where the first did."""
@@ -74,7 +71,7 @@ def measure_decoding(
         "weights": model["weights"],
         "isa": reference.program.isa,
         "load_seconds": min(loads),
-        "peak_rss_bytes": _fresh_rss(path),
+        "peak_rss_bytes": fresh_rss(path, _FRESH_PROCESS),
         "decoding": rows,
     }
 
@@ -100,11 +97,3 @@ def decode(engine: Engine, ids: Ids, seconds: float) -> tuple[float, list[float]
             steps.append(timed(lambda: engine.run([ids[:1]], rows=row, caches=[cache], out=out)))
         read()
     return reading, steps, cache.nbytes
-
-
-def _fresh_rss(path: str) -> int:
-    """The most memory of a fresh process that loads the pocket file and decodes behind a prompt of 16 tokens."""
-    done = subprocess.run(
-        [sys.executable, "-c", _FRESH_PROCESS, os.path.abspath(path)], capture_output=True, text=True, check=True
-    )
-    return int(done.stdout)

@@ -176,9 +176,12 @@ def repeated(call: Callable[[], Any], seconds: float) -> list[float]:
     return times
 
 
-def fresh_rss(path: str) -> int:
-    """``peak_rss`` of a fresh process that loads the pocket file and runs a sequence of 16 tokens."""
+def fresh_rss(path: str, script: str = _FRESH_PROCESS) -> int:
+    """``peak_rss`` that ``script`` prints, in a fresh process with the pocket file as its argument.
+
+    The default loads the file and runs a sequence of 16 tokens.
+    """
     done = subprocess.run(
-        [sys.executable, "-c", _FRESH_PROCESS, os.path.abspath(path)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", script, os.path.abspath(path)], capture_output=True, text=True, check=True
     )
     return int(done.stdout)
