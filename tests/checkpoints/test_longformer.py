@@ -17,7 +17,7 @@ import pocketformer
 from helpers.engines import ENGINES, native, native_packed
 from helpers.kernels import aligned
 from helpers.tokenizers import byte_pairs
-from helpers.torch_models import HEADS, VOCAB, Inputs, deviation, make_adversarial
+from helpers.torch_models import HEADS, VOCAB, Inputs, deviation, make_adversarial, task_output
 from pocketformer import _core
 from pocketformer.compression import compress_checkpoint, compress_graph
 from pocketformer.errors import CheckpointError
@@ -59,13 +59,7 @@ def expected(model: torch.nn.Module, inputs: Inputs, task: str, counts: tuple[in
         arguments = {"input_ids": torch.tensor(ids)[None], "token_type_ids": types}
         if counts is not None:
             arguments["global_attention_mask"] = (torch.arange(len(ids)) < counts[i]).long()[None]
-        out = model(**arguments)
-        if task == "embed":
-            results.append(out.last_hidden_state[0].mean(0, keepdim=True))
-        elif task == "answer":
-            results.append(torch.stack([out.start_logits[0], out.end_logits[0]], 1))
-        else:
-            results.append(out.logits if task == "classify" else out.logits[0])
+        results.append(task_output(model(**arguments), task))
     return torch.cat(results).numpy()
 
 

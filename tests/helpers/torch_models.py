@@ -123,6 +123,15 @@ def build(family: str, task: str, folder: Path, seed: int = 0, **options: Any) -
     return model
 
 
+def task_output(out: Any, task: str) -> torch.Tensor:
+    """What the graph of ``task`` gives for the one text that ``out`` of a model of transformers is about."""
+    if task == "embed":
+        return out.last_hidden_state[0].mean(0, keepdim=True)
+    if task == "answer":
+        return torch.stack([out.start_logits[0], out.end_logits[0]], 1)
+    return out.logits if task == "classify" else out.logits[0]
+
+
 @torch.no_grad()
 def torch_outputs(model: torch.nn.Module, inputs: Inputs, task: str, rows: np.ndarray | None = None) -> np.ndarray:
     """What the graph of ``task`` should give: each sequence is run alone, so that no padding is involved."""
@@ -132,13 +141,7 @@ def torch_outputs(model: torch.nn.Module, inputs: Inputs, task: str, rows: np.nd
         arguments = {"input_ids": torch.tensor(ids)[None]}
         if typed:
             arguments["token_type_ids"] = torch.tensor(types)[None]
-        out = model(**arguments)
-        if task == "embed":
-            results.append(out.last_hidden_state[0].mean(0, keepdim=True))
-        elif task == "answer":
-            results.append(torch.stack([out.start_logits[0], out.end_logits[0]], 1))
-        else:
-            results.append(out.logits if task == "classify" else out.logits[0])
+        results.append(task_output(model(**arguments), task))
     joined = torch.cat(results).numpy()
     return joined if rows is None else joined[rows]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..graph import READS, STATES, Array, Graph, Op
-from ..lazy import lazy
+from ..lazy import lazy, take_rows
 from .channels import Channels, Space
 
 
@@ -150,21 +150,13 @@ def _ops(graph: Graph, channels: Channels, removed: Array) -> list[Op]:
 
 def _selected(array: Array, rows: Array | None, columns: Array | None) -> Array:
     """The entries at ``rows`` and ``columns``; those of a matrix are read when they are used."""
-
     if array.ndim == 1:
         return np.asarray(array)[rows]
-    height, width = (
-        size if kept is None else len(kept) for size, kept in zip(array.shape, (rows, columns), strict=True)
-    )
+    part = array if rows is None else take_rows(array, rows)
+    if columns is None:
+        return part
 
     def chosen(begin: int, end: int) -> Array:
-        if rows is None:
-            part = np.asarray(array[begin:end])
-        elif begin < end:
-            first = int(rows[begin])
-            part = np.asarray(array[first : int(rows[end - 1]) + 1])[rows[begin:end] - first]
-        else:
-            part = np.empty((0, array.shape[1]), np.float32)
-        return np.ascontiguousarray(part if columns is None else part[:, columns])
+        return np.ascontiguousarray(np.asarray(part[begin:end])[:, columns])
 
-    return lazy((height, width), chosen)
+    return lazy((len(part), len(columns)), chosen)

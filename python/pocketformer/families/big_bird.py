@@ -39,8 +39,7 @@ def spec(config: Config) -> BigBirdSpec:
     blocks = 5 + 2 * config.integer("num_random_blocks", 3, minimum=0)
     longest = base.positions if kind == "original_full" else blocks * config.integer("block_size", 64)
     layer = replace(base.layer, qkv_bias=config.flag("use_bias", True))
-    fields = {name: getattr(base, name) for name in base.__dataclass_fields__}
-    return BigBirdSpec(**{**fields, "layer": layer}, longest=longest)
+    return BigBirdSpec.extending(base, layer=layer, longest=longest)
 
 
 def encode(b: GraphBuilder, spec: EncoderSpec, tensors: Tensors, prefix: str) -> str:

@@ -5,7 +5,8 @@ Devlin et al., "BERT: Pre-training of Deep Bidirectional Transformers" (arXiv 18
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 from ..errors import CheckpointError
 from ..graph import Array, GraphBuilder, Table
@@ -14,6 +15,8 @@ from .transformer import Layer, LayerNames, LayerSpec, norm
 
 WORD_TABLE = "embeddings.word_embeddings.weight"
 """The word table of every family here, below the family's ``base``."""
+
+Spec = TypeVar("Spec", bound="EncoderSpec")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,11 @@ class EncoderSpec:
                 f"a position table of {self.positions} rows leaves no position after the {self.position_offset} "
                 "reserved ones; check max_position_embeddings in config.json"
             )
+
+    @classmethod
+    def extending(cls: type[Spec], base: EncoderSpec, **more: Any) -> Spec:
+        """``base`` with the fields ``more``, those that a family adds among them."""
+        return cls(**{**{field.name: getattr(base, field.name) for field in fields(base)}, **more})
 
     @property
     def max_length(self) -> int:

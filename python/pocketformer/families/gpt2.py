@@ -25,7 +25,7 @@ _OWN_KEYS = {
 
 
 def _gpt2(config: Config) -> DecoderSpec:
-    own = replace(config, values={**{key: config.values.get(old) for key, old in _OWN_KEYS.items()}, **config.values})
+    own = config.renamed(_OWN_KEYS)
     config.refuse("add_cross_attention", config.flag("add_cross_attention"), "only decoders alone are")
     hidden = own.integer("hidden_size", 768)
     layer = LayerSpec(

@@ -35,8 +35,7 @@ def spec(config: Config) -> LongformerSpec:
             f"{config.path}: 'attention_window' is {given!r:.80}; it must be an even number of tokens, or one for each "
             f"of the {base.layers} layers"
         )
-    fields = {name: getattr(base, name) for name in base.__dataclass_fields__}
-    return LongformerSpec(**fields, windows=tuple(window // 2 for window in windows))
+    return LongformerSpec.extending(base, windows=tuple(window // 2 for window in windows))
 
 
 def for_task(spec: EncoderSpec, task: str) -> EncoderSpec:

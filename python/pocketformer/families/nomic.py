@@ -35,7 +35,7 @@ _OLD_KEYS = {
 
 
 def spec(config: Config) -> EncoderSpec:
-    own = replace(config, values={**{key: config.values.get(old) for key, old in _OLD_KEYS.items()}, **config.values})
+    own = config.renamed(_OLD_KEYS)
     refuse_variants(own)
     _refuse_own(config)
     activation = own.text("activation_function", "swiglu")

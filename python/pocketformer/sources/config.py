@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,10 @@ class Config:
     @classmethod
     def read(cls, path: Path) -> Config:
         return cls(read_json(path), path)
+
+    def renamed(self, old: Mapping[str, str]) -> Config:
+        """With settings under the keys of ``old`` too, which others call by its values; a key of its own wins."""
+        return replace(self, values={**{key: self.values.get(name) for key, name in old.items()}, **self.values})
 
     def integer(self, key: str, default: int | None = None, *, minimum: int = 1) -> int:
         value = self._get(key, default)
