@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from .layout import BITS, BLOCK, LONGEST_JOINED, MOST_GROUPS
 
 Array = NDArray[Any]
+GROUP_PARTS = ("scale", "subscale", "minimum", "subminimum")
+"""What each group of inputs of a channel may have a number of."""
 _FORMATS = tuple(BITS[name] for name in ("i4", "i5", "i6"))
 
 
@@ -31,7 +33,7 @@ class Rows:
 
     def factors(self) -> dict[str, Array]:
         """All but the values, by name."""
-        given = {name: getattr(self, name) for name in ("scale", "subscale", "minimum", "subminimum")}
+        given = {name: getattr(self, name) for name in GROUP_PARTS}
         return {name: array for name, array in given.items() if array is not None}
 
 
@@ -92,7 +94,7 @@ class Grouped:
         if scales == "f32":
             for name in ("scale", "minimum"):
                 if name in given:
-                    given[name] = _floats(given[name], given.pop(f"sub{name}", None))
+                    given[name] = widened(given[name], given.pop(f"sub{name}", None))
         two = scales == "two_level"
         if self.minimum and "minimum" not in given:
             given["minimum"] = np.zeros((n, k // BLOCK if two else k // group), given["scale"].dtype)
@@ -132,7 +134,8 @@ def below(parts: Sequence[Grouped]) -> Grouped:
     return replace(whole, read=read)
 
 
-def _floats(stored: Array, multiples: Array | None) -> Array:
+def widened(stored: Array, multiples: Array | None) -> Array:
+    """float32 [n] or [n, groups]: scales or minima as ``stored``, times the ``multiples`` of groups that share one."""
     wide: Array = stored.astype(np.float32)
     if multiples is None:
         return wide

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .graph import Array, Graph
+from .grouped import GROUP_PARTS, widened
 from .layout import (
     BITS,
     GROUP,
@@ -23,9 +24,6 @@ from .layout import (
     round_up,
     table_rows,
 )
-
-GROUP_PARTS = ("scale", "subscale", "minimum", "subminimum")
-"""What each group of inputs of a channel may have a number of."""
 
 
 def pad(array: Array, *shape: int) -> Array:
@@ -193,13 +191,8 @@ def scales_of(name: str, plain: dict[str, Array]) -> tuple[Array, Array | None]:
     """Scales of the weight ``name`` and minima or None as float32 [n] or [n, groups], whatever they are stored as."""
 
     def floats(part: str) -> Array | None:
-        stored, multiples = plain.get(f"{name}.{part}"), plain.get(f"{name}.sub{part}")
-        if stored is None:
-            return None
-        wide = stored.astype(np.float32)
-        if multiples is None:
-            return wide
-        return wide.repeat(multiples.shape[1] // wide.shape[1], axis=1) * multiples.astype(np.float32)
+        stored = plain.get(f"{name}.{part}")
+        return None if stored is None else widened(stored, plain.get(f"{name}.sub{part}"))
 
     scale = floats("scale")
     assert scale is not None

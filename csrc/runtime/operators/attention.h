@@ -124,9 +124,8 @@ struct Attention {
 
   static constexpr const char* kName = "attention";
   static constexpr const char* kDoc =
-      "`out = softmax(q · kᵀ · scale + bias) · v` over the keys of the query's sequence that it sees; with a `softcap` "
-      "c "
-      "the softmax is that of c · tanh(q · kᵀ · scale / c)";
+      "`out = softmax(q · kᵀ · scale + bias) · v` over the keys of the query's sequence that it sees; with a "
+      "`softcap` c the softmax is that of c · tanh(q · kᵀ · scale / c)";
   static constexpr auto fields() {
     return std::tuple{
         name("q", &Attention::q, "queries: from `quantize_heads` for an int8 state, rows of heads for fp32"),

@@ -84,8 +84,7 @@ struct Depthwise {
   static constexpr const char* kName = "depthwise";
   static constexpr const char* kDoc =
       "`out = activation(Σ pixel · weight + bias)` over the pixels of windows of the grid `in`, each channel by "
-      "itself; "
-      "in float32, pixel after pixel, fused";
+      "itself; in float32, pixel after pixel, fused";
   static constexpr auto fields() {
     return std::tuple{
         name("in", &Depthwise::in, "rows of a grid"),

@@ -60,9 +60,8 @@ struct Resize {
 
   static constexpr const char* kName = "resize";
   static constexpr const char* kDoc =
-      "`out` = the grid `in` at another size, bilinear: pixels' middles lie at half integers, and beyond the border "
-      "the "
-      "border counts again";
+      "`out` = the grid `in` at another size, bilinear: pixels' middles lie at half integers, and beyond the "
+      "border the border counts again";
   static constexpr auto fields() {
     return std::tuple{name("in", &Resize::in, "rows of a grid"), name("out", &Resize::out, "rows of another"),
                       name("domain", &Resize::domain, "of the result: a grid")};

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..graph import Array, Graph
-from ..grouped import Grouped
+from ..grouped import GROUP_PARTS, Grouped
 from ..lazy import grouped_of
-from ..packing import GROUP_PARTS, stored_weights
+from ..packing import stored_weights
 from ..pocketwriter import writing
 from .calibration import FEW_TOKENS, TOKENS, Samples, calibrate, default_calibration, random_tokens, takes_tokens
 from .dataflow import Dataflow
