@@ -1,0 +1,350 @@
+"""Latency and memory of whole models by their shapes, in every runtime: ``python -m bench.peers.shapes deit-tiny …``.
+
+Weights are random (time does not depend on them); every runtime gets the same checkpoint and the same arrays: pixels
+that are already scaled, or token ids. Each runs in a process of its own, stopped while another is measured, in rounds.
+ONNX Runtime's int8 is the fastest of dynamic and (of images) calibrated quantization, OpenVINO's is NNCF's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.peers.machine import describe
+from bench.peers.peer import benchmark_environment, default_cache
+from bench.statistics import ratio_text
+from pocketformer.perf.measure import peak_rss
+
+Feed = dict[str, NDArray[Any]]
+Call = Callable[[Feed], Any]
+VIT = {"model_type": "vit", "num_labels": 1000}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One model: the keys of its config, and the class of transformers that has these weights."""
+
+    config: dict[str, Any]
+    auto: str
+    side: int = 0
+    """Pixels of a side of the image; 0: a model of texts."""
+
+    def feed(self, batch: int, tokens: int) -> Feed:
+        """What the other runtimes are given: pixels [batch, 3, side, side] or ids [batch, tokens]."""
+        rng = np.random.default_rng(0)
+        if self.side:
+            return {"pixel_values": rng.standard_normal((batch, 3, self.side, self.side), np.float32)}
+        return {"input_ids": rng.integers(5, self.config["vocab_size"], (batch, tokens))}
+
+
+def vit(width: int, layers: int, heads: int, patch: int = 16, ffn: int = 0) -> Shape:
+    sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
+    more = {"patch_size": patch, "image_size": 224, "intermediate_size": ffn or 4 * width}
+    return Shape(VIT | sizes | more, "AutoModelForImageClassification", 224)
+
+
+def mobilevit(hidden: list[int], neck: list[int]) -> Shape:
+    config = {"model_type": "mobilevit", "hidden_sizes": hidden, "neck_hidden_sizes": neck, "num_labels": 1000}
+    return Shape(config | {"image_size": 256}, "AutoModelForImageClassification", 256)
+
+
+DINO = {"model_type": "dinov2", "hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6}
+MODERN = {"model_type": "modernbert", "vocab_size": 50368, "max_position_embeddings": 8192, "num_hidden_layers": 22}
+SHAPES = {
+    "deit-tiny": vit(192, 12, 3),
+    "deit-small": vit(384, 12, 6),
+    "vit-base": vit(768, 12, 12),
+    "vit-huge": vit(1280, 32, 16, patch=14, ffn=5120),
+    "dinov2-small": Shape(DINO | {"patch_size": 14, "image_size": 224}, "AutoModel", 224),
+    "mobilevit-small": mobilevit([144, 192, 240], [16, 32, 64, 96, 128, 160, 640]),
+    "mobilevit-xsmall": mobilevit([96, 120, 144], [16, 32, 48, 64, 80, 96, 384]),
+    "modernbert-base": Shape(MODERN, "AutoModel"),
+}
+
+
+def torch_model(shape: Shape, folder: Path) -> Any:
+    import torch
+    import transformers
+
+    auto = getattr(transformers, shape.auto)
+    return auto.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention(shape, "sdpa")).eval()
+
+
+def attention(shape: Shape, wanted: str) -> str:
+    return "eager" if shape.config["model_type"] == "mobilevit" else wanted
+
+
+def prepare(name: str, folder: Path) -> None:
+    """The checkpoint and every runtime's files of it; those that exist are kept."""
+    import torch
+    import transformers
+
+    from pocketformer.compression import QuantizeOptions, compress
+
+    shape = SHAPES[name]
+    if not (folder / "config.json").exists():
+        torch.manual_seed(0)
+        settings = dict(shape.config)
+        config = transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
+        getattr(transformers, shape.auto).from_config(config).save_pretrained(folder)
+    if shape.side and not (folder / "preprocessor_config.json").exists():
+        resize = {"do_resize": True, "size": {"height": shape.side, "width": shape.side}, "do_center_crop": False}
+        (folder / "preprocessor_config.json").write_text(json.dumps(resize | {"do_normalize": False}))
+    for weights in ("int8", "fp32"):
+        if not (folder / f"{weights}.pocket").exists():
+            compress(folder, folder / f"{weights}.pocket", weights=weights, options=QuantizeOptions(random_tokens=0))
+    if not (folder / "fp32.onnx").exists():
+        export(shape, folder)
+    for make, proof in ((onnx_int8, "int8.onnx"), (openvino_int8, "int8.bin")):
+        if not (folder / proof).exists():
+            try:
+                make(shape, folder)
+            except Exception as error:  # a peer that cannot convert a model is left out, and said
+                print(f"{name}: {make.__name__} failed: {str(error).splitlines()[0]}", file=sys.stderr)
+
+
+def export(shape: Shape, folder: Path) -> None:
+    import torch
+
+    class First(torch.nn.Module):
+        def __init__(self, model: torch.nn.Module) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, *values: torch.Tensor) -> Any:
+            return self.model(**dict(zip(names, values, strict=True)))[0]
+
+    model = torch_model(shape, folder)
+    model.set_attn_implementation("eager")
+    values = {key: torch.from_numpy(value) for key, value in shape.feed(2, 256).items()}
+    names = list(values)
+    free = {name: {0: "batch"} if shape.side else {0: "batch", 1: "tokens"} for name in names}
+    torch.onnx.export(
+        First(model).eval(),
+        tuple(values.values()),
+        str(folder / "fp32.onnx"),
+        input_names=names,
+        output_names=["output"],
+        dynamic_axes=free,
+        opset_version=17,
+        dynamo=False,
+    )
+
+
+def onnx_int8(shape: Shape, folder: Path) -> None:
+    import shutil
+
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.left = 8
+
+        def get_next(self) -> Feed | None:
+            self.left -= 1
+            return shape.feed(1, 128) if self.left >= 0 else None
+
+    plain, made = folder / "plain.onnx", [folder / "dynamic.onnx"]
+    quant_pre_process(folder / "fp32.onnx", plain, skip_symbolic_shape=True)
+    quantize_dynamic(plain, made[0], per_channel=True, weight_type=QuantType.QInt8)
+    if shape.side:
+        made.append(folder / "static.onnx")
+        quantize_static(plain, made[1], Reader(), per_channel=True)
+    feed = shape.feed(1, 128)
+    times = []
+    for path in made:
+        call = onnxruntime(path, 1)
+        call(feed)
+        begin = time.perf_counter()
+        call(feed)
+        times.append(time.perf_counter() - begin)
+    shutil.copy(made[int(np.argmin(times))], folder / "int8.onnx")
+
+
+def openvino_int8(shape: Shape, folder: Path) -> None:
+    import nncf
+    import openvino as ov
+
+    plain = ov.convert_model(folder / "fp32.onnx")
+    kind = None if shape.config["model_type"] == "mobilevit" else nncf.ModelType.TRANSFORMER
+    samples = nncf.Dataset([shape.feed(1, 128) for _ in range(8)])
+    ov.save_model(nncf.quantize(plain, samples, model_type=kind, subset_size=8), folder / "int8.xml")
+
+
+def ours(path: Path, threads: int) -> Call:
+    from pocketformer.engine import Engine
+
+    engine = Engine(path, threads)
+
+    def call(feed: Feed) -> Any:
+        if "pixel_values" in feed:
+            return engine.run_inputs(
+                {"pixels": np.ascontiguousarray(feed["pixel_values"].transpose(0, 2, 3, 1).reshape(-1, 3))}
+            )
+        return engine.run([ids.astype(np.int32) for ids in feed["input_ids"]])
+
+    return call
+
+
+def onnxruntime(path: Path, threads: int) -> Call:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda feed: session.run(None, feed)
+
+
+def openvino(path: Path, threads: int) -> Call:
+    import openvino as ov
+
+    settings = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": threads}
+    request = ov.Core().compile_model(path, "CPU", settings).create_infer_request()
+    return lambda feed: request.infer(feed, share_inputs=True, share_outputs=True)
+
+
+def torch_fp32(path: Path, threads: int) -> Call:
+    import torch
+
+    torch.set_num_threads(threads)
+    model = torch_model(SHAPES[path.parent.name], path.parent)
+
+    def call(feed: Feed) -> Any:
+        with torch.inference_mode():
+            return model(**{key: torch.from_numpy(value) for key, value in feed.items()})
+
+    return call
+
+
+RUNTIMES: dict[str, tuple[Callable[[Path, int], Call], str]] = {
+    "pocketformer int8": (ours, "int8.pocket"),
+    "pocketformer fp32": (ours, "fp32.pocket"),
+    "OpenVINO int8": (openvino, "int8.xml"),
+    "ONNX Runtime int8": (onnxruntime, "int8.onnx"),
+    "ONNX Runtime fp32": (onnxruntime, "fp32.onnx"),
+    "torch fp32": (torch_fp32, "config.json"),
+}
+
+
+def child(runtime: str, folder: Path, threads: int, pipe: Connection) -> None:
+    """Answers (batch, tokens, seconds) with the seconds of every call, and the peak of the process's memory."""
+    load, file = RUNTIMES[runtime]
+    shape, call = SHAPES[folder.name], load(folder / file, threads)
+    pipe.send("loaded")
+    while (request := pipe.recv()) is not None:
+        batch, tokens, seconds = request
+        feed = shape.feed(batch, tokens)
+        call(feed)
+        times: list[float] = []
+        while not times or sum(times) < seconds:
+            begin = time.perf_counter()
+            call(feed)
+            times.append(time.perf_counter() - begin)
+        pipe.send((times, peak_rss()))
+
+
+def compare(
+    name: str,
+    folder: Path,
+    runtimes: Sequence[str],
+    cells: Sequence[tuple[int, int]],
+    threads: int,
+    rounds: int,
+    seconds: float,
+) -> list[dict[str, Any]]:
+    """A row for each of ``runtimes`` and each cell (batch, tokens): medians of ``rounds`` rounds, and peak memory."""
+    spawn, rows, order = multiprocessing.get_context("spawn"), [], random.Random(0)
+    for cell in cells:
+        peers = []
+        for runtime in (r for r in runtimes if (folder / RUNTIMES[r][1]).exists()):
+            pipe, end = spawn.Pipe()
+            process = spawn.Process(target=child, args=(runtime, folder, threads, end), daemon=True)
+            process.start()
+            end.close()
+            try:
+                pipe.recv()
+            except EOFError:
+                print(f"{name}: {runtime} does not run", file=sys.stderr)
+                continue
+            os.kill(process.pid or 0, signal.SIGSTOP)
+            peers.append({"name": name, "runtime": runtime, "threads": threads, "cell": cell, "rounds": []})
+            peers[-1] |= {"process": process, "pipe": pipe}
+        for _ in range(rounds):
+            for peer in order.sample(peers, len(peers)):
+                os.kill(peer["process"].pid, signal.SIGCONT)
+                peer["pipe"].send((*cell, seconds))
+                times, peer["peak_rss_bytes"] = peer["pipe"].recv()
+                os.kill(peer["process"].pid, signal.SIGSTOP)
+                peer["rounds"].append(median(times))
+        for peer in peers:
+            peer.pop("process").kill()
+            peer.pop("pipe").close()
+        rows += peers
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: milliseconds, the time beside ours (paired by round, quartiles) and the process's peak memory."""
+    lines = ["| model | threads | cell | runtime | ms | time / ours | peak MB |", "|---" * 7 + "|"]
+    for row in rows:
+        key = ("name", "threads", "cell")
+        base = next(r for r in rows if r["runtime"].startswith("pocketformer") and all(r[k] == row[k] for k in key))
+        place = f"| {row['name']} | {row['threads']} | {row['cell'][0]}" + (
+            f" × {row['cell'][1]}" * bool(row["cell"][1])
+        )
+        ratio, peak = ratio_text(row["rounds"], base["rounds"]), row["peak_rss_bytes"] / 1e6
+        lines.append(f"{place} | {row['runtime']} | {1e3 * median(row['rounds']):.2f} | {ratio} | {peak:.0f} |")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", choices=SHAPES, metavar="MODEL", help=", ".join(SHAPES))
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--batch", type=int, nargs="+", default=[1])
+    parser.add_argument("--tokens", type=int, nargs="+", default=[512, 2048, 8192], help="of models of texts")
+    parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=list(RUNTIMES), metavar="NAME")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=0.5, help="of each runtime in a round")
+    parser.add_argument("--prepare", action="store_true", help="make the files, measure nothing")
+    parser.add_argument("--json", type=Path, help="write the raw times here")
+    arguments = parser.parse_args(argv)
+
+    warnings.simplefilter("ignore")  # the converters' deprecations are not ours to mend
+    for variable in set(os.environ) - set(benchmark_environment()):
+        del os.environ[variable]
+    rows: list[dict[str, Any]] = []
+    for name in arguments.models:
+        folder = default_cache() / "shapes" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        prepare(name, folder)
+        lengths = [0] if SHAPES[name].side else arguments.tokens
+        cells = [(batch, tokens) for batch in arguments.batch for tokens in lengths]
+        for threads in [] if arguments.prepare else arguments.threads:
+            rows += compare(name, folder, arguments.runtimes, cells, threads, arguments.rounds, arguments.seconds)
+    if rows:
+        print(table(rows))
+        print("\n".join(f"- {key}: {value}" for key, value in describe().items()))
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"machine": describe(), "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
