@@ -38,6 +38,7 @@ constexpr size_t kMaxArenaBytes = 1 << 24;
 
 struct Batch {
   std::vector<int32_t> ids, types, counts;
+  std::vector<float> image;
   std::vector<int64_t> offsets{0}, rows;
   Feeds feeds;
 };
@@ -57,6 +58,17 @@ Batch batch(FuzzedDataProvider& bytes, const Program& program) {
   for (int32_t& id : b.ids) id = static_cast<int32_t>(in_range(program.inputs[0].limit));
   b.feeds.inputs[0] = {b.ids.empty() ? static_cast<const void*>(b.offsets.data()) : b.ids.data(), b.ids.size()};
   for (size_t i = 1; i < program.inputs.size(); ++i) {
+    if (program.inputs[i].dtype == InputType::kRows) {
+      const Domain& grid = program.domains[static_cast<size_t>(program.inputs[i].domain)];
+      const size_t rows = (b.offsets.size() - 1) * static_cast<size_t>(grid.max_rows);
+      const size_t numbers = rows * static_cast<size_t>(program.inputs[i].width);
+      if (numbers > kMaxArenaBytes) continue;  // refused without it
+      b.image.resize(std::max<size_t>(numbers, 1));
+      uint32_t state = bytes.ConsumeIntegral<uint8_t>();
+      for (float& x : b.image) x = static_cast<float>((state = state * 1664525u + 1013904223u) >> 20) / 1024 - 2;
+      b.feeds.inputs[i] = {b.image.data(), rows - (bytes.ConsumeIntegralInRange(0, 15) == 15 && rows > 0)};
+      continue;
+    }
     if (!bytes.ConsumeBool()) continue;
     const bool types = program.inputs[i].name == "types";
     std::vector<int32_t>& entries = types ? b.types : b.counts;

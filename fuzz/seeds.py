@@ -15,8 +15,11 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
+from helpers import hostile_gguf
 from helpers.graphs import MODEL, TEXT, tiny_graph
+from pocketformer.compression import compress
 from pocketformer.compression.quantize import quantize_graph
+from pocketformer.graph import Array, Graph, GraphBuilder, Table
 from pocketformer.packing import pack_graph
 from pocketformer.pocketfile import write_pocket
 
@@ -66,7 +69,54 @@ def pocket_files() -> list[bytes]:
                 packed = pack_graph(quantize_graph(graph, linear_bits=bits) if bits < 32 else graph)
                 write_pocket(path, packed, MODEL | {"weights": weights, "task": task}, TEXT, tokenizers()[0])
                 contents.append(path.read_bytes())
+            for graph in (grids(), patterns()):
+                packed = pack_graph(quantize_graph(graph, linear_bits=bits) if bits < 32 else graph)
+                write_pocket(path, packed, MODEL | {"weights": weights, "task": "features"}, TEXT, None)
+                contents.append(path.read_bytes())
+        for index, file in enumerate(gguf_files()):
+            source = Path(folder) / f"{index}.gguf"
+            source.write_bytes(file.content())
+            compress(source, path, weights="gguf")
+            contents.append(path.read_bytes())
     return contents
+
+
+def grids() -> Graph:
+    """Every operator over grids, then rows that are prepended."""
+    rng = np.random.default_rng(1)
+
+    def normal(*shape: int) -> Array:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    build = GraphBuilder([{"name": "pixels", "kind": "grid", "height": 4, "width": 6}])
+    build.inputs.append({"name": "image", "domain": "pixels", "dtype": "f32", "width": 3})
+    x = build.linear(build.unfold("image", "pixels", height=3, width=3, padding=1), normal(16, 27), name="first")
+    halves = build.domain("halves", "grid", "pixels", height=2, width=3)
+    x = build.depthwise(x, normal(4, 16), normal(16), halves, name="taps", height=2, width=2, stride=2)
+    x = build.resize(build.fold(x, "pixels", height=2, width=2), halves)
+    x = build.linear(build.softcap(x, 2.0), normal(16, 4), name="second")
+    longer = build.domain("longer", "ragged", "halves", prepended=2)
+    return build.build(build.pool(build.prepend(x, normal(2, 16), longer, name="token"), "max", longer))
+
+
+def patterns() -> Graph:
+    """Attention with positions that turn, capped scores, and rows that are global."""
+    rng = np.random.default_rng(2)
+
+    def normal(*shape: int) -> Array:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    build = GraphBuilder.text(20, 1, 8)
+    x = build.embed([Table("words", normal(20, 32), "ids")], scale=2.0)
+    turns = ("rope", np.linspace(1, 0.01, 4, dtype=np.float32), 1.0)
+    for name, options in (
+        ("a", {"left": 2, "softcap": 3.0, "rope": turns}),
+        ("b", {"left": 1, "right": 1, "globals": 2}),
+    ):
+        qkv = build.linear(x, normal(32, 32), name=f"{name}.qkv")
+        mixed = build.attention(qkv, heads=2, kv_heads=1, head_dim=8, **options)
+        x = build.linear(mixed, normal(32, 16), name=f"{name}.out", residual=x)
+    return build.build(x)
 
 
 def safetensors_files() -> list[bytes]:
@@ -77,6 +127,12 @@ def safetensors_files() -> list[bytes]:
     }
     plain = save(tensors)
     return [plain, save(tensors | {"ids": np.arange(4)}, {"format": "np"}), plain.replace(b'"F16"', b'"BF16"', 1)]
+
+
+def gguf_files() -> list[hostile_gguf.File]:
+    """A file of each way to store tokens, and of blocks of 32 and of 256."""
+    kinds = (("llama", 8), ("llama", 2), ("llama", 12), ("qwen3", 8), ("qwen3", 14))
+    return [hostile_gguf.decoder(architecture, kind) for architecture, kind in kinds]
 
 
 SEEDS = {"pocket": pocket_files, "safetensors": safetensors_files, "tokenizer": tokenizers}

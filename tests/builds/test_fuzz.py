@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -38,3 +39,21 @@ def test_fuzzers_and_sanitizers() -> None:
         assert int(found[2]) > 3
     assert "memory: done" in done.stdout
     assert "threads: done" in done.stdout
+
+
+@pytest.mark.slow
+def test_mutated_files() -> None:
+    """Some of what fuzz/million.py reads by the hundred thousand, in memory that is bounded."""
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), *sys.path]),
+        "PYTHONWARNINGS": "ignore",
+    }
+    command = [sys.executable, ROOT / "fuzz/million.py", "450", "7", "pocket", "safetensors", "gguf"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-5000:]
+    counts = json.loads(done.stdout)
+    assert counts["pocket accepted"] > 5
+    assert counts["pocket refused"] > 50
+    assert counts["gguf accepted"] > 5
+    assert counts["gguf refused (CheckpointError)"] > 50
+    assert counts["gguf refused (UnsupportedModelError)"] > 5

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import CheckpointError, UnsupportedModelError
 from ..graph import Array
+from ..layout import MAX_HEAD_DIM
 from ..sources.source import Config
 
 
@@ -68,6 +69,8 @@ def read_rope(
         raise CheckpointError(f"{config.path}: 'rope_theta' is {base}; it must be at least 1")
     share = own.number("partial_rotary_factor", config.number("partial_rotary_factor", 1.0))
     config.refuse("partial_rotary_factor", share != 1 and not partial, "all channels of a head must turn")
+    if head_dim > MAX_HEAD_DIM:
+        raise UnsupportedModelError(f"{config.path}: heads have {head_dim} channels; the most are {MAX_HEAD_DIM}")
     rotated = int(head_dim * share)
     if share > 1 or rotated < 2 or rotated % 2:
         raise CheckpointError(

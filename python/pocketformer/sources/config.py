@@ -23,6 +23,8 @@ _ACTIVATIONS = {
     "swish": "silu",
     "tanh": "tanh",
 }
+_COUNTS_OF_LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
+MAX_LAYERS = 65_536  # as many tensors as a checkpoint may have: nothing is built for layers that cannot be there
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -73,6 +75,8 @@ class Config:
         value = self._get(key, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
             raise CheckpointError(f"{self.path}: {key!r} is {value!r}; it must be an integer of at least {minimum}")
+        if key in _COUNTS_OF_LAYERS and value > MAX_LAYERS:
+            raise CheckpointError(f"{self.path}: {key!r} is {value}; the limit is {MAX_LAYERS}, the file is damaged")
         return value
 
     def integers(self, key: str, default: tuple[int, ...]) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError, UnsupportedModelError
-from .config import Config
+from .config import MAX_LAYERS, Config
 from .gguf_reader import GgufHeader
 
 EMBEDDING, HEAD, FACTORS = "token_embd.weight", "output.weight", "rope_freqs.weight"
@@ -52,12 +52,14 @@ class Settings:
         self.asked.add(key)
         return self.header.metadata.get(f"{self.architecture}.{key}")
 
-    def integer(self, key: str, default: int | None = None) -> int:
+    def integer(self, key: str, default: int | None = None, most: int | None = None) -> int:
         value = self.get(key)
         if value is None:
             value = default
         if type(value) is not int or value < 1:
             raise self.wrong(key, value, "must be an integer of at least 1, the same for all layers")
+        if most is not None and value > most:
+            raise self.wrong(key, value, f"must be at most {most}")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
@@ -164,7 +166,7 @@ def read_config(header: GgufHeader) -> tuple[Architecture, Config]:
         "vocab_size": header.tensors[EMBEDDING].shape[0],
         "hidden_size": hidden,
         "intermediate_size": settings.integer("feed_forward_length"),
-        "num_hidden_layers": settings.integer("block_count"),
+        "num_hidden_layers": settings.integer("block_count", most=MAX_LAYERS),
         "num_attention_heads": heads,
         "num_key_value_heads": settings.integer("attention.head_count_kv", heads),
         "head_dim": head_dim,
@@ -187,7 +189,7 @@ def _rope(settings: Settings, head_dim: int) -> dict[str, Any]:
     theta = settings.number("rope.freq_base", 10_000.0)
     kind = settings.get("rope.scaling.type")
     scaling: dict[str, Any] = {"rope_type": "default"}
-    if kind in ("linear", "yarn"):
+    if isinstance(kind, str) and kind in ("linear", "yarn"):
         factor = settings.number("rope.scaling.factor")
         if factor != 1:
             scaling = {"rope_type": kind, "factor": factor}
@@ -219,13 +221,15 @@ def _llama3(settings: Settings, rope: dict[str, Any], head_dim: int) -> dict[str
     """The parameters that the divisors in ``rope_freqs.weight`` were made with; Llama 3.1 has few, which are tried."""
     info = settings.header.tensors[FACTORS]
     where = f"{settings.header.path}: tensor {FACTORS!r}"
-    if rope["rope_type"] != "default" or info.shape != (head_dim // 2,):
+    if rope["rope_type"] != "default" or head_dim % 2 or info.shape != (head_dim // 2,):
         raise CheckpointError(f"{where} has the shape {list(info.shape)}; it must be that of half a head, unscaled")
     stored = info.type.rows(settings.header.content[info.begin : info.end][None])[0]
     wavelengths = 2 * np.pi * rope["rope_theta"] ** (np.arange(0, head_dim, 2) / head_dim)
     factor, low, high, original = float(stored.max()), 1.0, 4.0, 8192
     share = np.clip((original / wavelengths - low) / (high - low), 0, 1)
-    if not np.allclose(stored, 1 / ((1 - share) / factor + share), rtol=1e-4):
+    with np.errstate(all="ignore"):  # a factor of 0 agrees with nothing
+        expected = 1 / ((1 - share) / factor + share)
+    if not np.allclose(stored, expected, rtol=1e-4):
         raise UnsupportedModelError(
             f"{where} holds other divisors than Llama 3.1's rope with a factor of {factor:g}; compress the model's "
             "Hugging Face folder"

@@ -153,9 +153,9 @@ def read_gguf_tokenizer(header: GgufHeader, rows: int, max_length: int) -> GgufT
         UnsupportedModelError: its algorithm or splitting is not supported; the message lists what is.
     """
     kind = header.metadata.get("tokenizer.ggml.model")
-    if kind is None or kind in ("none", "no_vocab"):
+    if kind is None or (isinstance(kind, str) and kind in ("none", "no_vocab")):
         return None
-    if kind not in _BUILDERS:
+    if not isinstance(kind, str) or kind not in _BUILDERS:
         raise UnsupportedModelError(
             f"{header.path}: tokenizer.ggml.model is {kind!r:.80}; supported are {', '.join(_BUILDERS)}: compress the "
             "model's Hugging Face folder"
@@ -213,7 +213,7 @@ def _byte_pairs(vocabulary: _Vocabulary) -> tuple[Tokenizer, bool]:
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     name = vocabulary.get("pre")
-    if name not in SPLITTINGS:
+    if not isinstance(name, str) or name not in SPLITTINGS:
         raise UnsupportedModelError(
             f"{vocabulary.header.path}: tokenizer.ggml.pre is {name!r:.80}: how its words are split is not known here; "
             f"supported are {', '.join(SPLITTINGS)}: convert the model again, or compress its Hugging Face folder"
