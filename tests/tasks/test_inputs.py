@@ -12,6 +12,21 @@ from pocketformer.tasks.inputs import as_list, as_texts
 from pocketformer.tasks.text import check_unicode
 
 
+class NAType:
+    """pandas' missing value: whatever is compared with it is missing too, and neither true nor false."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> Any:
+        return self
+
+    def __ne__(self, other: object) -> Any:
+        return self
+
+    def __bool__(self) -> bool:
+        raise TypeError("boolean value of NA is ambiguous")
+
+
 class Table:
     columns = ("text",)
 
@@ -32,6 +47,10 @@ class Table:
         (3, "texts is 3"),
         (["a", float("nan")], r"texts\[1\]: a text is float \(nan, a missing value\)"),
         (np.array(["a", np.nan], object), r"texts\[1\]: a text is float"),
+        (["a", NAType()], r"texts\[1\]: a text is NAType \(.*, a missing value\); drop or fill"),
+        (["a", np.datetime64("NaT")], r"texts\[1\]: a text is datetime64 \(.*, a missing value\)"),
+        ([np.float32("nan")], r"texts\[0\]: a text is float32 \(.*, a missing value\)"),
+        (np.array("a"), r"texts is array\('a'"),
         (["a", None], r"texts\[1\]: a text is NoneType"),
         (["a", 3], r"texts\[1\]: a text is int; pass str"),
         (["a", b"b"], r"texts\[1\]: a text is bytes"),
@@ -50,6 +69,8 @@ def test_refused(texts: Any, message: str) -> None:
         (("a", "b"), r"a tuple of two strings; pass \[\(a, b\)\] for one pair or \[a, b\]"),
         ([("a", "b", "c")], r"texts\[0\] is \('a', 'b', 'c'\); a pair is two strings"),
         (["a", ("a", 3)], r"texts\[1\] is \('a', 3\)"),
+        (np.array([["a", "b", "c"]]), r"texts\[0\] is \['a', 'b', 'c'\]; a pair is two strings"),
+        (np.array([["a", np.nan]], object), r"texts\[0\] is \['a', nan\]; a pair is two strings"),
     ],
 )
 def test_refused_pairs(texts: Any, message: str) -> None:
@@ -65,6 +86,10 @@ def test_taken() -> None:
     for texts in (["a", "b"], iter("ab"), np.array(["a", "b"]), {"x": "a", "y": "b"}.values()):
         assert as_list(texts) == (["a", "b"], False)
     assert as_list(("a", "b")) == (["a", "b"], False)
+    columns = np.array([["a", "b"], ["c", "d"]], object)
+    assert as_texts(columns) == as_texts(columns.astype("U")) == ([("a", "b"), ("c", "d")], False)
+    with pytest.raises(TypeError, match=r"texts\[0\]: a text is ndarray; this task reads single texts, not pairs"):
+        as_list(columns)
     assert as_texts([("a", "b"), ["c", "d"], "e"]) == ([("a", "b"), ("c", "d"), "e"], False)
 
 
