@@ -22,7 +22,7 @@ TEXTS = [
 ]
 
 
-@pytest.fixture(scope="module", params=["bert", "distilbert", "xlm-roberta", "albert", "roberta"])
+@pytest.fixture(scope="module", params=["bert", "distilbert", "xlm-roberta", "albert", "roberta", "modernbert"])
 def random_tagger(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TaskModel:
     return make("tag", tmp_path_factory.mktemp("tag"), family=request.param, **labelled(TAGS))
 

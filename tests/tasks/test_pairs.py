@@ -27,9 +27,19 @@ def ranker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return make("classify", folder, MAX_LENGTH, family=request.param, **labelled(["LABEL_0"]))
 
 
-@pytest.fixture(scope="module", params=[["entailment", "neutral", "contradiction"], ["no", "maybe", "ENTAILS"]])
+@pytest.fixture(
+    scope="module",
+    params=[
+        ("bert", ["entailment", "neutral", "contradiction"]),
+        ("bert", ["no", "maybe", "ENTAILS"]),
+        ("roberta", ["contradiction", "entailment"]),
+        ("xlm-roberta", ["contradiction", "neutral", "entailment"]),
+    ],
+    ids=str,
+)
 def inference(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TaskModel:
-    return make("classify", tmp_path_factory.mktemp("nli"), MAX_LENGTH, **labelled(request.param))
+    family, names = request.param
+    return make("classify", tmp_path_factory.mktemp("nli"), MAX_LENGTH, family=family, **labelled(names))
 
 
 @torch.no_grad()
