@@ -175,7 +175,7 @@ class TextReader:
                 check_unicode(f"{name}[{i}]", text)
             raise
         for i, (text, encoding) in enumerate(zip(texts, encodings, strict=True), begin):
-            if not encoding.ids:
+            if not len(encoding):
                 raise ValueError(
                     f"{name}[{i}], {text!r:.60}, has no tokens, and this tokenizer adds none; leave it out"
                 )
