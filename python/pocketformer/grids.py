@@ -1,8 +1,11 @@
-"""The kernels over grids of pixels on plain arrays: each call is a graph of one operator (docs/format.md)."""
+"""The kernels over grids of pixels on plain arrays: each call is a graph of one operator (docs/format.md).
+
+:mod:`pocketformer.kernels` has them all.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +14,57 @@ from . import _core
 from .layout import LANES, round_up
 from .segments import aligned
 
-Floats = NDArray[np.float32]
+Floats: TypeAlias = NDArray[np.float32]
+Activation: TypeAlias = Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"]
+
+
+def unfold(
+    x: Floats, size: int | tuple[int, int], stride: int = 1, padding: int = 0, *, threads: int | None = None
+) -> Floats:
+    """Windows of ``size`` (height, width) every ``stride`` pixels of x: [images, height, width, channels] → [images,
+    rows, columns, size · size · channels], line by line, pixel by pixel, channels last.
+
+    ``padding`` pixels of zeros lie around an image.
+    """
+    height, width = pair("size", size)
+    stride, padding = integer("stride", stride, 1), integer("padding", padding, 0)
+    to = windows(x, (height, width), stride, padding)
+    op = {"op": "unfold", "height": height, "width": width, "stride": stride, "padding": padding}
+    return run(x, to, threads, op)
+
+
+def depthwise(
+    x: Floats,
+    weight: Floats,
+    bias: Floats | None = None,
+    stride: int = 1,
+    padding: int = 0,
+    activation: Activation | None = None,
+    *,
+    threads: int | None = None,
+) -> Floats:
+    """A convolution of each channel by itself, in float32: [images, height, width, channels] → [images, rows, columns,
+    channels].
+
+    ``weight`` is [channels, height, width], of at most 8 × 8, and ``bias`` [channels].
+    """
+    channels = checked(x)[3]
+    height, width = np.shape(weight)[1:] if np.ndim(weight) == 3 else (1, 1)
+    stride, padding = integer("stride", stride, 1), integer("padding", padding, 0)
+    padded("weight", weight, channels, height, width)
+    taps = np.ascontiguousarray(weight.reshape(channels, -1).T)
+    tensors = {"weight": padded("weight", taps, height * width, channels)}
+    op = {"op": "depthwise", "weight": "weight", "height": height, "width": width, "stride": stride, "padding": padding}
+    if bias is not None:
+        tensors["bias"], op["bias"] = padded("bias", bias, channels), "bias"
+    op["activation"] = "none" if activation is None else activation
+    return run(x, windows(x, (height, width), stride, padding), threads, op, tensors)
+
+
+def resize(x: Floats, size: tuple[int, int], *, threads: int | None = None) -> Floats:
+    """x at another ``size`` (height, width), bilinear, as torch does without ``align_corners``: [images, height, width,
+    channels] → [images, *size, channels]."""
+    return run(x, pair("size", size), threads, {"op": "resize"})
 
 
 def checked(x: Floats) -> tuple[int, int, int, int]:

@@ -20,9 +20,8 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import chain
 from operator import index
 from typing import Any, Literal, TypeAlias
@@ -31,7 +30,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core, grids
+from .grids import Activation, Floats, depthwise, resize, unfold
 from .layout import hadamard_block
+from .patterns import Blocks, Reach, Window, reach
 
 __all__ = [
     "Blocks",
@@ -57,10 +58,7 @@ __all__ = [
     "using",
 ]
 
-Floats: TypeAlias = NDArray[np.float32]
 Dtype: TypeAlias = Literal["int8", "int4", "float32"]
-Activation: TypeAlias = Literal["gelu", "gelu_tanh", "relu", "silu", "tanh"]
-Reach: TypeAlias = int | tuple[int | None, int | None] | None
 
 UNIFORM: NDArray[np.int8] = np.arange(-8, 8, dtype=np.int8) * np.int8(15)
 """The codebook of int4 weights unless another is given: evenly spaced, with zero."""
@@ -158,51 +156,6 @@ def matmul_int8(
 # --- attention --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Window:
-    """A query sees positions at most ``before`` before and ``after`` after its own; None is any distance.
-
-    ``inclusive=False`` says less than so many. With ``dilation`` d it sees only every d-th position, counted from its
-    own, and the distances count these (Longformer, arXiv 2004.05150); without bounds that is the strided pattern of
-    Sparse Transformers (arXiv 1904.10509). The first ``globals`` positions are seen by all, once, and see all.
-
-    Raises ValueError for a number that says nothing, and for ``globals`` beside a ``dilation``.
-    """
-
-    before: int | None = None
-    after: int | None = None
-    inclusive: bool = True
-    dilation: int = 1
-    globals: int = 0
-
-    def __post_init__(self) -> None:
-        least = 0 if self.inclusive else 1
-        for name, low in (("before", least), ("after", least), ("dilation", 1), ("globals", 0)):
-            value = getattr(self, name)
-            if value is None and name in ("before", "after"):
-                continue
-            if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < low:
-                raise ValueError(f"{name} is {value!r}; it must be an integer of at least {low}")
-        if self.globals and self.dilation != 1:
-            raise ValueError(f"globals is {self.globals} beside a dilation of {self.dilation}; one of them is possible")
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """Queries in block b of ``size`` positions see the key blocks ``keys[b]``; one named twice counts twice.
-
-    ``keys`` has a sequence of block numbers for each ⌈keys / size⌉ blocks (BigBird, arXiv 2007.14062). With ``causal``
-    a query sees of these no later position. A query that sees no key gets zeros.
-    """
-
-    size: int
-    keys: Sequence[Sequence[int]]
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.size, (int, np.integer)) or isinstance(self.size, bool) or self.size < 1:
-            raise ValueError(f"size is {self.size!r}; it must be an integer of at least 1")
-
-
 def attention(
     q: Floats,
     k: Floats,
@@ -251,7 +204,7 @@ def attention(
         chosen = {"block": pattern.size, "begins": begins, "blocks": blocks}
     elif pattern is not None:
         raise ValueError(f"pattern is {pattern!r:.80}; pass kernels.Window, kernels.Blocks or None")
-    left, right = _range(causal, window)
+    left, right = reach(causal, window)
     return _core.attention(q, k, v, left, right, bias, offsets, dtype, scale, threads, out, softcap=softcap, **chosen)
 
 
@@ -296,7 +249,7 @@ class KeyValueCache:
 
         A ``window`` here narrows the cache's own.
         """
-        left, right = _range(causal, window)
+        left, right = reach(causal, window)
         return self._cache.attend(q, left, right, bias, scale, threads, out)
 
     def truncate(self, length: int) -> None:
@@ -335,31 +288,7 @@ class KeyValueCache:
         return self._cache.isa
 
 
-def _range(causal: bool, window: Reach) -> tuple[int, int]:
-    """Positions that a query sees before and after its own; −1 is all."""
-    before, after = window if isinstance(window, tuple) else (window, window)
-    for bound in (before, after):
-        if bound is not None and (not isinstance(bound, (int, np.integer)) or bound < 0):
-            raise ValueError(f"window is {window!r}; pass a distance of 0 or more, a pair (before, after), or None")
-    return -1 if before is None else int(before), 0 if causal else -1 if after is None else int(after)
-
-
 # --- grids of pixels --------------------------------------------------------------------------------------------------
-
-
-def unfold(
-    x: Floats, size: int | tuple[int, int], stride: int = 1, padding: int = 0, *, threads: int | None = None
-) -> Floats:
-    """Windows of ``size`` (height, width) every ``stride`` pixels of x: [images, height, width, channels] → [images,
-    rows, columns, size · size · channels], line by line, pixel by pixel, channels last.
-
-    ``padding`` pixels of zeros lie around an image.
-    """
-    height, width = grids.pair("size", size)
-    stride, padding = grids.integer("stride", stride, 1), grids.integer("padding", padding, 0)
-    to = grids.windows(x, (height, width), stride, padding)
-    op = {"op": "unfold", "height": height, "width": width, "stride": stride, "padding": padding}
-    return grids.run(x, to, threads, op)
 
 
 def conv2d(
@@ -391,40 +320,6 @@ def conv2d(
     plain = (height, width, stride, padding) == (1, 1, 1, 0)
     rows = x if plain else unfold(x, (height, width), stride, padding, threads=threads)
     return matmul(rows, w, bias, activation, residual=residual, threads=threads, out=out)
-
-
-def depthwise(
-    x: Floats,
-    weight: Floats,
-    bias: Floats | None = None,
-    stride: int = 1,
-    padding: int = 0,
-    activation: Activation | None = None,
-    *,
-    threads: int | None = None,
-) -> Floats:
-    """A convolution of each channel by itself, in float32: [images, height, width, channels] → [images, rows, columns,
-    channels].
-
-    ``weight`` is [channels, height, width], of at most 8 × 8, and ``bias`` [channels].
-    """
-    channels = grids.checked(x)[3]
-    height, width = np.shape(weight)[1:] if np.ndim(weight) == 3 else (1, 1)
-    stride, padding = grids.integer("stride", stride, 1), grids.integer("padding", padding, 0)
-    grids.padded("weight", weight, channels, height, width)
-    taps = np.ascontiguousarray(weight.reshape(channels, -1).T)
-    tensors = {"weight": grids.padded("weight", taps, height * width, channels)}
-    op = {"op": "depthwise", "weight": "weight", "height": height, "width": width, "stride": stride, "padding": padding}
-    if bias is not None:
-        tensors["bias"], op["bias"] = grids.padded("bias", bias, channels), "bias"
-    op["activation"] = "none" if activation is None else activation
-    return grids.run(x, grids.windows(x, (height, width), stride, padding), threads, op, tensors)
-
-
-def resize(x: Floats, size: tuple[int, int], *, threads: int | None = None) -> Floats:
-    """x at another ``size`` (height, width), bilinear, as torch does without ``align_corners``: [images, height, width,
-    channels] → [images, *size, channels]."""
-    return grids.run(x, grids.pair("size", size), threads, {"op": "resize"})
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------

@@ -47,8 +47,7 @@ def test_links() -> None:
 def test_docstrings() -> None:
     assert doctest.testmod(kernels).attempted >= 5
     assert doctest.testmod(kernels).failed == 0
-    public = [value for name, value in vars(kernels).items() if not name.startswith("_") and callable(value)]
-    mine = [value for value in public if getattr(value, "__module__", None) == kernels.__name__]
+    mine = [getattr(kernels, name) for name in kernels.__all__]
     assert len(mine) >= 14
     assert [value for value in mine if not value.__doc__] == []
 

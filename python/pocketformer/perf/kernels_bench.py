@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import _core, kernels
+from ..grids import Floats
 from .measure import repeated
 
 Shape = tuple[int, int, int]
@@ -79,7 +80,7 @@ def measure_kernels(
     return {"isa": _core.Kernels().isa, "kernels": runs}
 
 
-def _floats(*shape: int) -> kernels.Floats:
+def _floats(*shape: int) -> Floats:
     return np.random.default_rng(0).standard_normal(shape, np.float32)
 
 
