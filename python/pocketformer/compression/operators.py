@@ -1,0 +1,207 @@
+"""A plain fp32 graph run operator by operator on the chunks of a calibration.
+
+One operator's weights are in memory at a time, and of the rows those of a chunk of sequences: the rest waits in a file.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import IO, Any
+
+import numpy as np
+
+from .._core import Program, Session, default_threads
+from ..graph import Array, Op
+from ..packing import pack_graph
+from ..segments import aligned, as_table
+from .calibration import Calibration
+from .dataflow import Dataflow, parameters
+
+CHUNK = 2048
+"""Rows that an operator runs on at once, and that a product of moments takes."""
+IN_MEMORY = 64 << 20
+"""Bytes of rows that wait in memory; more wait in a file."""
+ROW = "row of a value"
+"""The input that looks up values."""
+
+
+class _Memory:
+    """How much of the rows that wait is in memory."""
+
+    def __init__(self) -> None:
+        self.free = IN_MEMORY
+
+
+class Rows:
+    """The rows of one value, float32, chunk by chunk."""
+
+    def __init__(self, memory: _Memory, domain: str) -> None:
+        self.domain = domain
+        self._memory, self._held = memory, 0
+        self._chunks: list[Array | tuple[int, tuple[int, ...]]] = []
+        self._file: IO[bytes] | None = None
+
+    def append(self, chunk: Array) -> None:
+        if self._file is None and chunk.nbytes <= self._memory.free:
+            self._memory.free -= chunk.nbytes
+            self._held += chunk.nbytes
+            self._chunks.append(chunk)
+            return
+        if self._file is None:
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the rows
+        self._chunks.append((self._file.seek(0, os.SEEK_END), chunk.shape))
+        self._file.write(np.ascontiguousarray(chunk).data)
+
+    def __getitem__(self, index: int) -> Array:
+        chunk = self._chunks[index]
+        if not isinstance(chunk, tuple):
+            return chunk
+        assert self._file is not None
+        begin, shape = chunk
+        rows = np.empty(shape, np.float32)
+        self._file.seek(begin)
+        rows[...] = np.frombuffer(self._file.read(rows.nbytes), np.float32).reshape(shape)
+        return rows
+
+    def __len__(self) -> int:
+        return len(self._chunks)
+
+    def __iter__(self) -> Iterator[Array]:
+        return (self[index] for index in range(len(self._chunks)))
+
+    def __del__(self) -> None:
+        self._memory.free += self._held
+        if self._file is not None:
+            self._file.close()
+
+
+class Run:
+    """Operators one by one, on the chunks of a calibration."""
+
+    def __init__(self, flow: Dataflow, calibration: Calibration, params: Mapping[str, Array] | None = None) -> None:
+        self.flow, self.graph, self.calibration = flow, flow.graph, calibration
+        self.params = self.graph.params if params is None else params
+        self.memory = _Memory()
+        self.domains = {entry["name"]: entry for entry in self.graph.domains}
+        self.chunks = list(calibration.chunks(CHUNK))
+
+    def given(self) -> dict[str, Rows | None]:
+        """The values that the caller of the graph gives."""
+        values: dict[str, Rows | None] = {}
+        for entry in self.graph.inputs:
+            if entry["dtype"] == "f32":
+                rows = values[entry["name"]] = Rows(self.memory, entry["domain"])
+                for part, _ in self.chunks:
+                    rows.append(np.asarray(self.calibration.inputs[entry["name"]][part], np.float32))
+        return values
+
+    def lengths(self, domain: str, chunk: Array) -> Array:
+        """Rows of each sequence of ``domain``, where those of the domain that the caller fills are ``chunk``."""
+        entry = self.domains[domain]
+        if entry["kind"] == "one":
+            return np.ones_like(chunk)
+        if entry["kind"] == "grid":
+            return np.full_like(chunk, entry["height"] * entry["width"])
+        return self.lengths(entry["of"], chunk) + entry.get("prepended", 0) if "of" in entry else chunk
+
+    def run(self, op: Op, values: Mapping[str, Rows | None]) -> Rows | None:
+        """The result of one operator on ``values``, which a graph of it alone looks up in tables, row by row."""
+        given = {value: rows for value, rows in values.items() if rows is not None}
+        if op["op"] == "select" or len(given) < len(values):
+            return None  # which rows matter is known to callers only
+        if "more_globals" in op:  # how many is known to callers only: the first row at least
+            op = {**op, "globals": max(1, op.get("globals", 0))}
+        op = {field: value for field, value in op.items() if field not in ("skip", "keys", "more_globals")}
+        domain = next((rows.domain for rows in given.values()), "") or self._domain_of_tables(op)
+        result = Rows(self.memory, op.get("domain", domain))
+        if op["op"] == "columns":
+            for chunk in given[op["in"]]:
+                result.append(np.ascontiguousarray(chunk[:, op["begin"] : op["begin"] + op["width"]]))
+            return result
+        segment = Segment(self, op, domain, given)
+        for index in range(len(self.chunks)):
+            result.append(segment.run(index))
+        return result
+
+    def _domain_of_tables(self, op: Op) -> str:
+        inputs = {entry["name"]: entry["domain"] for entry in self.graph.inputs}
+        return next(str(inputs[table["index"]]) for table in op["tables"] if table["index"] in inputs)
+
+
+class Segment:
+    """A graph of one operator, whose weights are packed once."""
+
+    def __init__(self, run: Run, op: Op, domain: str, values: Mapping[str, Rows]) -> None:
+        self._run, self._op, self._domain, self._values = run, op, domain, values
+        graph = run.graph
+        params = {name: np.asarray(run.params[name]) for name in parameters(op)}
+        weights = {op["weight"]: graph.weights[op["weight"]]} if op["op"] == "linear" else {}
+        self._found: dict[str, Array] = {}  # of each index the rows of its tables, of which there are few
+        limits: dict[str, int] = {}
+        for table in op.get("tables", []):
+            name, index = table["weight"], table["index"]
+            weight = run.params[f"{name}.weight"]
+            if index == "positions":
+                params[f"{name}.weight"] = np.asarray(weight[:])
+                weights[name] = graph.weights[name]
+                continue
+            given = run.calibration.inputs.get(index, np.zeros(run.calibration.rows, np.int32))
+            distinct, self._found[index] = np.unique(given, return_inverse=True)
+            limits[index] = len(distinct)
+            params[f"{name}.weight"] = np.concatenate([np.asarray(weight[i : i + 1]) for i in distinct])
+            weights[name] = {**graph.weights[name], "n": len(distinct)}
+        lookups: list[Op] = []
+        for value, rows in values.items():
+            table = f"rows of {value}"
+            weights[table] = {"format": "f32", "n": 1, "k": rows[0].shape[1]}
+            params[f"{table}.weight"] = np.zeros((1, rows[0].shape[1]), np.float32)
+            lookups.append({"op": "embed", "out": value, "tables": [{"weight": table, "index": ROW}]})
+        if lookups:
+            limits[ROW] = 1
+        stores = run.flow.stored(op)
+        self._segment = replace(
+            graph,
+            domains=[
+                self._root(),
+                *({**e, "of": domain} for e in graph.domains if e["name"] == op.get("domain", domain) != domain),
+            ],
+            inputs=[{"name": name, "domain": domain, "dtype": "i32", "limit": n} for name, n in limits.items()],
+            weights=weights,
+            states=[state for state in graph.states if state["name"] in {store["state"] for store in stores}],
+            ops=[*lookups, *stores, op],
+            output=op["out"],
+            params=params,
+        )
+        self._packed = pack_graph(replace(self._segment, domains=graph.domains[:1] + self._segment.domains[1:]))
+        self._packed.params = {name: aligned(array) for name, array in self._packed.params.items()}
+
+    def _root(self) -> dict[str, Any]:
+        """The domain of the values, filled by the caller."""
+        entry = self._run.domains[self._domain]
+        if "of" not in entry:
+            return dict(entry)
+        if entry["kind"] == "grid":
+            return {key: value for key, value in entry.items() if key != "of"}
+        longest = int(self._run.lengths(self._domain, self._run.calibration.lengths).max())
+        return {"name": self._domain, "kind": "ragged", "max_rows": longest}
+
+    def run(self, index: int) -> Array:
+        part, chunk = self._run.chunks[index]
+        lengths = self._run.lengths(self._domain, chunk)
+        count = int(lengths.sum())
+        weights, params = dict(self._packed.weights), dict(self._packed.params)
+        for value, rows in self._values.items():
+            table, chunk_rows = f"rows of {value}", rows[index]
+            weights[table] = {**weights[table], "n": count}
+            params[f"{table}.weight"] = as_table(chunk_rows)
+        inputs = [{**entry, "limit": count} if entry["name"] == ROW else entry for entry in self._segment.inputs]
+        graph = replace(self._segment, weights=weights, inputs=inputs, params={})
+        feeds: dict[str, Array | None] = {name: found[part].astype(np.int32) for name, found in self._found.items()}
+        if self._values:
+            feeds[ROW] = np.arange(count, dtype=np.int32)
+        if self._segment.domains[0]["kind"] != "grid":
+            feeds[self._domain] = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        return Session(Program(graph.description(), params)).run(feeds, default_threads())
