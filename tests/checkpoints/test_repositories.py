@@ -12,7 +12,8 @@ import transformers
 from tokenizers import Tokenizer
 
 from helpers.engines import native
-from helpers.repositories import REPOSITORIES, Repository, table
+from helpers.repositories import REPOSITORIES, table
+from helpers.repository import Repository
 from helpers.tiny_repositories import SENTENCES, expected_output, rebuild
 from helpers.torch_models import deviation
 from pocketformer.errors import UnsupportedModelError

@@ -7,48 +7,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from helpers.checkpoints import refused
 from helpers.engines import ENGINES
+from helpers.sentence_modules import MEAN, TYPES, WIDTH, Step, save_modules, save_settings
 from helpers.torch_models import LENGTHS, Inputs, build, deviation
 from pocketformer.errors import CheckpointError, UnsupportedModelError
 from pocketformer.sources import sentence_settings, sentence_transformers
 from pocketformer.sources.huggingface import Checkpoint, load_checkpoint
-
-WIDTH = 78
-# What version 6 of the package writes as types.
-TYPES = {
-    "Transformer": "sentence_transformers.base.modules.transformer.Transformer",
-    "Pooling": "sentence_transformers.sentence_transformer.modules.pooling.Pooling",
-    "Dense": "sentence_transformers.base.modules.dense.Dense",
-    "Normalize": "sentence_transformers.base.modules.normalize.Normalize",
-    "LayerNorm": "sentence_transformers.sentence_transformer.modules.layer_norm.LayerNorm",
-    "Dropout": "sentence_transformers.sentence_transformer.modules.dropout.Dropout",
-}
-Step = tuple[str, "dict[str, Any] | None", "dict[str, torch.Tensor]"]
-MEAN: Step = ("Pooling", {"embedding_dimension": WIDTH, "pooling_mode": "mean", "include_prompt": True}, {})
-
-
-def save_modules(folder: Path, steps: Sequence[Step], types: dict[str, str] | None = None) -> None:
-    """Writes ``modules.json`` with a Transformer and ``steps``: (kind, config, tensors)."""
-    modules = []
-    for i, (kind, config, tensors) in enumerate([("Transformer", None, {}), *steps]):
-        where = f"{i}_{kind}" if i else ""
-        modules.append({"idx": i, "name": str(i), "path": where, "type": (types or TYPES).get(kind, kind)})
-        (folder / where).mkdir(exist_ok=True)
-        if config is not None:
-            (folder / where / "config.json").write_text(json.dumps(config))
-        if tensors:
-            save_file(tensors, folder / where / "model.safetensors")
-    (folder / "modules.json").write_text(json.dumps(modules))
-
-
-def save_settings(folder: Path, name: str, **values: Any) -> None:
-    (folder / name).write_text(json.dumps(values))
 
 
 @pytest.fixture
@@ -371,57 +339,6 @@ def test_overrides_of_the_config(folder: Path) -> None:
     save_modules(folder, [MEAN])
     save_settings(folder, "sentence_bert_config.json", config_args={"hidden_act": "relu", "revision": "main"})
     assert {op.get("activation") for op in load_checkpoint(folder).graph.ops} >= {"relu"}
-
-
-@pytest.mark.parametrize("marker", ["config_sentence_transformers.json", "sentence_bert_config.json"])
-def test_a_cross_encoder_is_the_checkpoint_it_was(tmp_path: Path, marker: str) -> None:
-    build("bert", "classify", tmp_path)
-    plain = load_checkpoint(tmp_path)
-    save_modules(tmp_path, [])
-    values = {"model_type": "CrossEncoder"} if marker.startswith("config") else {}
-    save_settings(tmp_path, marker, **values, **({} if values else {"transformer_task": "sequence-classification"}))
-    checkpoint = load_checkpoint(tmp_path)
-    assert checkpoint.model == plain.model
-    assert checkpoint.model["task"] == "classify"
-    assert checkpoint.graph.ops == plain.graph.ops
-    assert all(np.array_equal(array, plain.graph.params[name]) for name, array in checkpoint.graph.params.items())
-
-
-SIGMOID, IDENTITY = "torch.nn.modules.activation.Sigmoid", "torch.nn.modules.linear.Identity"
-
-
-@pytest.mark.parametrize(
-    ("config", "settings", "expected"),
-    [
-        ({}, {"activation_fn": SIGMOID}, "sigmoid"),
-        ({"sentence_transformers": {"activation_fn": IDENTITY, "version": "4.1.0"}}, {}, "identity"),
-        ({"sbert_ce_default_activation_function": IDENTITY}, {}, "identity"),
-        ({"sbert_ce_default_activation_function": None}, {}, None),
-    ],
-)
-def test_scores_of_cross_encoders(
-    tmp_path: Path, config: dict[str, Any], settings: dict[str, Any], expected: str | None
-) -> None:
-    build("bert", "classify", tmp_path)
-    values = json.loads((tmp_path / "config.json").read_text())
-    save_settings(tmp_path, "config.json", **values, **config)
-    if settings:
-        save_modules(tmp_path, [])
-        save_settings(tmp_path, "config_sentence_transformers.json", model_type="CrossEncoder", **settings)
-    assert load_checkpoint(tmp_path).model.get("activation") == expected
-
-
-def test_cross_encoders_that_are_refused(folder: Path) -> None:
-    save_modules(folder, [])
-    save_settings(folder, "config_sentence_transformers.json", model_type="CrossEncoder")
-    refused(folder, UnsupportedModelError, "['BertModel']", "ForSequenceClassification")
-    build("bert", "classify", folder)
-    softmax = "torch.nn.modules.activation.Softmax"
-    save_settings(folder, "config_sentence_transformers.json", model_type="CrossEncoder", activation_fn=softmax)
-    refused(folder, UnsupportedModelError, softmax, SIGMOID)
-    prompts = {"prompts": {"q": "find: "}, "default_prompt_name": "q"}
-    save_settings(folder, "config_sentence_transformers.json", model_type="CrossEncoder", **prompts)
-    refused(folder, UnsupportedModelError, "'default_prompt_name' is 'q'")
 
 
 def test_documentation_lists_modules_and_activations() -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch.nn import functional
 
-from helpers.repositories import Pooling, Repository
+from helpers.repository import Pooling, Repository
 from helpers.torch_models import make_adversarial, write_modules
 
 _TEXT = "the a house was sold by an old painter in berlin and paris is capital of france who what good bad film"
