@@ -18,23 +18,27 @@ NAMES = LayerNames(
 )
 
 
-def spec(config: Config) -> EncoderSpec:
-    refuse_variants(config)
-    hidden = config.integer("hidden_size")
-    layer = LayerSpec(
-        hidden=hidden,
+def layer_spec(config: Config) -> LayerSpec:
+    """A layer of the sizes that BERT's config names."""
+    return LayerSpec(
+        hidden=config.integer("hidden_size"),
         heads=config.integer("num_attention_heads"),
         ffn=config.integer("intermediate_size"),
         activation=config.activation("hidden_act"),
         eps=config.number("layer_norm_eps", 1e-12),
     )
+
+
+def spec(config: Config) -> EncoderSpec:
+    refuse_variants(config)
+    layer = layer_spec(config)
     return EncoderSpec(
         vocab=config.integer("vocab_size"),
         types=config.integer("type_vocab_size", 2, minimum=0),
         positions=config.integer("max_position_embeddings"),
         layer=layer,
         layers=config.integer("num_hidden_layers"),
-        embedding=hidden,
+        embedding=layer.hidden,
         tied=config.flag("tie_word_embeddings", True),
     )
 

@@ -14,6 +14,7 @@ import numpy as np
 from ..graph import GraphBuilder, Table
 from ..lazy import row_slice
 from ..sources.source import Config, Tensors
+from .bert import layer_spec
 from .encoder import EncoderSpec
 from .family import ClassifyHead, Family, MaskHead
 from .rope import Rope, frequencies
@@ -22,22 +23,14 @@ from .transformer import Layer, LayerSpec, linear, norm
 
 def spec(config: Config) -> EncoderSpec:
     _refuse_variants(config)
-    hidden = config.integer("hidden_size")
-    layer = LayerSpec(
-        hidden=hidden,
-        heads=config.integer("num_attention_heads"),
-        ffn=config.integer("intermediate_size"),
-        activation=config.activation("hidden_act"),
-        eps=config.number("layer_norm_eps", 1e-12),
-        gated=True,
-    )
+    layer = layer_spec(config)
     return EncoderSpec(
         vocab=config.integer("vocab_size"),
         types=config.integer("type_vocab_size", 1, minimum=0),
         positions=config.integer("max_position_embeddings", 2048),
-        layer=replace(layer, rope=_rope(config, layer.head_width)),
+        layer=replace(layer, gated=True, rope=_rope(config, layer.head_width)),
         layers=config.integer("num_hidden_layers"),
-        embedding=hidden,
+        embedding=layer.hidden,
         tied=config.flag("tie_word_embeddings", True),
     )
 
