@@ -11,6 +11,7 @@ import pytest
 
 from helpers.hostile_gguf import F32, LIST, STRING, U32, Entry, Tensor, decoder, listed, text
 from pocketformer.errors import CheckpointError, UnsupportedModelError
+from pocketformer.sources.config import Config
 from pocketformer.sources.gguf import load_gguf
 
 NUMBERS = listed(U32, [struct.pack("<I", 1)] * 3)
@@ -59,3 +60,9 @@ def test_divisors_of_an_odd_head(tmp_path: Path) -> None:
     path.write_bytes(replace(file, entries=entries, tensors=(*file.tensors, divisors), data=data).content())
     with pytest.raises(CheckpointError, match=r"'rope_freqs\.weight' has the shape \[8\]; it must be that of half"):
         load_gguf(path)
+
+
+@pytest.mark.parametrize("key", ["num_hidden_layers", "num_layers", "n_layers", "n_layer"])
+def test_layers_of_a_config(key: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=rf"'{key}' is 4294967296; the limit is 65536"):
+        Config({key: 1 << 32}, tmp_path / "config.json").integer(key)
