@@ -1,8 +1,10 @@
-"""One query and 100 documents of 128 tokens, ranked here and by ONNX Runtime: ``python -m bench.peers.ranking FOLDER``.
+"""One query and 100 documents of 128 tokens, ranked here, by ONNX Runtime and by OpenVINO.
 
-Both are int8 and read the same texts, tokenizing included, on one thread, in turn. The cross-encoder has random weights
+    python -m bench.peers.ranking FOLDER
+
+All are int8 and read the same texts, tokenizing included, on one thread, in turn. The cross-encoder has random weights
 of MiniLM-L6's shape (time does not depend on them) and the tokenizer of FOLDER, an uncased BERT's. Documents go through
-ONNX Runtime in batches of ``--batch``, and one by one.
+the others in batches of ``--batch``, and one by one.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.peers.prepare import INPUTS, quantize_onnx
+from bench.peers.prepare import INPUTS, Feed, calibration, onnx_session, openvino_request, quantize_onnx
 from bench.peers.texts import texts
 from bench.statistics import quartiles, ratio_text
 
@@ -42,8 +44,10 @@ def cross_encoder(tokenizer: Path, folder: Path) -> Any:
     return model
 
 
-def export(model: Any, target: Path) -> None:
-    """The logits from ids in int8, with dynamic axes."""
+def export(model: Any, folder: Path) -> None:
+    """The logits from ids, with dynamic axes: ``plain.onnx``, and from it in int8 ``int8.onnx`` and ``int8.xml``."""
+    import nncf
+    import openvino as ov
     import torch
 
     class Scores(torch.nn.Module):
@@ -57,7 +61,7 @@ def export(model: Any, target: Path) -> None:
 
     model.config._attn_implementation = "eager"
     ids = torch.randint(1000, 20000, (2, 9))
-    plain = target.with_name("plain.onnx")
+    plain = folder / "plain.onnx"
     torch.onnx.export(
         Scores().eval(),
         (ids, torch.ones_like(ids), torch.zeros_like(ids)),
@@ -68,16 +72,16 @@ def export(model: Any, target: Path) -> None:
         opset_version=17,
         dynamo=False,
     )
-    quantize_onnx([plain], target)
+    quantize_onnx([plain], folder / "int8.onnx")
+    samples = nncf.Dataset(list(calibration(folder, 8)))
+    quantized = nncf.quantize(ov.convert_model(plain), samples, model_type=nncf.ModelType.TRANSFORMER, subset_size=8)
+    ov.save_model(quantized, folder / "int8.xml")
 
 
-def onnx_ranker(path: Path, folder: Path, batch: int) -> Callable[[str, list[str]], Any]:
-    import onnxruntime as ort
+def ranker(run: Callable[[Feed], Any], folder: Path, batch: int) -> Callable[[str, list[str]], Any]:
+    """``run`` gives the logits of a batch, whose pairs are filled up to the longest."""
     from tokenizers import Tokenizer
 
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_truncation(TOKENS)
     tokenizer.enable_padding()
@@ -88,7 +92,7 @@ def onnx_ranker(path: Path, folder: Path, batch: int) -> Callable[[str, list[str
             encoded = tokenizer.encode_batch([(query, text) for text in documents[begin : begin + batch]])
             parts = ([e.ids for e in encoded], [e.attention_mask for e in encoded], [e.type_ids for e in encoded])
             feed = {name: np.array(part, np.int64) for name, part in zip(INPUTS, parts, strict=True)}
-            scores.append(session.run(None, feed)[0][:, 0])
+            scores.append(np.array(run(feed)[0][:, 0]))
         return np.argsort(-np.concatenate(scores), kind="stable")
 
     return rank
@@ -99,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("tokenizer", type=Path, help="folder with the tokenizer.json of an uncased BERT")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--documents", type=int, default=100)
-    parser.add_argument("--batch", type=int, default=32, help="documents of one run of ONNX Runtime (default: 32)")
+    parser.add_argument("--batch", type=int, default=32, help="documents of one run of the others (default: 32)")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="process: stands while a neighbour computes")
     arguments = parser.parse_args(argv)
 
@@ -110,16 +114,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     documents = [" ".join(joined[i * words : (i + 1) * words]) for i in range(arguments.documents)]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        export(cross_encoder(arguments.tokenizer, folder), folder / "int8.onnx")
+        export(cross_encoder(arguments.tokenizer, folder), folder)
         pocketformer.compress(folder, folder / "int8.pocket")
         ours = pocketformer.load(folder / "int8.pocket", threads=1)
-        rankers: dict[str, Callable[[str, list[str]], Any]] = {
-            "pocketformer int8": ours.rank,
-            f"ONNX Runtime int8, batches of {arguments.batch}": onnx_ranker(
-                folder / "int8.onnx", folder, arguments.batch
-            ),
-            "ONNX Runtime int8, one by one": onnx_ranker(folder / "int8.onnx", folder, 1),
+        others = {
+            "ONNX Runtime": onnx_session(folder / "int8.onnx"),
+            "OpenVINO": openvino_request(folder / "int8.xml"),
         }
+        rankers: dict[str, Callable[[str, list[str]], Any]] = {"pocketformer int8": ours.rank}
+        for name, run in others.items():
+            rankers[f"{name} int8, batches of {arguments.batch}"] = ranker(run, folder, arguments.batch)
+            rankers[f"{name} int8, one by one"] = ranker(run, folder, 1)
         times: dict[str, list[float]] = {name: [] for name in rankers}
         now = CLOCKS[arguments.clock]
         for _ in range(arguments.rounds + 1):
