@@ -21,8 +21,8 @@ def attention(c: Call) -> None:
         "v": c.array(keys, kv_heads, head_dim),
         "causal": c.pick(True, False),
         "dtype": c.pick("int8", "float32"),
-        "scale": c.pick(None, 0.25, *FLOATS),
-        "softcap": c.pick(None, None, 2.5, *FLOATS),
+        "scale": c.pick(None, 0.25) if c.upto(0, 7) else c.pick(*FLOATS),
+        "softcap": c.pick(None, None, 2.5) if c.upto(0, 7) else c.pick(*FLOATS),
         "threads": c.upto(1, 3),
     }
     way = c.upto(0, 4)

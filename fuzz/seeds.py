@@ -8,6 +8,7 @@ writes those of each Python fuzzer to FOLDER/TARGET.
 from __future__ import annotations
 
 import json
+import random
 import sys
 import tempfile
 from pathlib import Path
@@ -135,7 +136,19 @@ def gguf_files() -> list[hostile_gguf.File]:
     return [hostile_gguf.decoder(architecture, kind) for architecture, kind in kinds]
 
 
-SEEDS = {"pocket": pocket_files, "safetensors": safetensors_files, "tokenizer": tokenizers}
+def graphs() -> list[bytes]:
+    """What fuzz/decoder.h makes whole graphs of: random bytes, few of them so high that they stand for a lie."""
+    rng = random.Random(0)
+    contents = []
+    for _ in range(60):
+        content = bytearray(rng.randrange(232) for _ in range(rng.choice((200, 400, 800))))
+        for _ in range(rng.choice((0, 0, 0, 1, 2))):
+            content[rng.randrange(len(content))] = rng.randrange(240, 256)
+        contents.append(bytes(content))
+    return contents
+
+
+SEEDS = {"program": graphs, "pocket": pocket_files, "safetensors": safetensors_files, "tokenizer": tokenizers}
 
 
 def write_seeds(folder: Path) -> None:

@@ -84,6 +84,7 @@ if [ -n "${KEEP:-}" ]; then  # libFuzzer cannot start itself again under Python:
   cp -r "$build/corpus" "$build/minimal"
   rm -r "$build/minimal/program"
   mkdir "$build/minimal/program"
+  rm -f "$build/corpus/program"/seed*  # made again each time, and no archive makes random bytes smaller
   fuzz program -merge=1 -max_len=20000 "$build/minimal/program" "$build/corpus/program" > "$build/merge.log" 2>&1
   tar -C "$build/minimal" --sort=name --owner=0 --group=0 --mtime=@0 -cJf fuzz/corpus.tar.xz "${targets[@]}"
   ls -l fuzz/corpus.tar.xz
