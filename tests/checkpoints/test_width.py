@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from helpers.graphs import MODEL, TEXT, tiny_decoder, tiny_graph
 from helpers.prunable import gated_graph
 from pocketformer import reference
 from pocketformer.cli import main
+from pocketformer.compression import compress, make_plan
 from pocketformer.compression import width as of_width
 from pocketformer.compression.calibration import Calibration, random_tokens
 from pocketformer.compression.channels import Channels
@@ -204,6 +206,26 @@ def test_widths_and_kept_profiles() -> None:
         narrow(graph, 16, Profiler(lambda names, _: iter(())))
     with pytest.raises(ValueError, match=r"width is 33; it must lie in 1…32"):
         narrow(graph, 33, calibrated_profiler(graph, sample(graph)))
+
+
+def test_a_plan_knows_the_width_that_it_is_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = Checkpoint(text_graph("layer", head=False), {**MODEL}, TEXT, None)
+    monkeypatch.setattr("pocketformer.sources.huggingface.load_checkpoint", lambda folder, tower=None: text)
+    path, pocket = tmp_path / "plan.json", tmp_path / "m.pocket"
+    plan = make_plan("model", width=0.5)
+    plan.save(path)
+    assert json.loads(path.read_text())["width"] == 0.5
+    for given in (path, plan):
+        with pytest.raises(ValueError, match=r"model of width 0.5, and the width given is 1; give --width 0.5"):
+            compress("model", pocket, plan=given)
+    make_plan("model").save(path)
+    with pytest.raises(ValueError, match=r"model of width 1, and the width given is 0.5; give --width 1"):
+        compress("model", pocket, plan=path, width=0.5)
+    assert not pocket.exists()
+    for width in ("0.5", True, 0, 1.5, None):
+        path.write_text(json.dumps({"version": 1, "layers": {}, "width": width}))
+        with pytest.raises(ValueError, match="above 0 and up to 1"):
+            compress("model", pocket, plan=path)
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

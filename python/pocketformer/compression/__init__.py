@@ -102,8 +102,9 @@ def compress(
     Raises:
         ValueError: ``weights`` is another word, or ``gguf`` where there are no integers to keep; a precision does not
             fit its weight, or the calibration is empty, too short, of no known kind, or unknown to the model's
-            vocabulary. Also a limit that cannot be reached, a plan that does not fit the model, or a plan and a budget;
-            an unknown script, and a vocabulary to be trimmed of a model without tokenizer.
+            vocabulary. Also a limit that cannot be reached, a plan that does not fit the model or is of another
+            ``width``, or a plan and a budget; an unknown script, and a vocabulary to be trimmed of a model without
+            tokenizer.
         CheckpointError, UnsupportedModelError: the folder or the file cannot be imported.
     """
     from ..sources.huggingface import load_checkpoint
@@ -127,12 +128,15 @@ def compress(
         if width != 1 and weights == "fp32" and plan is None and limits is None:
             calibration = None  # what is not rounded is not watched again
         if limits is not None:
-            plan = Planner(loaded, weights, prune, options, calibration, progress).for_limits(limits)
+            plan = replace(
+                Planner(loaded, weights, prune, options, calibration, progress).for_limits(limits), width=width
+            )
         elif isinstance(plan, str | os.PathLike):
-            plan = read_plan(plan, loaded.graph)
+            plan = read_plan(plan, loaded.graph, width)
         if plan is None:
             report = compress_checkpoint(loaded, dst, weights, progress, options, calibration, save_profile)
             return report.with_vocabulary(trimmed, whole)
+        plan.check_width(width)
         plan.check_vocabulary(loaded.graph)
         before = sum(array.nbytes for array in loaded.graph.params.values())
         profiler = make_profiler(loaded, options, calibration)
@@ -195,7 +199,7 @@ def make_plan(
             plan = plan_by_shares(loaded.graph, weights, ffn, heads)
         else:
             plan = Planner(loaded, weights, prune, options, calibration, progress).for_limits(limits)
-        return replace(plan, vocabulary=trimmed)
+        return replace(plan, vocabulary=trimmed, width=width)
 
 
 def _narrowed(

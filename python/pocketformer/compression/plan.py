@@ -52,7 +52,8 @@ class Plan:
 
     ``file_bytes`` is what the file will have, exactly, ``error`` the sum of what layers and weights lose,
     ``memory_bytes`` (the mapped file and working memory) and ``seconds`` those of a run; None where that was not
-    computed. ``vocabulary`` says how it was trimmed before the plan was made; None where it was not.
+    computed. ``vocabulary`` says how it was trimmed before the plan was made; None where it was not. ``width`` is the
+    share of the residual stream's columns that was left before.
     """
 
     weights: str
@@ -63,6 +64,7 @@ class Plan:
     vocabulary: TrimmedVocabulary | None = None
     memory_bytes: int | None = None
     seconds: float | None = None
+    width: float = 1.0
 
     @property
     def widths(self) -> dict[str, int]:
@@ -82,6 +84,14 @@ class Plan:
                 f"{graph.vocab_size:,}; give the same --keep-script and --keep-vocab (keep_scripts, keep_vocabulary)"
             )
 
+    def check_width(self, width: float) -> None:
+        """Raises ValueError where the plan was made for another ``width`` of the residual stream."""
+        if self.width != width:
+            raise ValueError(
+                f"the plan is of a model of width {self.width:g}, and the width given is {width:g}; give --width "
+                f"{self.width:g} (width={self.width:g}), or make a plan anew"
+            )
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the plan as JSON for :func:`read_plan`. Widths, bits, groups and ``weights`` may be edited."""
         Path(path).write_text(json.dumps(as_json(self), indent=2) + "\n", encoding="utf-8")
@@ -92,10 +102,12 @@ def as_json(plan: Plan) -> dict[str, Any]:
     return {"version": VERSION, **asdict(plan)}
 
 
-def read_plan(path: str | os.PathLike[str], graph: Graph) -> Plan:
-    """A plan for ``graph``; layers that it leaves out stay as they are. What it says of bytes and errors is not read.
+def read_plan(path: str | os.PathLike[str], graph: Graph, stream: float = 1.0) -> Plan:
+    """A plan for ``graph``, which has the share ``stream`` of its residual stream's columns left; layers that the plan
+    leaves out stay as they are. What it says of bytes and errors is not read.
 
-    Raises ValueError for a file that is no plan, for a layer that the model does not have and a width that it cannot.
+    Raises ValueError for a file that is no plan, for a layer that the model does not have and a width that it cannot,
+    and for a plan of another width of the stream.
     """
     where = os.fspath(path)
     try:
@@ -108,6 +120,10 @@ def read_plan(path: str | os.PathLike[str], graph: Graph) -> Plan:
         or not isinstance(content.get("layers"), dict)
     ):
         raise ValueError(f"{where} is no plan of version {VERSION}; make one with --dry-run --plan FILE")
+    made_for = content.get("width", 1.0)
+    if isinstance(made_for, bool) or not isinstance(made_for, int | float) or not 0 < made_for <= 1:
+        raise ValueError(f"{where}: the width is {made_for!r}; it is a share of the residual, above 0 and up to 1")
+    Plan("", width=made_for).check_width(stream)
     channels = Channels(graph)
     layers = {}
     for name, entry in content["layers"].items():
@@ -132,7 +148,7 @@ def read_plan(path: str | os.PathLike[str], graph: Graph) -> Plan:
             vocabulary = TrimmedVocabulary(**vocabulary)
         except TypeError as error:
             raise ValueError(f"{where}: the vocabulary is {vocabulary!r:.60} ({error}); leave it as it was") from None
-    plan = Plan(str(content.get("weights", "int8")), layers, bits, vocabulary=vocabulary)
+    plan = Plan(str(content.get("weights", "int8")), layers, bits, vocabulary=vocabulary, width=made_for)
     if plan.weights == "fp32" and bits:
         raise ValueError(f"{where}: weights is 'fp32', where nothing is rounded; leave bits out")
     try:

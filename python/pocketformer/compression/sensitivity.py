@@ -15,6 +15,7 @@ from .._core import Program, Session
 from ..graph import SELECTED, Array, Graph
 from ..packing import pack_graph
 from ..segments import aligned
+from ..similarity import row_cosines
 from .calibration import Calibration
 from .channels import Space
 from .dataflow import Dataflow
@@ -112,6 +113,4 @@ def outputs(graph: Graph, sample: Calibration) -> Array:
 
 def distance(expected: Array, actual: Array) -> float:
     """Mean of 1 − cosine over the rows."""
-    a, b = expected.astype(np.float64), actual.astype(np.float64)
-    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return float(np.mean(1 - (a * b).sum(axis=1) / np.where(lengths > 0, lengths, 1)))
+    return float(np.mean(1 - row_cosines(expected, actual)))

@@ -8,11 +8,11 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..batches import run_batches, sequence_outputs
 from ..engine import Outputs
 from ..model import Model, load
+from ..similarity import row_cosines
 from .measure import timed
 
 FILLED_ROWS = 16
@@ -53,7 +53,7 @@ def compare(
     rows = [list(_rows(model, texts)) for model in models]
     if any(len(x) != len(y) for x, y in zip(*rows, strict=True)):
         raise ValueError("the two tokenizers split the texts into different numbers of tokens; no rows can be compared")
-    cosines = np.concatenate([_cosines(x, y) for x, y in zip(*rows, strict=True)])
+    cosines = np.concatenate([row_cosines(x, y) for x, y in zip(*rows, strict=True)])
     result: dict[str, Any] = {
         "task": tasks[0],
         "texts": len(texts),
@@ -102,13 +102,6 @@ def _rows(model: Model, texts: Sequence[str]) -> Iterator[Outputs]:
         ends = np.cumsum([counts[i] for i in batch])
         found |= zip(batch.tolist(), np.split(rows, ends[:-1]), strict=True)
     yield from (found[i] for i in range(len(texts)))
-
-
-def _cosines(x: Outputs, y: Outputs) -> NDArray[np.float64]:
-    x, y = x.astype(np.float64), y.astype(np.float64)
-    lengths = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
-    result: NDArray[np.float64] = (x * y).sum(axis=1) / np.where(lengths > 0, lengths, 1)
-    return result
 
 
 def _agreement(a: Sequence[Outputs], b: Sequence[Outputs], task: str) -> float:
