@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from helpers.graphs import MODEL, TEXT, TOKENIZER_JSON, tiny_graph
+from helpers.graphs import MODEL, TEXT, TOKENIZER_JSON, tiny_decoder, tiny_graph
 from pocketformer.cli import main
 from pocketformer.compression import PruneOptions, compress_checkpoint
 from pocketformer.compression.budget import Planner
-from pocketformer.compression.limits import BESIDE, Limits, parse_seconds
+from pocketformer.compression.limits import BESIDE, Forecast, Limits, parse_seconds
+from pocketformer.compression.pipeline import Compression
 from pocketformer.compression.plan import carry_out
 from pocketformer.engine import Engine
 from pocketformer.perf.boards import machine
@@ -134,13 +135,36 @@ def test_an_interrupt_says_how_to_go_on(
 
 PEAK = """
 import sys
+import numpy as np
 import numpy.random
 from pocketformer.perf.measure import peak_rss, prepare
 from pocketformer.engine import Engine
-if len(sys.argv) > 1:
+if len(sys.argv) > 2:
+    engine, length = Engine(sys.argv[1], 1), int(sys.argv[2])
+    engine.run([np.arange(length, dtype=np.int32)], None, np.array([length - 1]), caches=[engine.cache(length, length)])
+elif len(sys.argv) > 1:
     prepare(Engine(sys.argv[1], 1), 40, 64)()
 print(peak_rss())
 """
+
+
+@pytest.mark.slow
+def test_what_a_decoder_keeps_is_part_of_its_memory(tmp_path: Path) -> None:
+    sizes = {"hidden": 128, "heads": 16, "kv_heads": 16, "head_dim": 64, "layers": 4, "vocab": 2000}
+    graph = tiny_decoder(**sizes, max_length=512)
+    loaded, path = replace(checkpoint(), graph=graph, tokenizer_json=None), tmp_path / "m.pocket"
+    report = compress_checkpoint(loaded, path, "fp32")
+    run = ([sys.executable, "-c", PEAK], [sys.executable, "-c", PEAK, str(path), "512"])
+    without, with_model = (int(subprocess.run(c, capture_output=True, check=True).stdout) for c in run)
+    limits = Limits(memory_bytes=1, board="pi5", length=512, threads=1)
+    memory, _ = Forecast(limits, 512)(Compression(loaded.graph, "fp32"), report.file_bytes)
+    print(with_model - without, memory)
+    assert with_model - without <= memory
+    assert with_model - without > 0.5 * memory
+    found = predict(Engine(path, 1), machine("pi5"), [512], 1)
+    assert found["memory"]["cache"] == Engine(path, 1).cache(512, 512).nbytes > 8e6
+    assert found["bytes"] == sum(found["memory"].values())
+    assert memory == sum(found["memory"][part] for part in ("working", "cache")) + report.file_bytes + BESIDE
 
 
 @pytest.mark.slow

@@ -70,4 +70,5 @@ def show(result: dict[str, Any]) -> None:
     )
     headers = ("batch", "tokens", "latency", "tokens/s", "linear", "attention", "working memory", "all memory")
     console.table(title, headers, rows)
-    print("A prediction, not a measurement. All memory: file, working memory, and Python with its libraries.")
+    print("A prediction, not a measurement. All memory: file, working memory, the keys and values that a decoder")
+    print("keeps of a text, and Python with its libraries.")

@@ -13,6 +13,7 @@ from typing import Any
 
 from .._core import Program, block_rows
 from ..engine import Engine
+from ..graph import Graph
 from .boards import Machine
 
 # Operations for each element, in fp32 multiply-adds at peak: cycles for each 16 lanes of the AVX-512 kernels, one pipe
@@ -53,13 +54,18 @@ def predict(engine: Engine, machine: Machine, lengths: list[int], threads: int) 
     Raises ValueError for a length that the model does not allow and for more threads than the machine has cores.
     """
     stored = sum(array.nbytes for array in engine.file.graph.params.values())
-    return predict_program(engine.program, stored, machine, lengths, threads)
+    return predict_program(engine.program, stored, machine, lengths, threads, keeps(engine.file.graph))
+
+
+def keeps(graph: Graph) -> bool:
+    """Whether keys and values stay in a cache of the caller from run to run: those of decoders do."""
+    return any(state.get("kept") for state in graph.states)
 
 
 def predict_program(
-    program: Program, file_bytes: int, machine: Machine, lengths: list[int], threads: int
+    program: Program, file_bytes: int, machine: Machine, lengths: list[int], threads: int, kept: bool = False
 ) -> dict[str, Any]:
-    """The same of a program whose file, which needs not exist, has ``file_bytes``."""
+    """The same of a program whose file, which needs not exist, has ``file_bytes``; ``kept``: see :func:`keeps`."""
     if not 1 <= threads <= machine.cores:
         raise ValueError(f"threads is {threads}; {machine.name} has {machine.cores} cores, use 1 to {machine.cores}")
     rows = sum(lengths)
@@ -90,6 +96,7 @@ def predict_program(
     memory = {
         "file": file_bytes,
         "working": program.arena_bytes(lengths, threads, selected),
+        "cache": sum(program.cache_bytes(length, length) for length in lengths) if kept else 0,
         "python": PYTHON_BYTES,
     }
     return {
