@@ -60,7 +60,25 @@ LINEARS = (
     Recipe("4 bits, groups of 64, refit", "int4", options={"table_bits": 8}),
     Recipe("4 bits, groups of 32, refit", "int4", options={"table_bits": 8, "group": 32}),
 )
+FIVE, SIX = Precision(5, 64), Precision(6, 64)
 MIXED = (
+    Recipe(
+        "4 bits, up and half of qkv 5, last layer's attention 6",
+        "int4",
+        options={"precision": {"*.ffn_up": FIVE, "*.[1-4].qkv": FIVE, "*.5.qkv": SIX, "*.5.attention_out": SIX}},
+    ),
+    Recipe(
+        "4 bits, two of up 5, last layer's attention 6",
+        "int4",
+        options={
+            "precision": {
+                "*.[04].ffn_up": FIVE,
+                "*.4.attention_out": FIVE,
+                "*.5.qkv": SIX,
+                "*.5.attention_out": SIX,
+            }
+        },
+    ),
     Recipe("all 4 bits, groups of 64", "int4"),
     Recipe("all 4 bits, a scale a channel", "int4", options={"group": 0}),
     Recipe("all 4 bits, last layer int8", "int4", last_layer=Precision(8)),

@@ -138,8 +138,8 @@ void Lowering::load(const std::string& name, const WeightSpec& spec) {
   weight.view.inputs_by_group = spec.inputs_by_group;
   check(group != 0 || (spec.scales == Scales::kF32 && !spec.inputs_by_group), "group",
         "is 0; only with a group are 'scales' other than f32, or 'inputs' other than row");
-  check(spec.rotate == 0 || (!spec.inputs_by_group && (group == 0 || int4)), "rotate", "is ", spec.rotate,
-        "; inputs that are rounded by group, and those of i5, i6 and i8 in groups, are not rotated");
+  check(spec.rotate == 0 || (!spec.inputs_by_group && (group == 0 || int4 || planes)), "rotate", "is ", spec.rotate,
+        "; inputs that are rounded by group, and those of i8 in groups, are not rotated");
   const int64_t groups_of_k = group == 0 ? 1 : k / group;
   check(spec.scales == Scales::kF32 || groups_of_k <= kMostGroups, "scales", "are not f32; of ", groups_of_k,
         " groups they must be, ", kMostGroups, " are the most that are not");

@@ -14,7 +14,7 @@ import pytest
 from helpers.graphs import MODEL, TEXT, TOKENIZER_JSON, tiny_graph
 from pocketformer import compression
 from pocketformer.cli import main
-from pocketformer.compression import PruneOptions, compress_checkpoint, make_plan
+from pocketformer.compression import Precision, PruneOptions, compress_checkpoint, make_plan
 from pocketformer.compression.budget import Planner, parse_size, predicted_bytes
 from pocketformer.compression.page import check_charts
 from pocketformer.compression.plan import carry_out, plan_by_shares, read_plan
@@ -86,6 +86,20 @@ def test_smaller_files_lose_more_and_no_layer_more_than_it_must(planner: Planner
     )
 
 
+def test_what_linears_lose_with_more_bits_follows_from_four(planner: Planner) -> None:
+    steps = planner.knobs()["bits of layer0.down"]
+    assert [step.value for step in steps] == [Precision(), Precision(6, 64), Precision(5, 64), Precision(4, 64)]
+    assert [step.error / steps[3].error for step in steps[:3]] == pytest.approx([0, 0.08, 0.32])
+    assert [step.bytes / (256 * 36) for step in steps] == pytest.approx([0, 0.21875, 0.34375, 0.46875])
+    assert [step.value for step in planner.knobs()["bits of layer0.up"]] == [Precision(), Precision(4)]
+
+
+def test_linears_keep_their_levels_where_the_table_is_fixed(planner: Planner) -> None:
+    fixed = Planner(checkpoint(), options=QuantizeOptions(table_bits=5), prune=FAST)
+    assert fixed._levels == {name: of for name, of in planner._levels.items() if name != "words"}
+    assert "words" in planner._levels
+
+
 def test_an_impossible_budget_is_refused_with_the_smallest(planner: Planner) -> None:
     least = planner.smallest().file_bytes
     with pytest.raises(
@@ -152,8 +166,16 @@ def test_a_plan_is_saved_edited_and_followed(loaded: Checkpoint, tmp_path: Path)
         ({"layer0.down": 64}, "the width of 'layer0.down' is None"),
         ({"layer0.down": {"width": 64}, "bits": {"nothing": {"bits": 4}}}, "names 'nothing', which is no weight"),
         (
+            {"layer0.down": {"width": 64}, "bits": {"layer0.up": {"bits": 7}}},
+            "'layer0.up' is 7 bits; a linear has one of 4, 5, 6, 8, 32",
+        ),
+        (
             {"layer0.down": {"width": 64}, "bits": {"layer0.up": {"bits": 5}}},
-            "'layer0.up' is 5 bits; a linear has one of",
+            "'layer0.up' is 5 bits without groups; use 8 or 4 bits",
+        ),
+        (
+            {"layer0.down": {"width": 64}, "bits": {"layer0.down": {"bits": 6}}},
+            "'layer0.down' is 6 bits without groups; give it groups: one of 16, 32, 64, 128 divides its 256 inputs",
         ),
         ({"bits": {"layer0.up": {"bits": "4"}}}, "it must have integers"),
         (None, "is no plan of version 1"),

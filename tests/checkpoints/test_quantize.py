@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from helpers.engines import native
 from helpers.graphs import MODEL, TEXT, TOKENIZER_JSON, tiny_graph
 from helpers.rounding import dequantize
 from pocketformer import reference
@@ -20,6 +22,7 @@ from pocketformer.compression import (
     compress_checkpoint,
     compress_graph,
 )
+from pocketformer.compression.budget import predicted_bytes
 from pocketformer.compression.quantize import quantize_graph, quantize_rows
 from pocketformer.graph import TOKENS, Array, GraphBuilder, Table
 from pocketformer.hadamard import hadamard
@@ -254,7 +257,8 @@ def test_which_weight_gets_how_many_bits() -> None:
     assert chosen["layer1.up"] == Precision(4, 16), "the last pattern counts"
     graph = quantize_graph(plain, options, linear_bits=4)
     assert graph.weights["words"] == {"format": "i6", "n": 333, "k": 64}
-    assert graph.weights["layer0.qkv"] == {"format": "i4", "n": 288, "k": 64, "group": 64, "rotate": 64}
+    facts = {"format": "i4", "n": 288, "k": 64, "group": 64, "rotate": 64, "scales": "f16"}
+    assert graph.weights["layer0.qkv"] == facts
     assert graph.params["layer0.down.scale"].shape == (64, 3)
     assert quantize_graph(plain, QuantizeOptions(table_bits=5, **NEAREST)).weights["words"]["rotate"] == 64
 
@@ -269,7 +273,9 @@ def test_a_tied_table_stays_int8() -> None:
     ("precision", "message"),
     [
         ({"layer9.*": Precision(8)}, r"precision names 'layer9\.\*', which is no weight; weights are words, positions"),
-        ({"layer0.up": Precision(5)}, "precision of 'layer0.up' is 5 bits; a linear has one of 4, 8, 32"),
+        ({"layer0.up": Precision(7)}, "precision of 'layer0.up' is 7 bits; a linear has one of 4, 5, 6, 8, 32"),
+        ({"layer0.up": Precision(5)}, "precision of 'layer0.up' is 5 bits without groups; use 8 or 4 bits"),
+        ({"layer0.down": Precision(6)}, "6 bits without groups; give it groups: one of 16, 32 divides its 96 inputs"),
         ({"words": Precision(9)}, "precision of 'words' is 9 bits; a table has one of 3, 4, 5, 6, 7, 8, 32"),
         ({"layer0.up": Precision(4, 64)}, "'layer0.up' has groups of 64; leave it 0"),
         ({"layer0.down": Precision(4, 64)}, "'layer0.down' has groups of 64; one of 16, 32 divides its 96 inputs"),
@@ -302,3 +308,42 @@ def test_more_bits_of_a_table_are_better(bits: int, worst: float) -> None:
     rounded = quantize_graph(plain, QuantizeOptions(table_bits=bits, **NEAREST))
     cosines = (reference.run(plain, inputs) * reference.run(rounded, inputs)).sum(axis=1)
     assert cosines.mean() > worst
+
+
+@pytest.mark.parametrize(("bits", "worst"), [(4, 0.98), (5, 0.994), (6, 0.998)])
+def test_groups_of_few_bits_in_float16_scales(bits: int, worst: float, tmp_path: Path) -> None:
+    """Rounded in memory, packed and computed by the runtime, and in a file, whose bytes are foretold."""
+    plain = tiny_graph(hidden=64, ffn=128, head_dim=32)
+    ids = np.random.default_rng(3).integers(0, 101, 90).astype(np.int32)
+    options = QuantizeOptions(precision={"layer*": Precision(bits, 32)}, random_tokens=512)
+    rounded = quantize_graph(plain, options)
+    weights = [name for name in rounded.weights if name.startswith("layer")]
+    for name in weights:
+        facts = {"format": f"i{bits}", "group": 32, "scales": "f16"}
+        assert rounded.weights[name].items() >= facts.items()
+        assert rounded.weights[name]["rotate"] >= 32
+        assert rounded.params[f"{name}.scale"].dtype == np.float16
+    exact, found = native(plain, ids, [1, 40, 40, 9]), native(rounded, ids, [1, 40, 40, 9])
+    assert (exact * found).sum(axis=1).mean() > worst
+    inputs = {"ids": ids, TOKENS: np.cumsum([0, 1, 40, 40, 9])}
+    assert (found * reference.run(rounded, inputs)).sum(axis=1).min() > 1 - 1e-4
+    loaded = Checkpoint(plain, MODEL, TEXT, None)
+    report = compress_checkpoint(loaded, tmp_path / "m.pocket", options=options)
+    assert predicted_bytes(loaded, "int8", options) == report.file_bytes
+    stored = unpack_graph(read_pocket(tmp_path / "m.pocket").graph)
+    assert stored.params.keys() == rounded.params.keys()
+    for name in weights:
+        for part in ("weight", "scale", "codebook"):
+            np.testing.assert_array_equal(stored.params[f"{name}.{part}"], rounded.params[f"{name}.{part}"])
+
+
+def test_weights_too_small_for_float16_scales_have_float32() -> None:
+    plain = tiny_graph(hidden=64, ffn=128, head_dim=32)
+    params = {name: array * np.float32(1e-4 if ".up." in name else 1) for name, array in plain.params.items()}
+    rounded = quantize_graph(replace(plain, params=params), QuantizeOptions(group=32, **NEAREST), linear_bits=4)
+    assert {name: rounded.weights[name].get("scales", "f32") for name in ("layer0.up", "layer0.down")} == {
+        "layer0.up": "f32",
+        "layer0.down": "f16",
+    }
+    assert rounded.params["layer0.up.scale"].dtype == np.float32
+    assert rounded.params["layer0.up.scale"].min() > 0

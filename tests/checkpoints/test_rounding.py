@@ -15,9 +15,11 @@ from pocketformer.compression.codebook import Codebook, learn, search, uniform
 from pocketformer.compression.gptq import (
     BLOCK,
     DAMPING,
+    Costs,
     damping_of_int8,
     error_shares,
     fit_scales,
+    improve,
     round_to_codes_with_feedback,
     round_with_feedback,
 )
@@ -308,6 +310,51 @@ def test_feedback_on_codes_keeps_products_better() -> None:
     fed_back, plain = real(codes, scale, book), nearest(weight, book, 64)
     assert np.linalg.norm(x @ (fed_back - weight).T) < 0.5 * np.linalg.norm(x @ (plain - weight).T)
     assert not fed_back[3].any()
+
+
+def test_improve_codes() -> None:
+    rng = np.random.default_rng(8)
+    weight, book = rng.standard_normal((9, 32)), uniform(4)
+    weight[2] = weight[4, 16:] = 0
+    scale = np.array(search(weight, book, 16), np.float64)
+    scale[6, 1] = 0  # too small to be stored
+    moments = (x := correlated(200, 32, 8)).T @ x + 5 * np.eye(32)
+    codes = rng.integers(0, 16, weight.shape).astype(np.uint8)
+    gradient = (weight - book.entries[codes] * np.repeat(scale, 16, axis=1)) @ moments
+    expected = twin.improve_codes(gradient, moments, scale, book.entries, codes)
+    before = codes.copy()
+    changed = _rounding.improve_codes(gradient, moments, scale, book.index, book.values, codes)
+    np.testing.assert_array_equal(codes, expected[0])
+    np.testing.assert_array_equal(gradient, expected[1])
+    assert changed == expected[2] == (codes != before).sum() > 100
+    assert (codes[6, 16:] == before[6, 16:]).all()
+    assert (codes[2] == before[2]).all()
+    with pytest.raises(ValueError, match="moments' last axis is 31; it must be 32"):
+        _rounding.improve_codes(gradient, np.ones((32, 31)), scale, book.index, book.values, codes)
+
+
+@pytest.mark.parametrize("group", [0, 32])
+def test_codes_that_know_all_errors_cost_less(group: int) -> None:
+    weight = np.random.default_rng(9).standard_normal((48, 192))
+    book = learn(weight, 4, group)
+    scale = search(weight, book, group)
+    seen = correlated(2000, 192, 9)
+    costs = Costs.of(seen.T @ seen, DAMPING, True)
+    assert costs.moments is not None
+    added = DAMPING * np.square(seen).sum() / 192
+    np.testing.assert_allclose(costs.moments - seen.T @ seen, added * np.eye(192), atol=1e-6)
+    assert Costs.of(seen.T @ seen, DAMPING, False).moments is None
+    codes = round_to_codes_with_feedback(weight, scale, book, costs.shares)
+
+    def cost() -> Array:
+        errors = real(codes, scale, book) - weight
+        result: Array = np.einsum("ij,jk,ik->i", errors, costs.moments, errors)
+        return result
+
+    before = cost()
+    improve(weight, codes, scale, book, costs.moments)
+    assert (cost() <= before * (1 + 1e-9)).all()
+    assert cost().sum() < 0.97 * before.sum()
 
 
 @pytest.mark.parametrize("group", [0, 16, 64])

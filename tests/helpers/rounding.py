@@ -54,6 +54,24 @@ def feed_back_codes(
     return codes, errors
 
 
+def improve_codes(
+    gradient: Array, moments: Array, scale: Array, entries: Array, codes: Array
+) -> tuple[Array, Array, int]:
+    """The codes, the gradient and how many have changed, after each code was looked at once."""
+    gradient, codes, size = gradient.copy(), codes.copy(), codes.shape[1] // scale.shape[1]
+    changed = 0
+    for row, i in np.ndindex(codes.shape):
+        step = scale[row, i // size]
+        if step <= 0:
+            continue
+        value = entries[codes[row, i]] * step
+        found = nearest_codes(np.array([[value + gradient[row, i] / moments[i, i]]]), np.array([[step]]), entries)[0, 0]
+        if found != codes[row, i]:
+            gradient[row] -= (entries[found] * step - value) * moments[i]
+            codes[row, i], changed = found, changed + 1
+    return codes, gradient, changed
+
+
 def observe(x: Array, highest: Array, total: Array, squares: Array) -> tuple[Array, Array, Array]:
     size = np.abs(x)
     square = size.astype(np.float64) * size

@@ -52,5 +52,15 @@ def feed_back_codes(
 ) -> None:
     """``feed_back`` with a codebook, a step for each group of inputs, and indices for values."""
 
+def improve_codes(
+    gradient: _F64, moments: _F64, scale: _F64, index: NDArray[np.uint8], codebook: _F64, codes: NDArray[np.uint8]
+) -> int:
+    """Gives each of the ``codes`` [N, K], one after the other, the entry at which the errors E cost least,
+    tr(E · ``moments`` · Eᵀ), and returns how many have changed.
+
+    ``gradient`` [N, K] is E · ``moments`` [K, K] (symmetric) and stays so; ``scale`` is [N, groups], and the codes of
+    groups with scale 0 stay.
+    """
+
 def observe(x: NDArray[np.float32], highest: NDArray[np.float32], total: _F64, squares: _F64) -> None:
     """Takes the rows of ``x`` [rows, K] into the max |x|, Σ|x| and Σx² [K] of each column so far."""

@@ -217,6 +217,46 @@ def feed_back_codes(
                     owed[j] += error * share[j]
 
 
+def improve_codes(
+    double[:, ::1] gradient,
+    const double[:, ::1] moments,
+    const double[:, ::1] scale,
+    const unsigned char[::1] index,
+    const double[::1] codebook,
+    unsigned char[:, ::1] codes,
+):
+    cdef Py_ssize_t rows = codes.shape[0], width = codes.shape[1], row, i, j, size, changed = 0
+    cdef double step, value, moved
+    cdef unsigned char found
+    cdef double* slope
+    cdef const double* moment
+    check_codes(rows, width, scale, index)
+    check("codebook's length", codebook.shape[0], 256)
+    check("gradient's first axis", gradient.shape[0], rows)
+    check("gradient's last axis", gradient.shape[1], width)
+    check("moments' first axis", moments.shape[0], width)
+    check("moments' last axis", moments.shape[1], width)
+    size = width // scale.shape[1]
+    with nogil:
+        for row in range(rows):
+            slope = &gradient[row, 0]
+            for i in range(width):
+                step = scale[row, i // size]
+                if step <= 0:
+                    continue
+                value = codebook[codes[row, i]] * step
+                found = code(value + slope[i] / moments[i, i], step, &index[0])
+                if found == codes[row, i]:
+                    continue
+                moved = codebook[found] * step - value
+                codes[row, i] = found
+                changed += 1
+                moment = &moments[i, 0]
+                for j in range(width):
+                    slope[j] -= moved * moment[j]
+    return changed
+
+
 def observe(const float[:, ::1] x, float[::1] highest, double[::1] total, double[::1] squares):
     cdef Py_ssize_t rows = x.shape[0], width = x.shape[1], row, i
     cdef float size

@@ -16,6 +16,7 @@ import numpy as np
 from ..pocketwriter import file_bytes
 from .calibration import Calibration, Samples, calibrate, default_calibration, random_tokens, takes_tokens
 from .channels import Channels
+from .dataflow import Dataflow
 from .limits import Forecast, Limits
 from .pipeline import WEIGHTS, Compression, make_profiler, minify
 from .plan import Bits, Plan, make_plan
@@ -169,8 +170,8 @@ class Planner:
             for name, precision, error in rounded:
                 self._tell(f"measure {name}")
                 steps = self._knobs[f"bits of {name}"]
-                saved = (self._precisions[name].bits - precision.bits) / 8 * graph.params[f"{name}.weight"].size
-                steps.append(Step(precision, saved, max(error, steps[-1].error)))
+                saved = _bytes_each(self._precisions[name]) - _bytes_each(precision)
+                steps.append(Step(precision, saved * graph.params[f"{name}.weight"].size, max(error, steps[-1].error)))
             seen = collect(graph, self.spaces.values(), self.prune, self.profiler)
             for name, space in self.spaces.items():
                 self._tell(f"measure {name}")
@@ -184,11 +185,8 @@ class Planner:
         self._precisions = self.options.precisions(self.loaded.graph, WEIGHTS[self.weights])
         levels = fewer_bits(self.loaded.graph, self._precisions, self.options.group)
         fixed = replace(self.options, precision={}).precisions(self.loaded.graph, WEIGHTS[self.weights])
-        return {
-            name: of
-            for name, of in levels.items()
-            if fixed[name] == self._precisions[name] and not (len(of) > 1 and self.options.table_bits)
-        }
+        tables = Dataflow(self.loaded.graph).tables if self.options.table_bits else {}
+        return {name: of for name, of in levels.items() if fixed[name] == self._precisions[name] and name not in tables}
 
     def _widths(self, name: str, curve: Curve) -> list[Step]:
         width, each = self.spaces[name].width, self._column_bytes(name)
@@ -282,6 +280,11 @@ class Planner:
     def _tell(self, what: str) -> None:
         if self._progress:
             self._progress(what, len(self._knobs) / (len(self._levels) + len(self.spaces)))
+
+
+def _bytes_each(precision: Precision) -> float:
+    """Of a weight and its share of a float16 scale."""
+    return precision.bits / 8 + (2 / precision.group if precision.group else 0)
 
 
 def _sample(loaded: Checkpoint, calibration: Samples | str | os.PathLike[str] | None) -> Calibration:

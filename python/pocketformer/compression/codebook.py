@@ -76,6 +76,11 @@ def uniform(bits: int) -> Codebook:
     return Codebook(np.rint(np.linspace(-127, 127, 1 << bits)).astype(np.int8))
 
 
+def consecutive(bits: int) -> Codebook:
+    """Whole numbers, as the products of 5 and 6 bits know them."""
+    return Codebook(np.arange(-(1 << bits) // 2, (1 << bits) // 2, dtype=np.int8))
+
+
 def _normal(bits: int) -> Codebook:
     """Where Lloyd's algorithm begins: for many entries, their density is the cube root of that of the numbers (Panter
     and Dite, 1951), which are nearly normal once they are rotated."""
@@ -90,7 +95,7 @@ def search(weight: Array, codebook: Codebook, group: int) -> Array:
     size = group or k
     grouped = weight.reshape(n * (k // size), size)
     highest = np.maximum(grouped.max(axis=1), -grouped.min(axis=1))[:, None]
-    index, values = codebook.index, codebook.values
+    index, values, largest = codebook.index, codebook.values, float(np.abs(codebook.values).max())
     products, squares = np.empty((2, len(grouped), 1))
     best, best_gain = np.zeros((len(grouped), 1)), np.full((len(grouped), 1), -1.0)
 
@@ -104,7 +109,7 @@ def search(weight: Array, codebook: Codebook, group: int) -> Array:
         return scale
 
     for share in SHARES:
-        fit(highest * share / 127)
+        fit(highest * share / largest)
     for _ in range(3):
         fit(best)
     return best.reshape(n, k // size).astype(np.float32)

@@ -135,14 +135,6 @@ def write_part(sink: Sink, name: str, part: str, slots: Mapping[str, Slot], begi
         sink.write(f"{name}.high", begin // LANES, pack_high(rows >> np.uint8(4), 4 + high.bits))
 
 
-def write_scales(sink: Sink, name: str, begin: int, scale: Array) -> None:
-    """Packs the scales [rows] or [rows, groups] of the rows from ``begin`` on, a multiple of 16."""
-    if scale.ndim > 1:
-        sink.write(name, begin // LANES, pack_scales(scale))
-    else:
-        sink.write(name, begin, scale)
-
-
 def write_plain(sink: Sink, name: str, slot: Slot, tensor: Array) -> None:
     """Packs a parameter that stays float32."""
     if not slot.by_rows:

@@ -19,7 +19,7 @@ from ..packing import stored_weights
 from ..pocketwriter import writing
 from .calibration import FEW_TOKENS, TOKENS, Samples, calibrate, default_calibration, random_tokens, takes_tokens
 from .dataflow import Dataflow
-from .packed import Sink, Slot, layout, row_parts, write_part, write_plain, write_rows, write_scales
+from .packed import Sink, Slot, layout, row_parts, write_part, write_plain
 from .profile import Observer, Progress, load_profile
 from .profile import save_profile as keep_profile
 from .quantize import Profiler, Quantization, QuantizeOptions, calibrated_profiler
@@ -78,8 +78,11 @@ class Compression:
         for part in self.quantization.round(progress) if self.quantization else ():
             weight = f"{part.name}.weight"
             slot = self.slots[weight]
-            write_rows(sink, weight, slot, part.begin, part.values)
-            write_scales(sink, f"{part.name}.scale", part.begin, part.scale)
+            write_part(sink, part.name, "weight", self.slots, part.begin, part.values)
+            if part.scale.ndim > 1:
+                write_part(sink, part.name, "scale", self.slots, part.begin, part.scale)
+            else:
+                sink.write(f"{part.name}.scale", part.begin, part.scale)
             if part.codebook is not None:
                 sink.write(f"{part.name}.codebook", 0, part.codebook)
             elif slot.panels:

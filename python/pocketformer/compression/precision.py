@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from ..graph import Graph
-from ..layout import MAX_INT8_K
+from ..layout import LONGEST_JOINED, MAX_INT8_K
 from .dataflow import Dataflow
 
 GROUPS = (16, 32, 64, 128)
@@ -18,9 +18,12 @@ ROTATED_TABLE = 5
 
 @dataclass(frozen=True)
 class Precision:
-    """``bits`` of a stored number: 32 (fp32), 8 (int8) or 4 (indices into a learned codebook of 16); of a table that is
-    only looked up also 3, 5, 6 or 7. ``group``: how many inputs of a 4-bit linear share a scale, 16, 32, 64 or 128; 0:
-    all of an output channel."""
+    """``bits`` of a stored number: 32 (fp32), 8 (int8), 6 or 5 (evenly spaced), or 4 (indices into a learned codebook
+    of 16); of a table that is only looked up also 3, 5, 6 or 7, all of a learned codebook.
+
+    ``group``: how many inputs of a linear of 4 to 6 bits share a scale, 16, 32, 64 or 128; 0, for 4 bits alone: all of
+    an output channel.
+    """
 
     bits: int = INT8
     group: int = 0
@@ -75,18 +78,22 @@ def _divisor(group: int, k: int) -> int:
 
 
 def _check(name: str, precision: Precision, k: int, linear: bool, table: bool) -> None:
-    allowed = {FP32, INT8} | ({INT4} if not table else set()) | ({3, 4, 5, 6, 7} if not linear else set())
+    grouped_bits = {INT4, 5, 6} if k <= LONGEST_JOINED else {INT4}
+    allowed = {FP32, INT8} | (grouped_bits if not table else set()) | ({3, 4, 5, 6, 7} if not linear else set())
     if linear and k > MAX_INT8_K:
         allowed = {FP32}
     if precision.bits not in allowed:
         kind = "a table that a product reads too" if table and linear else "a table" if table else "a linear"
         known = ", ".join(map(str, sorted(allowed)))
         raise ValueError(f"precision of {name!r} is {precision.bits} bits; {kind} has one of {known}")
-    grouped = linear and precision.bits == INT4
+    grouped = linear and precision.bits < INT8
+    fits = ", ".join(str(size) for size in GROUPS if k % size == 0) if grouped else ""
     if precision.group and not (grouped and precision.group in GROUPS and k % precision.group == 0):
-        fits = ", ".join(str(size) for size in GROUPS if k % size == 0) if grouped else ""
         remedy = f"one of {fits} divides its {k} inputs" if fits else "leave it 0"
         raise ValueError(f"precision of {name!r} has groups of {precision.group}; {remedy}")
+    if grouped and not precision.group and precision.bits > INT4:
+        remedy = f"give it groups: one of {fits} divides its {k} inputs" if fits else "use 8 or 4 bits"
+        raise ValueError(f"precision of {name!r} is {precision.bits} bits without groups; {remedy}")
 
 
 def choose_block(bits: int, k: int, largest: int, linear: bool, place: int | None, averages: bool) -> int:
@@ -94,6 +101,6 @@ def choose_block(bits: int, k: int, largest: int, linear: bool, place: int | Non
     attention produces, free of outliers."""
     if bits == FP32 or place:
         return 0
-    rotated = (bits == INT4 or not averages) if linear else bits <= ROTATED_TABLE
+    rotated = (bits < INT8 or not averages) if linear else bits <= ROTATED_TABLE
     block = min(k & -k, largest) if rotated else 0
     return block if block > 1 else 0

@@ -14,28 +14,35 @@ import numpy as np
 
 from ..graph import Array, Graph, Op
 from ..grouped import Grouped
-from ..layout import MAX_HADAMARD, hadamard_block
+from ..layout import MAX_HADAMARD, MOST_GROUPS, hadamard_block
 from ._rounding import rotate, round_to_codes, round_to_nearest, squared_errors
 from .calibration import Calibration, random_tokens, takes_tokens
-from .codebook import SAMPLE, Codebook, learn, search, uniform
+from .codebook import SAMPLE, Codebook, consecutive, learn, search, uniform
 from .dataflow import Dataflow
 from .gptq import (
     DAMPING,
+    Costs,
     damping_of_int8,
-    error_shares,
     fit_scales,
+    improve,
     refit,
     round_to_codes_with_feedback,
     round_with_feedback,
     steps,
 )
 from .packed import row_parts
-from .precision import FP32, INT8, Precision, choose_block, choose_precisions
+from .precision import FP32, INT4, INT8, Precision, choose_block, choose_precisions
 from .profile import Observer, Progress, profile
 from .scaling import METHODS, SMALL_BLOCK, scaled
 
 SEEN = 1 << 24
 """Numbers of the largest table whose rounding is seen by what comes after it: 64 MB that wait in memory."""
+
+FEW_ROWS = 16
+"""Of a weight, whose size tells that of its scales."""
+RANGE, LEAST_SCALE = 3.0, 2.0**-18
+"""The range of a group over the mean square's root, and the least scale that float16, whose smallest step is 2^-24,
+holds to within a hundredth: less than a tenth of what 4 bits lose."""
 
 
 @dataclass(frozen=True)
@@ -223,12 +230,12 @@ class Quantization:
         watched = [name for name in self.rotations if name not in nearest]
         count = 0
 
-        def parts(name: str, shares: Array | None, peak: float, change: Array | None = None) -> Iterator[Rounded]:
+        def parts(name: str, costs: Costs | None, peak: float, change: Array | None = None) -> Iterator[Rounded]:
             nonlocal count
             if progress:
                 progress(name, count / len(self.rotations))
             count += 1
-            yield from self._rounded(name, shares, peak, change)
+            yield from self._rounded(name, costs, peak, change)
 
         for name in nearest:
             yield from parts(name, None, 0.0)
@@ -243,9 +250,10 @@ class Quantization:
                     damping = DAMPING if few else damping_of_int8(observer.width, observer.rows)
                     kinds.setdefault((self.rotations[name], damping), []).append(name)
                 for (block, damping), names in kinds.items():
-                    shares = error_shares(observer.rotated(block), damping) if observer.squares.any() else None
+                    few = any(self.precisions[name].bits < INT8 for name in names)
+                    costs = Costs.of(observer.rotated(block), damping, few) if observer.squares.any() else None
                     for name in names:
-                        yield from parts(name, shares, observer.peak, change)
+                        yield from parts(name, costs, observer.peak, change)
 
     def _scale(self) -> None:
         method, calibration = self.options.scaling, self.profiler.calibration if self.profiler else None
@@ -269,21 +277,23 @@ class Quantization:
         if self.graph is not known:
             self.profiler = calibrated_profiler(self.graph, calibration)
 
-    def _rounded(self, name: str, shares: Array | None, peak: float, change: Array | None) -> Iterator[Rounded]:
+    def _rounded(self, name: str, costs: Costs | None, peak: float, change: Array | None) -> Iterator[Rounded]:
         weight, precision, block = self.graph.params[f"{name}.weight"], self.precisions[name], self.rotations[name]
         codebook = None
         if precision.bits < INT8:
-            codebook = uniform(precision.bits)
-            if self.options.learned:
+            planes = precision.group and precision.bits > INT4
+            codebook = consecutive(precision.bits) if planes else uniform(precision.bits)
+            if self.options.learned and not planes:
                 codebook = learn(_rotated(_sample(weight), block, change), precision.bits, precision.group)
         seen = self.rounded is not None and (name in self.flow.linears or weight.shape[0] * weight.shape[1] <= SEEN)
         real = np.empty(weight.shape, np.float32) if seen else None
         for begin, end in row_parts(weight.shape):
             part = _rotated(np.array(weight[begin:end], np.float64, order="C"), block, change)
             if codebook is None:
-                rounded = _as_int8(name, begin, part, self.options.clip, shares, peak)
+                rounded = _as_int8(name, begin, part, self.options.clip, costs, peak)
             else:
-                rounded = _as_codes(name, begin, part, codebook, precision.group, shares, peak)
+                stored = np.float16 if self.target.weights[name].get("scales") == "f16" else np.float32
+                rounded = _as_codes(name, begin, part, codebook, precision.group, costs, peak, stored)
             if real is not None:
                 real[begin:end] = rounded.real(block)
             yield rounded
@@ -323,10 +333,10 @@ def _sample(weight: Array) -> Array:
     return np.concatenate([np.array(weight[i : i + 1], np.float64) for i in chosen])
 
 
-def _as_int8(name: str, begin: int, part: Array, clip: tuple[float, ...], shares: Array | None, peak: float) -> Rounded:
+def _as_int8(name: str, begin: int, part: Array, clip: tuple[float, ...], costs: Costs | None, peak: float) -> Rounded:
     values, scale = quantize_rows(part, clip)
-    if shares is not None:
-        values = round_with_feedback(part, scale, shares)
+    if costs is not None:
+        values = round_with_feedback(part, scale, costs.shares)
     errors = np.empty(len(part))
     squared_errors(part, steps(scale), values, errors)
     norm = float(np.vdot(part, part))
@@ -334,20 +344,35 @@ def _as_int8(name: str, begin: int, part: Array, clip: tuple[float, ...], shares
 
 
 def _as_codes(
-    name: str, begin: int, part: Array, codebook: Codebook, group: int, shares: Array | None, peak: float
+    name: str,
+    begin: int,
+    part: Array,
+    codebook: Codebook,
+    group: int,
+    costs: Costs | None,
+    peak: float,
+    stored: Any = np.float32,
 ) -> Rounded:
-    scale = search(part, codebook, group)
-    if shares is not None:
-        codes = round_to_codes_with_feedback(part, scale, codebook, shares)
-        scale = fit_scales(part, codebook.values[codes], scale, shares)
+    scale = _stored(search(part, codebook, group), stored)
+    if costs is not None:
+        codes = round_to_codes_with_feedback(part, scale, codebook, costs.shares)
+        if costs.moments is not None:
+            improve(part, codes, scale, codebook, costs.moments)
+        scale = _stored(fit_scales(part, codebook.values[codes], scale, costs.shares), stored)
     else:
         codes = np.empty(part.shape, np.uint8)
         round_to_codes(part, steps(scale), codebook.index, codes)
-    real = codebook.values[codes].reshape(*scale.shape, -1) * scale[:, :, None]
+    real = codebook.values[codes].reshape(*scale.shape, -1) * scale[:, :, None].astype(np.float64)
     error = float(np.square(real.reshape(part.shape) - part).sum())
     norm = float(np.vdot(part, part))
     scale = scale if group else scale[:, 0]
     return Rounded(name, begin, codes, scale, error, norm, peak, codebook.entries)
+
+
+def _stored(scale: Array, dtype: Any) -> Array:
+    """``scale`` as ``dtype``, no number of which is infinite."""
+    stored: Array = np.minimum(scale, np.finfo(dtype).max).astype(dtype)
+    return stored
 
 
 def as_quantized(
@@ -359,11 +384,25 @@ def as_quantized(
     weights = dict(graph.weights)
     for name, block in rotations.items():
         precision = (precisions or {}).get(name, Precision())
-        rounded = {"format": precision.format, "group": precision.group, "rotate": block}
+        half = precision.group and _scales_fit(graph, name, precision.group, block)
+        rounded = {
+            "format": precision.format,
+            "group": precision.group,
+            "rotate": block,
+            "scales": "f16" if half else "",
+        }
         weights[name] = {**weights[name], **{key: value for key, value in rounded.items() if value}}
     states = _int8_states(graph)
     ops = _with_int8_queries(graph, {state["name"]: state for state in states})
     return replace(graph, weights=weights, states=states, ops=ops, params={})
+
+
+def _scales_fit(graph: Graph, name: str, group: int, block: int) -> bool:
+    """Whether the scales of groups can be float16: those of weights so small that they would lose digits cannot."""
+    weight = graph.params[f"{name}.weight"]
+    rows = np.asarray(weight[: min(len(weight), FEW_ROWS)], np.float64)
+    scale = RANGE * np.sqrt(np.mean(np.square(rows)) / max(block, 1)) / 127  # a rotated weight is divided by its block
+    return bool(scale >= LEAST_SCALE) and rows.shape[1] // group <= MOST_GROUPS
 
 
 def _int8_states(graph: Graph) -> list[dict[str, Any]]:
