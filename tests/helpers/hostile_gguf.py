@@ -163,7 +163,7 @@ def changed_tensor(file: File, rng: random.Random) -> File:
     way = rng.randrange(6)
     if way == 0:
         tensor = replace(tensor, name=rng.choice([other.name for other in file.tensors] + [b"x", b"output.weight"]))
-    elif way == 1:
+    elif way == 1 and tensor.shape:
         shape = list(tensor.shape)
         shape[rng.randrange(len(shape))] = rng.choice(HUGE)
         tensor = replace(tensor, shape=tuple(shape))
