@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -82,11 +83,15 @@ def convert(
             values = interleave(values, config.num_attention_heads)
         if architecture == "llama" and "k_proj" in name:
             values = interleave(values, config.num_key_value_heads)
-        if architecture == "gemma3" and "norm" in name:
+        if architecture.startswith("gemma") and "norm" in name:
             values = values + np.float32(1)
+        if architecture == "gpt2" and values.ndim == 2 and ".h." in name:
+            values = np.ascontiguousarray(values.T)
         stored = names.get_name(name, try_suffixes=(".weight", ".bias"))
         assert stored is not None
         tensors[stored] = plain(values, kind if values.ndim == 2 else GGMLQuantizationType.F32)
+    for stored, divisors in _divisors(config).items():
+        tensors[stored] = plain(np.array(divisors))
     metadata = {f"{architecture}.{key}": value for key, value in _settings(config).items()}
     return write_gguf(
         path, metadata | {key.replace("__", "."): value for key, value in more.items()}, tensors, architecture
@@ -99,7 +104,23 @@ def interleave(rows: np.ndarray, heads: int) -> np.ndarray:
     return np.stack(halves, axis=2).reshape(rows.shape)
 
 
+def _divisors(config: Any) -> dict[str, list[float]]:
+    """Those of a longrope, by tensor."""
+    rope = getattr(config, "rope_parameters", {})
+    kinds = ("short", "long") if rope.get("rope_type") == "longrope" else ()
+    return {f"rope_factors_{kind}.weight": rope[f"{kind}_factor"] for kind in kinds}
+
+
 def _settings(config: Any) -> dict[str, Any]:
+    if config.model_type == "gpt2":
+        return {
+            "block_count": config.n_layer,
+            "context_length": config.n_positions,
+            "embedding_length": config.n_embd,
+            "feed_forward_length": config.n_inner or 4 * config.n_embd,
+            "attention.head_count": config.n_head,
+            "attention.layer_norm_epsilon": config.layer_norm_epsilon,
+        }
     rope = config.rope_parameters
     gemma = "full_attention" in rope
     rope = rope["full_attention"] if gemma else rope
@@ -115,8 +136,18 @@ def _settings(config: Any) -> dict[str, Any]:
     }
     if getattr(config, "head_dim", None):
         values |= {"attention.key_length": config.head_dim, "attention.value_length": config.head_dim}
-    if gemma:
+    if getattr(config, "sliding_window", None) and config.model_type != "qwen3":
         values["attention.sliding_window"] = config.sliding_window
+    if config.model_type == "gemma2":
+        caps = ("attn_logit_softcapping", "final_logit_softcapping")
+        values |= {cap: float(getattr(config, cap)) for cap in caps}
+    if config.model_type == "phi3":
+        head_dim = config.hidden_size // config.num_attention_heads
+        values["rope.dimension_count"] = int(head_dim * rope["partial_rotary_factor"])
+        values["rope.scaling.original_context_length"] = config.original_max_position_embeddings
+    if rope["rope_type"] == "longrope":
+        trained, longest = config.original_max_position_embeddings, config.max_position_embeddings
+        values["rope.scaling.attn_factor"] = math.sqrt(1 + math.log(longest / trained) / math.log(trained))
     if rope["rope_type"] in ("linear", "yarn"):
         values |= {"rope.scaling.type": rope["rope_type"], "rope.scaling.factor": float(rope["factor"])}
     if rope["rope_type"] == "yarn":

@@ -28,9 +28,9 @@ _REPOSITORY = re.compile(r"(?:https?://huggingface\.co/)?(\w[\w.-]*/\w[\w.-]*)/?
 class GgufSource:
     """Tensors under the names of Hugging Face, as float32: what converters change on the way is undone.
 
-    Rows of a Llama's queries and keys come back from the order in which rotary pairs are neighbours, and 1 is taken
-    from Gemma's norms again, which transformers adds when it runs. Quantized values are those that llama.cpp computes
-    with.
+    Matrices are [n, k] even of GPT-2, whose folders have them the other way round. Rows of a Llama's queries and keys
+    come back from the order in which rotary pairs are neighbours, and 1 is taken from Gemma's norms again, which
+    transformers adds when it runs. Quantized values are those that llama.cpp computes with.
     """
 
     header: GgufHeader
@@ -143,7 +143,7 @@ def load_gguf(path: Path) -> Checkpoint:
         UnsupportedModelError: its architecture, a number format, a setting or its tokenizer is not supported.
     """
     source = GgufSource.open(path)
-    graph, model = read_decoder(source)
+    graph, model = read_decoder(source, transposed=False)
     tokenizer = read_gguf_tokenizer(source.header, graph.vocab_size, graph.max_length)
     text = {
         "max_length": graph.max_length,

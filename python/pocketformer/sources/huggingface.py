@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp
 from pathlib import Path
 from typing import Any
@@ -266,10 +266,13 @@ def _check_last_token(config: Config, tokenizer: ImportedTokenizer) -> None:
     )
 
 
-def read_decoder(source: Source) -> tuple[Graph, dict[str, Any]]:
-    """The graph of a decoder, and ``model`` of its checkpoint."""
+def read_decoder(source: Source, *, transposed: bool = True) -> tuple[Graph, dict[str, Any]]:
+    """The graph of a decoder, and ``model`` of its checkpoint. ``transposed`` is False where all linears are stored as
+    [n, k], whatever the family says.
+    """
     config = source.config
     family = DECODERS[config.text("model_type", "")]
+    family = replace(family, transposed=family.transposed and transposed)
     if _architecture(config) != family.architecture:
         raise UnsupportedModelError(
             f"{config.path}: architecture {_architecture(config)!r} is not supported; supported of its family is "
