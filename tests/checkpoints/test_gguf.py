@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from helpers.torch_decoders import fill
 from pocketformer import cli
 from pocketformer.compression import compress
 from pocketformer.errors import CheckpointError, UnsupportedModelError
+from pocketformer.pocketfile import read_pocket
 from pocketformer.sources.gguf import GgufSource
 from pocketformer.sources.huggingface import load_checkpoint
 
@@ -265,6 +267,55 @@ def test_a_compressed_file_generates_as_transformers_does(tmp_path: Path, capsys
     assert pocket.end_token_ids == (95,)
     compress(path, tmp_path / "int8.pocket")
     assert pocketformer.load(tmp_path / "int8.pocket", threads=1).tokenize("Tell me a story") == prompt
+
+
+SAMPLING: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
+    "none": ({}, {}),
+    "drawn": (
+        {"temp": 0.6, "top_k": 20, "top_p": 0.95, "min_p": 0.0, "xtc_threshold": 0.1, "xtc_probability": 0.0},
+        {"temperature": 0.6, "top_k": 20, "top_p": 0.95, "min_p": 0.0},
+    ),
+    "no temperature": ({"top_p": 0.5}, {"top_p": 0.5, "temperature": 1.0}),
+    "penalty": (
+        {"penalty_repeat": 1.5, "penalty_last_n": -1, "temp": 0.0},
+        {"repetition_penalty": 1.5, "temperature": 0.0},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SAMPLING)
+def test_sampling_settings_come_along(kind: str, tmp_path: Path) -> None:
+    given, expected = SAMPLING[kind]
+    more = {f"general__sampling__{key}": value for key, value in given.items()}
+    if "penalty_last_n" in given:
+        more["general__sampling__penalty_last_n"] = np.int32(-1)
+    path = convert(build("llama"), tmp_path / "model.gguf", **more)
+    assert load_checkpoint(path).text["sampling"] == expected
+    if kind == "drawn":
+        compress(path, tmp_path / "model.pocket", weights="fp32")
+        assert read_pocket(tmp_path / "model.pocket").text["sampling"] == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("xtc_probability", 0.5, "general.sampling.xtc_probability is 0.5; it would change texts and is not honoured"),
+        ("mirostat", 2, "general.sampling.mirostat is 2; it would change texts"),
+        ("sequence", "temperature;top_k", "general.sampling.sequence is 'temperature;top_k'; it would change texts"),
+        ("penalty_last_n", 64, "general.sampling.penalty_last_n is 64; it would change texts"),
+        ("dry_multiplier", 0.5, "general.sampling.dry_multiplier is 0.5; it would change texts"),
+        ("top_k", 1.5, "general.sampling.top_k is 1.5; it must be an integer"),
+        ("temp", float("inf"), "general.sampling.temp is inf; it must be at least 0"),
+        ("top_p", 1.5, "general.sampling.top_p is 1.5; it must lie in 0…1"),
+        ("penalty_repeat", 0.0, "general.sampling.penalty_repeat is 0; it must be above 0"),
+    ],
+)
+def test_sampling_settings_that_are_not_honoured_are_refused(
+    key: str, value: Any, message: str, tmp_path: Path
+) -> None:
+    path = convert(build("llama"), tmp_path / "model.gguf", **{f"general__sampling__{key}": value})
+    with pytest.raises((UnsupportedModelError, CheckpointError), match=re.escape(message)):
+        load_checkpoint(path)
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

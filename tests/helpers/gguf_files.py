@@ -35,6 +35,8 @@ def write_gguf(path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, Te
 def add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     if isinstance(value, bool):
         writer.add_bool(key, value)
+    elif isinstance(value, np.int32):
+        writer.add_int32(key, int(value))
     elif isinstance(value, int):
         writer.add_uint32(key, value)
     elif isinstance(value, float):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..errors import CheckpointError
 from ..lazy import Float32, lazy
 from .config import Config
-from .gguf_config import Architecture, read_config
+from .gguf_config import Architecture, read_config, read_sampling
 from .gguf_groups import grouped
 from .gguf_reader import GgufHeader, TensorInfo, read_gguf
 from .gguf_tokenizer import read_gguf_tokenizer
@@ -148,7 +148,7 @@ def load_gguf(path: Path) -> Checkpoint:
     text = {
         "max_length": graph.max_length,
         "end_token_ids": tokenizer.end_token_ids if tokenizer else [],
-        "sampling": {},
+        "sampling": read_sampling(source.header),
         "chat_template": tokenizer.chat_template if tokenizer else None,
         "special_tokens": tokenizer.special_tokens if tokenizer else {},
     }
