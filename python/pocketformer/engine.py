@@ -111,6 +111,13 @@ def tensor_bytes(file: PocketFile) -> dict[str, int]:
     return sizes
 
 
+def bits_per_weight(file: PocketFile) -> float:
+    """Of all matrices, with all that is stored beside them."""
+    weights = file.graph.weights
+    stored = sum(array.nbytes for name, array in file.graph.params.items() if name.rpartition(".")[0] in weights)
+    return 8 * stored / max(sum(facts["n"] * facts["k"] for facts in weights.values()), 1)
+
+
 def describe(engine: Engine) -> dict[str, Any]:
     """What ``Model.info`` returns."""
     file = engine.file
@@ -119,6 +126,7 @@ def describe(engine: Engine) -> dict[str, Any]:
         "path": file.path,
         "file_bytes": engine.file_bytes,
         "tensor_bytes": tensor_bytes(file),
+        "bits_per_weight": bits_per_weight(file),
         "vocab_size": file.graph.vocab_size,
         "max_length": file.graph.max_length,
         "text": dict(file.text),

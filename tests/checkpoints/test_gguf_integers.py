@@ -73,6 +73,8 @@ def test_a_file_keeps_every_value(kind: str, tied: bool, tmp_path: Path) -> None
     assert report.weights == "gguf"
     bits = 8 * gguf.GGML_QUANT_SIZES[GGMLQuantizationType[kind]][1] / 32
     assert report.bits_per_weight < bits * 1.1  # a codebook, and panels, of weights this small
+    shown = pocketformer.load(tmp_path / "tiny.pocket", threads=1).info()
+    assert shown["bits_per_weight"] == pytest.approx(report.bits_per_weight)
     file = read_pocket(tmp_path / "tiny.pocket")
     assert file.model["weights"] == "gguf"
     kept, plain_graph = unpack_graph(file.graph), load_checkpoint(path).graph

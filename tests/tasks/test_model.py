@@ -237,6 +237,7 @@ def test_info_and_plan(model: Model, minilm_int8: Path) -> None:
     assert info["width"] == model.width == 384
     assert info["file_bytes"] == minilm_int8.stat().st_size
     assert sum(info["tensor_bytes"].values()) < info["file_bytes"]
+    assert 8 < info["bits_per_weight"] < 8.2
     assert model.max_length == 256
     assert model.labels == []
     assert 0 < model.plan([16]) < model.plan([256]) < model.plan([256] * 8)

@@ -88,7 +88,7 @@ def _show_model(model: dict[str, Any], plan: list[dict[str, int]]) -> None:
         ("task", model["task"]),
         ("labels", console.shorten(", ".join(model["labels"] or []) or "none", 80)),
         ("parameters", f"{model['params']:,}"),
-        ("weights", model["weights"]),
+        ("weights", f"{model['weights']}, {model['bits_per_weight']:.2f} bits each"),
         ("file", console.megabytes(model["file_bytes"])),
         ("output", f"{model['output']} × {model['width']}"),
         *_input_rows(model),
