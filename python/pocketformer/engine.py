@@ -115,7 +115,8 @@ def bits_per_weight(file: PocketFile) -> float:
     """Of all matrices, with all that is stored beside them."""
     weights = file.graph.weights
     stored = sum(array.nbytes for name, array in file.graph.params.items() if name.rpartition(".")[0] in weights)
-    return 8 * stored / max(sum(facts["n"] * facts["k"] for facts in weights.values()), 1)
+    numbers: int = sum(facts["n"] * facts["k"] for facts in weights.values())
+    return 8 * stored / max(numbers, 1)
 
 
 def describe(engine: Engine) -> dict[str, Any]:
