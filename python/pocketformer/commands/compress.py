@@ -49,6 +49,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="keep this share of the residual's columns, as principal components (pre-norm models; default: 1, all)",
     )
     parser.add_argument(
+        "--fuse-attention",
+        action="store_true",
+        help="multiply the projections of a head into each other where that saves parameters",
+    )
+    parser.add_argument(
         "--criterion",
         "--importance",
         choices=("obs", "wanda", "activation", "l1", "l2", "taylor", "hessian"),
@@ -172,6 +177,7 @@ def execute(args: argparse.Namespace) -> dict[str, Any]:
     if args.dry_run:
         return planned
     try:
+        how["fuse_attention"] = args.fuse_attention
         report = compress(args.model, args.output, plan=plan, save_profile=args.save_profile, **how)
     except KeyboardInterrupt:
         print(f"pocketformer: interrupted; {_how_to_go_on(args, bool(asked))}", file=sys.stderr)
@@ -233,6 +239,9 @@ def show(result: dict[str, Any]) -> None:
         print(f"inputs of {len(result['unscaled'])} linears are not scaled:")
         for name, reason in result["unscaled"].items():
             print(f"  {name}: {reason}")
+    if result["unfused"]:
+        where, reason = next(iter(result["unfused"].items()))
+        print(f"attention of {len(result['unfused'])} layers is not fused; {where}: {reason}")
     print(f"{result['file']}: {console.megabytes(result['file_bytes'])} in {result['seconds']:.1f} s")
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from .budget import Planner, parse_size
 from .calibration import Samples, Text
+from .fuse import fuse_attention as fuse
 from .limits import Limits, parse_seconds
 from .pipeline import compress_checkpoint, compress_graph, kept_integers, make_profiler
 from .plan import Plan, carry_out, plan_by_shares, read_plan
@@ -64,6 +65,7 @@ def compress(
     keep_scripts: str | Iterable[str] | None = None,
     keep_vocabulary: Iterable[Text] | str | os.PathLike[str] | None = None,
     width: float = 1.0,
+    fuse_attention: bool = False,
 ) -> CompressionReport:
     """Compresses ``src``, a folder of Hugging Face or sentence-transformers or a GGUF file, to the pocket file ``dst``.
 
@@ -93,6 +95,10 @@ def compress(
     to what texts in these scripts can become, and to what these texts use; the report says how many texts of the
     calibration have other tokens then. By default every entry stays.
 
+    ``fuse_attention`` multiplies the projections of each head into each other where that saves parameters: where the
+    columns are fewer than twice a head's channels, and nothing (rope, norms of heads) stands between them. The outputs
+    are the same; the report gives the reason of each layer that stays as it is.
+
     ``tower`` names the half of a CLIP or SigLIP that the file is for, ``vision`` or ``text``. ``options`` holds the
     rest. On a terminal a progress bar is drawn on stderr when rich is installed.
 
@@ -104,7 +110,7 @@ def compress(
             fit its weight, or the calibration is empty, too short, of no known kind, or unknown to the model's
             vocabulary. Also a limit that cannot be reached, a plan that does not fit the model or is of another
             ``width``, or a plan and a budget; an unknown script, and a vocabulary to be trimmed of a model without
-            tokenizer.
+            tokenizer; attention to be fused where it saves nothing, or beside a plan or limits.
         CheckpointError, UnsupportedModelError: the folder or the file cannot be imported.
     """
     from ..sources.huggingface import load_checkpoint
@@ -116,6 +122,8 @@ def compress(
     limits = _limits(budget, max_memory, latency, board, length, batch, threads)
     if plan is not None and limits is not None:
         raise ValueError("a plan and a budget were given; a plan says already what is done: leave one out")
+    if fuse_attention and (plan is not None or limits is not None):
+        raise ValueError("fuse_attention is given beside a plan or limits, which know each head apart: leave one out")
     options = replace(options or QuantizeOptions(), **chosen)  # type: ignore[arg-type]
     calibration = _kept(calibration)
     with _progress_bar() as progress:
@@ -125,6 +133,8 @@ def compress(
         rounds = table_bits is not None or group is not None or limits is not None or plan is not None or width != 1
         weights = _weights_of(loaded, weights, rounds)
         loaded = _narrowed(loaded, width, options, calibration)
+        apart = sum(array.nbytes for array in loaded.graph.params.values())
+        loaded, unfused = _fused(loaded) if fuse_attention else (loaded, {})
         if width != 1 and weights == "fp32" and plan is None and limits is None:
             calibration = None  # what is not rounded is not watched again
         if limits is not None:
@@ -135,6 +145,7 @@ def compress(
             plan = read_plan(plan, loaded.graph, width)
         if plan is None:
             report = compress_checkpoint(loaded, dst, weights, progress, options, calibration, save_profile)
+            report = report.with_fusion(apart, unfused) if fuse_attention else report
             return report.with_vocabulary(trimmed, whole)
         plan.check_width(width)
         plan.check_vocabulary(loaded.graph)
@@ -215,6 +226,16 @@ def _narrowed(
         raise ValueError(f"width is {share}, which needs inputs to look at, and this model takes images; leave it out")
     graph = narrow(loaded.graph, width, profiler)
     return replace(loaded, graph=graph, model={**loaded.model, "params": sum(p.size for p in graph.params.values())})
+
+
+def _fused(loaded: Checkpoint) -> tuple[Checkpoint, dict[str, str]]:
+    """``loaded`` with its attention fused, and why that of some layers is not. Raises ValueError where none is."""
+    graph, reasons = fuse(loaded.graph)
+    if graph is loaded.graph:
+        where, reason = next(iter(reasons.items()), ("the model", "it has no attention"))
+        raise ValueError(f"fuse_attention saves nothing here; {where}: {reason}")
+    params = sum(array.size for array in graph.params.values())
+    return replace(loaded, graph=graph, model={**loaded.model, "params": params}), reasons
 
 
 def _limits(

@@ -60,7 +60,7 @@ class CompressionReport:
 
     ``pruned`` says what pruning did to each layer; empty where nothing was pruned. ``vocabulary``: None where it was
     not trimmed. ``unscaled`` gives of each linear whose inputs were to be scaled, and are not, the reason. ``weights``
-    is what was asked for, or the default.
+    is what was asked for, or the default. ``unfused`` gives of each attention that was not fused the reason.
     """
 
     stages: tuple[Stage, ...]
@@ -70,6 +70,7 @@ class CompressionReport:
     vocabulary: TrimmedVocabulary | None = None
     unscaled: Mapping[str, str] = field(default_factory=dict)
     weights: str = ""
+    unfused: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def bits_per_weight(self) -> float:
@@ -83,6 +84,11 @@ class CompressionReport:
             return self
         after = self.stages[0].before
         return replace(self, stages=(Stage("trim", before, after), *self.stages), vocabulary=trimmed)
+
+    def with_fusion(self, before: int, unfused: Mapping[str, str]) -> CompressionReport:
+        """The report of a model that had ``before`` bytes of parameters before its attention was fused."""
+        after = self.stages[0].before
+        return replace(self, stages=(Stage("fuse", before, after), *self.stages), unfused=unfused)
 
     def with_pruning(self, before: int, pruned: tuple[PrunedSpace, ...]) -> CompressionReport:
         """The report of a model that had ``before`` bytes of parameters before it was pruned."""
@@ -101,6 +107,9 @@ class CompressionReport:
         widest = max(self.tensors, key=lambda tensor: tensor.peak, default=None)
         if self.unscaled:
             lines.append(f"inputs of {len(self.unscaled)} linears are not scaled: {next(iter(self.unscaled.values()))}")
+        if self.unfused:
+            where, reason = next(iter(self.unfused.items()))
+            lines.append(f"attention of {len(self.unfused)} layers is not fused; {where}: {reason}")
         if widest is not None and widest.peak:
             lines.append(f"largest input outlier {widest.peak:.0f} times the mean, of {widest.name}")
         if self.vocabulary is not None:
