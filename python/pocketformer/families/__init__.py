@@ -22,6 +22,7 @@ from .gte import GTE
 from .image import ImageFamily
 from .llama import LLAMA, MISTRAL
 from .longformer import LONGFORMER
+from .longt5 import LONGT5
 from .mobilevit import MOBILEVIT
 from .modernbert import MODERNBERT
 from .mpnet import MPNET
@@ -33,7 +34,7 @@ from .t5 import T5
 from .vit import DEIT, VIT
 
 _BERTS = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, MPNET, ALBERT)
-_TEXT = (*_BERTS, MODERNBERT, NOMIC_BERT, EUROBERT, GTE, T5, LONGFORMER, BIG_BIRD)
+_TEXT = (*_BERTS, MODERNBERT, NOMIC_BERT, EUROBERT, GTE, T5, LONGT5, LONGFORMER, BIG_BIRD)
 _DECODERS = (LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, GEMMA3, PHI3, GPT2)
 DECODERS: dict[str, DecoderFamily] = {family.name: family for family in _DECODERS}
 """Families that predict the next token, by ``model_type``."""

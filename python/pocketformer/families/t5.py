@@ -14,17 +14,26 @@ from .mpnet import relative_bucket
 from .transformer import Layer, LayerNames, LayerSpec, norm
 
 _BUCKETS, _MAX_DISTANCE = 32, 128
-_BIAS = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-_ATTENTION, _FFN = "layer.0.SelfAttention", "layer.1.DenseReluDense"
-_PLAIN = LayerNames(
-    qkv=(f"{_ATTENTION}.q", f"{_ATTENTION}.k", f"{_ATTENTION}.v"),
-    attention_out=f"{_ATTENTION}.o",
-    attention_norm="layer.0.layer_norm",
-    ffn_up=f"{_FFN}.wi",
-    ffn_down=f"{_FFN}.wo",
-    ffn_norm="layer.1.layer_norm",
-)
-_GATED = replace(_PLAIN, ffn_gate=f"{_FFN}.wi_0", ffn_up=f"{_FFN}.wi_1")
+_FFN = "layer.1.DenseReluDense"
+ATTENTION = "SelfAttention"
+"""What checkpoints call the attention of a layer."""
+
+
+def bias_table(attention: str = ATTENTION) -> str:
+    """The tensor of the values by distance, which the first layer has for all."""
+    return f"encoder.block.0.layer.0.{attention}.relative_attention_bias.weight"
+
+
+def _names(attention: str, gated: bool) -> LayerNames:
+    names = LayerNames(
+        qkv=(f"layer.0.{attention}.q", f"layer.0.{attention}.k", f"layer.0.{attention}.v"),
+        attention_out=f"layer.0.{attention}.o",
+        attention_norm="layer.0.layer_norm",
+        ffn_up=f"{_FFN}.wi",
+        ffn_down=f"{_FFN}.wo",
+        ffn_norm="layer.1.layer_norm",
+    )
+    return replace(names, ffn_gate=f"{_FFN}.wi_0", ffn_up=f"{_FFN}.wi_1") if gated else names
 
 
 def spec(config: Config) -> EncoderSpec:
@@ -62,15 +71,15 @@ def spec(config: Config) -> EncoderSpec:
     )
 
 
-def encode(b: GraphBuilder, spec: EncoderSpec, tensors: Tensors, prefix: str) -> str:
+def encode(b: GraphBuilder, spec: EncoderSpec, tensors: Tensors, prefix: str, attention: str = ATTENTION) -> str:
     table = f"{prefix}shared.weight"
     if table not in tensors:  # the encoder's own name for it
         table = f"{prefix}encoder.embed_tokens.weight"
-    buckets = np.asarray(tensors.weight(f"{prefix}{_BIAS}", _BUCKETS, spec.layer.heads))
+    buckets = np.asarray(tensors.weight(f"{prefix}{bias_table(attention)}", _BUCKETS, spec.layer.heads))
     distance = np.arange(1 - spec.max_length, spec.max_length)
     bias = "encoder.relative_bias", np.ascontiguousarray(buckets[relative_bucket(distance)].T)
     x = b.embed([Table("embed.words", tensors.weight(table, spec.vocab, spec.hidden), "ids")])
-    names = _GATED if spec.layer.gated else _PLAIN
+    names = _names(attention, spec.layer.gated)
     for i in range(spec.layers):
         layer = Layer.read(f"layers.{i}", spec.layer, tensors, f"{prefix}encoder.block.{i}.", names)
         x = layer.append_to(b, x, bias)
@@ -78,4 +87,4 @@ def encode(b: GraphBuilder, spec: EncoderSpec, tensors: Tensors, prefix: str) ->
     return b.norm(x, *parameters, name="final_norm", eps=spec.layer.eps, kind="rms")
 
 
-T5 = Family(name="t5", classes="T5Encoder", base="transformer", spec=spec, encode=encode, table=_BIAS)
+T5 = Family(name="t5", classes="T5Encoder", base="transformer", spec=spec, encode=encode, table=bias_table())
