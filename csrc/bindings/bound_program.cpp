@@ -56,6 +56,7 @@ py::list work(const BoundProgram& bound, const std::vector<int64_t>& lengths, in
     entry["multiply_adds"] = step.multiply_adds;
     entry["int8"] = step.int8;
     entry["weight_bytes"] = step.weight_bytes;
+    entry["zeros"] = step.zeros;
     entry["elements"] = step.elements;
     entry["rotated"] = step.rotated;
     entry["activated"] = step.activated;

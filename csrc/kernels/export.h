@@ -6,6 +6,7 @@
 #include "kernels/elementwise.h"
 #include "kernels/gemm.h"
 #include "kernels/gemm_i4.h"
+#include "kernels/gemm_skip.h"
 #include "kernels/heads.h"
 #include "kernels/probe.h"
 #include "kernels/quantize.h"

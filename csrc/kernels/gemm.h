@@ -65,9 +65,27 @@ POCKETFORMER_INLINE void store_tile(const Epilogue& e, float* out, size_t ldo, i
 // bound by the latency of the third level. Beyond the last panel nothing is touched: a prefetch cannot fault.
 POCKETFORMER_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
 
+// Integers of a tile to floats, and what follows them.
+template <class V, int MR, int NR>
+POCKETFORMER_INLINE void store_i8(const GemmArgs& g, int row, int panel, typename V::I (&acc)[MR * NR]) {
+  using F = typename V::F;
+  const int column = panel * kLanes;
+  unroll<MR * NR>([&](auto i) POCKETFORMER_LAMBDA { V::pin(acc[i]); });
+
+  F scale[NR], bias[NR];
+  unroll<NR>([&](auto c) POCKETFORMER_LAMBDA {
+    scale[c] = V::load(g.weight.scale + column + c * kLanes);
+    bias[c] = g.epilogue.bias != nullptr ? V::load(g.epilogue.bias + column + c * kLanes) : V::zero();
+  });
+  const float* x_scale = g.x_scale + row;
+  store_tile<V, MR, NR>(g.epilogue, g.out + row * g.ldo + column, g.ldo, row, column, [&](auto i) POCKETFORMER_LAMBDA {
+    constexpr int r = i / NR, c = i % NR;
+    return V::fma(V::mul(V::to_f32(acc[i]), scale[c]), V::set1(x_scale[r]), bias[c]);
+  });
+}
+
 template <class V, int MR, int NR>
 void gemm_i8_tile(const GemmArgs& g, int row, int panel) {
-  using F = typename V::F;
   using I = typename V::I;
   using B = typename V::B;
   const int groups = (g.weight.k + 3) / 4;
@@ -81,7 +99,7 @@ void gemm_i8_tile(const GemmArgs& g, int row, int panel) {
     I start = V::zero_i32();
     if constexpr (V::kActivationOffset != 0) {
       static_assert(V::kActivationOffset == 128);
-      start = V::negate_i32(V::template shift_left<7>(V::load_i32(g.weight.colsum + column + c * kLanes)));
+      if (!g.skip) start = V::negate_i32(V::template shift_left<7>(V::load_i32(g.weight.colsum + column + c * kLanes)));
     }
     unroll<MR>([&](auto r) POCKETFORMER_LAMBDA { acc[r * NR + c] = start; });
   });
@@ -107,18 +125,7 @@ void gemm_i8_tile(const GemmArgs& g, int row, int panel) {
     x += 4;
     w += 64;
   }
-  unroll<MR * NR>([&](auto i) POCKETFORMER_LAMBDA { V::pin(acc[i]); });
-
-  F scale[NR], bias[NR];
-  unroll<NR>([&](auto c) POCKETFORMER_LAMBDA {
-    scale[c] = V::load(g.weight.scale + column + c * kLanes);
-    bias[c] = g.epilogue.bias != nullptr ? V::load(g.epilogue.bias + column + c * kLanes) : V::zero();
-  });
-  const float* x_scale = g.x_scale + row;
-  store_tile<V, MR, NR>(g.epilogue, g.out + row * g.ldo + column, g.ldo, row, column, [&](auto i) POCKETFORMER_LAMBDA {
-    constexpr int r = i / NR, c = i % NR;
-    return V::fma(V::mul(V::to_f32(acc[i]), scale[c]), V::set1(x_scale[r]), bias[c]);
-  });
+  store_i8<V, MR, NR>(g, row, panel, acc);
 }
 
 template <class V, int MR, int NR>
@@ -277,10 +284,6 @@ void gemm_f32_panels(const GemmArgs& g) {
   gemm_panels<TileF32, V>(g);
 }
 
-template <class V>
-void gemm_i8(const GemmArgs& g) {
-  gemm_any_width<V, uint8_t>(g, gemm_i8_panels<V>);
-}
 template <class V>
 void gemm_f32(const GemmArgs& g) {
   gemm_any_width<V, float>(g, gemm_f32_panels<V>);

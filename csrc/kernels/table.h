@@ -45,6 +45,7 @@ inline constexpr int kFormats = 8, kProducts = 4;
 
 inline constexpr int kBlockK = 256;      // of k that share an fp16 scale where groups have int8 multiples of it
 inline constexpr int kMostGroups = 512;  // of a channel whose scales are fp16, which are widened on the stack
+inline constexpr int kSkippedK = 16384;  // longest row whose zeros are listed, on the stack
 inline constexpr int kLookedUpK = 4096;  // longest channel whose values are looked up, or put together, on the stack
 
 // A weight as it lies in the file: n channels in panels of 16, or a table by rows.
@@ -96,6 +97,7 @@ struct GemmArgs {
   size_t ldo;
   int m, panel_begin, panel_end;
   Epilogue epilogue = {};
+  bool skip = false;  // kI8: x holds 0…127, from it signed; groups of four zeros are passed over; k ≤ kSkippedK
 };
 
 // One embedding table added to (or, first, written to) `out`.

@@ -40,6 +40,7 @@ struct Value {
   int domain;
   Operand scale;  // of heads
   int head_dim = 0, rotate = 0;
+  bool negative = true;  // whether numbers below zero are possible
   bool heads() const { return static_cast<bool>(scale); }
 };
 
@@ -98,6 +99,7 @@ class Lowering {
   void define(const std::string& name, Value value);
   // Rows of floats under `name`, which may take the place of `overwrites`.
   Operand write(const std::string& name, int domain, int64_t width, Operand overwrites = {});
+  void never_negative(const std::string& name) { values_.at(name).negative = false; }
   Operand scratch(int domain, int width, int ld, size_t element_bytes);
 
   // --- steps: what is read and written since the last one belongs to the next ---

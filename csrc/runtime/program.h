@@ -84,6 +84,7 @@ struct Work {
   double multiply_adds = 0;
   bool int8 = false;
   size_t weight_bytes = 0;
+  double zeros = 0;  // share of a row's groups of four that a product passes over
   double elements = 0;
   double rotated = 0;              // of the elements, rotated before they are rounded
   double activated = 0;            // of the elements, through an activation function

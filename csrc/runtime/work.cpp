@@ -36,6 +36,7 @@ std::vector<StepWork> count_work(const Program& program, const std::vector<int64
                      .multiply_adds = rows * work.multiply_adds,
                      .int8 = work.int8,
                      .weight_bytes = work.weight_bytes,
+                     .zeros = work.zeros,
                      .elements = rows * work.elements,
                      .rotated = rows * work.rotated,
                      .activated = rows * work.activated,

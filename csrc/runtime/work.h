@@ -15,6 +15,7 @@ struct StepWork {
   double multiply_adds;
   bool int8;
   size_t weight_bytes;
+  double zeros;
   double elements, rotated, activated;
   double scores;       // of attention: pairs of a query head and a key that it sees
   double score_lanes;  // the same where sixteen queries look at every key that one of them sees

@@ -73,9 +73,10 @@ class Program:
     def work(self, lengths: list[int], selected: int = 0) -> list[dict[str, Any]]:
         """What every step of such a run asks of a machine.
 
-        ``kind``, ``stage`` and ``rows``; ``multiply_adds``, of products ``int8`` or not, and ``weight_bytes``;
-        ``elements`` that are written, those of them that are ``rotated`` or ``activated``; ``scores`` of query heads
-        and keys that they see, and ``score_lanes``, the same where sixteen queries look at what one of them sees.
+        ``kind``, ``stage`` and ``rows``; ``multiply_adds``, of products ``int8`` or not, ``weight_bytes``, and the
+        share of ``zeros`` that they pass over; ``elements`` that are written, those of them that are ``rotated`` or
+        ``activated``; ``scores`` of query heads and keys that they see, and ``score_lanes``, the same where sixteen
+        queries look at what one of them sees.
         """
     def cache_bytes(self, capacity: int, chunk: int) -> int:
         """``nbytes`` of such a ``StateCache``."""

@@ -42,7 +42,7 @@ class QuantizeStep final : public Step {
 class LinearStep final : public Step {
  public:
   LinearStep(const WeightView& weight, const float* bias, Activation activation, Operand x, const Quantized* quantized,
-             Operand multiply, Operand residual, Operand out)
+             Operand multiply, Operand residual, Operand out, double zeros)
       : Step("linear", Split::kPanels),
         weight_(weight),
         bias_(bias),
@@ -52,7 +52,8 @@ class LinearStep final : public Step {
         sum_(quantized == nullptr ? Operand{} : quantized->sum),
         multiply_(multiply),
         residual_(residual),
-        out_(out) {}
+        out_(out),
+        zeros_(zeros) {}
 
   void run(const Worker& w) const override {
     const Span panels = w.mine((weight_.n + kLanes - 1) / kLanes);
@@ -73,6 +74,7 @@ class LinearStep final : public Step {
     args.epilogue = {.bias = bias_, .activation = activation_};
     if (multiply_) args.epilogue.multiply = w.at(multiply_, row), args.epilogue.ld_multiply = w.ld(multiply_);
     if (residual_) args.epilogue.residual = w.at(residual_, row), args.epilogue.ld_residual = w.ld(residual_);
+    args.skip = zeros_ != 0;
     args.epilogue.precise = weight_.format == Format::kF32 || multiply_;
     w.kernels().gemm[kernel_of(weight_)](args);
   }
@@ -84,6 +86,7 @@ class LinearStep final : public Step {
     return {.multiply_adds = macs,
             .int8 = weight_.format != Format::kF32,
             .weight_bytes = bytes,
+            .zeros = zeros_,
             .elements = static_cast<double>(weight_.n),
             .activated = activation_ == Activation::kNone ? 0.0 : static_cast<double>(weight_.n)};
   }
@@ -95,11 +98,13 @@ class LinearStep final : public Step {
   const float* bias_;
   Activation activation_;
   Operand x_, scale_, sum_, multiply_, residual_, out_;
+  double zeros_;
 };
 
 struct Linear {
   std::string in, out, weight, bias, multiply, residual;
   Activation activation = Activation::kNone;
+  double zeros = 0;
 
   static constexpr const char* kName = "linear";
   static constexpr const char* kDoc = "`out = activation(in · weightᵀ + bias) · multiply + residual`";
@@ -113,7 +118,10 @@ struct Linear {
                       optional_name("bias", &Linear::bias, "tensor f32, one entry a channel"),
                       optional_choice("activation", &Linear::activation, kActivations, "of each number"),
                       optional_name("multiply", &Linear::multiply, "rows of n columns; a gate"),
-                      optional_name("residual", &Linear::residual, "rows of n columns, added last")};
+                      optional_name("residual", &Linear::residual, "rows of n columns, added last"),
+                      optional_from("zeros", &Linear::zeros, 0,
+                                    "above 0, groups of four inputs that are all zero are passed over; the share that "
+                                    "was measured, below 1, changes no bit")};
   }
 
   void lower(Lowering& l) const {
@@ -127,15 +135,18 @@ struct Linear {
     const Value* const added = residual.empty() ? nullptr : &same_shape(l, "residual", residual, from.domain, view.n);
     const Operand times = gate == nullptr ? Operand{} : gate->rows, plus = added == nullptr ? Operand{} : added->rows;
     const float* shift = l.optional_vector(bias, view.n);
+    if (zeros != 0) check_zeros(l, from, view);
     l.enter(from.domain);
     const bool rounded = view.format != Format::kF32;
-    const Quantized quantized = rounded ? quantize(l, from, view) : Quantized{};
+    const Quantized quantized = rounded ? quantize(l, from, view, zeros != 0) : Quantized{};
     const Operand x = rounded ? quantized.q : from.rows;
     // In the residual's place, where the product is not stored before the residual is read.
     const bool in_place = activation == Activation::kNone && !times && plus.buffer != x.buffer;
     const Operand to = l.write(out, from.domain, view.n, in_place ? plus : Operand{});
     l.read(x), l.read(quantized.scale), l.read(quantized.sum);
-    l.emit<LinearStep>(view, shift, activation, x, rounded ? &quantized : nullptr, l.read(times), l.read(plus), to);
+    l.emit<LinearStep>(view, shift, activation, x, rounded ? &quantized : nullptr, l.read(times), l.read(plus), to,
+                       zeros);
+    if (activation == Activation::kRelu && !times && !plus) l.never_negative(out);
   }
 
  private:
@@ -147,12 +158,20 @@ struct Linear {
     return other;
   }
 
-  static Quantized quantize(Lowering& l, const Value& from, const WeightView& weight) {
-    const bool plain = weight.format == Format::kI4 || weight.group != 0, by_group = weight.inputs_by_group;
+  void check_zeros(const Lowering& l, const Value& from, const WeightView& weight) const {
+    l.check(zeros < 1, "zeros", "is ", zeros, "; it must be below 1");
+    l.check(weight.format == Format::kI8 && weight.group == 0 && weight.rotate == 0 && weight.k <= kSkippedK, "zeros",
+            "is ", zeros, ", but '", this->weight, "' is not int8 with a scale a channel, unrotated, of at most ",
+            kSkippedK, " inputs");
+    l.check(!from.negative, "zeros", "is ", zeros, ", but '", in, "' is not what relu has made");
+  }
+
+  static Quantized quantize(Lowering& l, const Value& from, const WeightView& weight, bool skip) {
+    const bool plain = skip || weight.format == Format::kI4 || weight.group != 0, by_group = weight.inputs_by_group;
     const int group = weight.group, k = from.rows.width;
     for (const Quantized& known : l.quantized()) {
       if (known.from == from.rows.buffer && known.column == from.rows.column && known.rotate == weight.rotate &&
-          known.plain == plain && known.group == group && known.by_group == by_group) {
+          known.plain == plain && known.group == group && known.by_group == by_group && (skip || !plain || known.sum)) {
         return known;
       }
     }
@@ -162,7 +181,7 @@ struct Linear {
     const int groups = group == 0 ? 1 : k / group, scales = by_group ? groups : 1;
     made.q = l.scratch(from.domain, k, static_cast<int>(round_up(static_cast<size_t>(k), kAlignment)), 1);
     made.scale = l.scratch(from.domain, scales, scales, sizeof(float));
-    if (plain) made.sum = l.scratch(from.domain, groups, groups, sizeof(int32_t));
+    if (plain && !skip) made.sum = l.scratch(from.domain, groups, groups, sizeof(int32_t));
     l.emit<QuantizeStep>(l.read(from.rows), made);
     l.quantized().push_back(made);
     return made;

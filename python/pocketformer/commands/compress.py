@@ -121,6 +121,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="scale the channels of inputs before weights are rounded, where that folds (default: auto, as SmoothQuant "
         "does, where no rotation spreads them)",
     )
+    parser.add_argument(
+        "--skip-zeros",
+        type=float,
+        default=0.4,
+        metavar="SHARE",
+        help="int8 linears that read what ReLU has made pass over groups of four zeros where at least this share of "
+        "them is seen (default: 0.4; 1: never)",
+    )
     parser.add_argument("--save-profile", metavar="FILE.npz", help="keep what was seen of the texts, to use it again")
 
 
@@ -164,7 +172,7 @@ def execute(args: argparse.Namespace) -> dict[str, Any]:
         "keep_scripts": args.keep_script,
         "keep_vocabulary": args.keep_vocab,
         "width": args.width,
-        "options": QuantizeOptions(scaling=args.scaling),
+        "options": QuantizeOptions(scaling=args.scaling, skip_zeros=args.skip_zeros),
     }
     plan: Any = args.plan
     planned: dict[str, Any] = {}
@@ -242,6 +250,9 @@ def show(result: dict[str, Any]) -> None:
     if result["unfused"]:
         where, reason = next(iter(result["unfused"].items()))
         print(f"attention of {len(result['unfused'])} layers is not fused; {where}: {reason}")
+    if result["zeros"]:
+        share = sum(result["zeros"].values()) / len(result["zeros"])
+        print(f"{len(result['zeros'])} linears pass over zeros, {share:.0%} of their inputs by groups of four")
     print(f"{result['file']}: {console.megabytes(result['file_bytes'])} in {result['seconds']:.1f} s")
 
 

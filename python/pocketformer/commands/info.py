@@ -81,6 +81,13 @@ def _input_rows(model: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def _zeros_row(zeros: dict[str, float]) -> list[tuple[str, str]]:
+    if not zeros:
+        return []
+    mean = sum(zeros.values()) / len(zeros)
+    return [("zeros passed over", f"by {len(zeros)} linears, {mean:.0%} of their inputs by groups of four")]
+
+
 def _show_model(model: dict[str, Any], plan: list[dict[str, int]]) -> None:
     rows = [
         *((key, model[key]) for key in ("source", "license") if model.get(key)),
@@ -90,6 +97,7 @@ def _show_model(model: dict[str, Any], plan: list[dict[str, int]]) -> None:
         ("parameters", f"{model['params']:,}"),
         ("weights", f"{model['weights']}, {model['bits_per_weight']:.2f} bits each"),
         ("file", console.megabytes(model["file_bytes"])),
+        *_zeros_row(model["zeros"]),
         ("output", f"{model['output']} × {model['width']}"),
         *_input_rows(model),
         ("runs on", f"{model['isa']}, {model['threads']} threads"),

@@ -128,9 +128,9 @@ class Compression:
         if self.quantization:
             stages.append(Stage("quantize", used, rounded))
         stages.append(Stage("pack", rounded, sum(slot.nbytes for slot in slots.values())))
-        return CompressionReport(
-            tuple(stages), tuple(tensors), unscaled=self.quantization.unscaled if self.quantization else {}
-        )
+        how = self.quantization
+        report = CompressionReport(tuple(stages), tuple(tensors))
+        return report if how is None else replace(report, unscaled=how.unscaled, zeros=how.zeros)
 
 
 def kept_integers(graph: Graph, options: QuantizeOptions) -> dict[str, Grouped]:

@@ -97,7 +97,7 @@ def profile(
         groups[values] = (*groups.get(values, ()), name)
     unfinished: dict[tuple[str, ...], Observer] = {}
     wanted = {value for values in groups for value in values}
-    for value, exact, rows in _values(flow, wanted, calibration, progress, rounded):
+    for value, exact, rows in values_written(flow, wanted, calibration, progress, rounded):
         for values, weights in groups.items():
             if value not in values:
                 continue
@@ -180,12 +180,12 @@ def _readable(what: str) -> Iterator[None]:
         raise ValueError(f"{what} cannot be read ({error}); make it anew") from None
 
 
-def _values(
+def values_written(
     flow: Dataflow,
     wanted: Collection[str],
     calibration: Calibration,
-    progress: Progress | None,
-    rounded: MutableMapping[str, Array] | None,
+    progress: Progress | None = None,
+    rounded: MutableMapping[str, Array] | None = None,
 ) -> Iterator[tuple[str, Rows | None, Rows | None]]:
     """The rows of the ``wanted`` values in the order in which they are written, exact and rounded; None where there are
     none."""

@@ -34,6 +34,7 @@ from .packed import row_parts
 from .precision import FP32, INT4, INT8, Precision, choose_block, choose_precisions
 from .profile import Observer, Progress, profile
 from .scaling import METHODS, SMALL_BLOCK, scaled
+from .zeros import after_relu, zero_groups
 
 SEEN = 1 << 24
 """Numbers of the largest table whose rounding is seen by what comes after it: 64 MB that wait in memory."""
@@ -73,9 +74,12 @@ class QuantizeOptions:
     the damping with which 4-bit linears are fitted to what the rounding before them has made of their inputs, or 0.
     ``learned``: whether codebooks are learned or evenly spaced. ``scaling``: what is done to the channels of inputs
     before weights are rounded, ``smooth`` (SmoothQuant), ``awq`` or ``none``; ``auto`` smooths those that no rotation
-    spreads, as their number is odd or nearly so, where the model can be run (see scaling).
+    spreads, as their number is odd or nearly so, where the model can be run (see scaling). ``skip_zeros``: the share of
+    groups of four zeros in what ReLU leaves an int8 linear, seen of a calibration that the model is run on, from which
+    the linear passes over them (see zeros): its input is then not rotated; 1: never.
 
-    Raises ValueError for a block that is no power of two, and for bits, groups or a scaling that there are not.
+    Raises ValueError for a block that is no power of two, for bits, groups or a scaling that there are not, and for
+    shares outside 0…1.
     """
 
     table_bits: int | None = None
@@ -89,8 +93,11 @@ class QuantizeOptions:
     refit: float = 1.0
     learned: bool = True
     scaling: str = "auto"
+    skip_zeros: float = 0.4
 
     def __post_init__(self) -> None:
+        if not 0 <= self.skip_zeros <= 1:
+            raise ValueError(f"skip_zeros is {self.skip_zeros}; it must lie in 0…1")
         if self.scaling not in METHODS:
             raise ValueError(f"scaling is {self.scaling!r}; it must be one of {', '.join(METHODS)}")
         if self.block < 0 or self.block & (self.block - 1):
@@ -180,7 +187,8 @@ def quantize_graph(
 class Quantization:
     """What each weight of ``graph`` becomes: ``precisions`` of all, linears having ``linear_bits`` where the options
     name no other, and of those that are rounded the ``rotations``, the blocks that they are rotated by. ``target`` is
-    the graph that comes of it, without parameters. Once the rounding has begun, ``graph`` is what is rounded, its
+    the graph that comes of it, without parameters; ``zeros``, of the linears that skip them, the share of their inputs'
+    groups that were seen to be. Once the rounding has begun, ``graph`` is what is rounded, its
     channels scaled, and ``unscaled`` says of each linear whose channels were to be why they are not.
 
     ``kept`` are weights that are stored as the integers that they are. ``profiler`` runs the model for those that are
@@ -207,11 +215,21 @@ class Quantization:
         if profiler is None and options.random_tokens > 0 and takes_tokens(graph):
             profiler = random_profiler(graph, options.random_tokens)
         self.profiler = profiler
+        self.zeros = self._skipping()
+        self.rotations |= dict.fromkeys(self.zeros, 0)
         self.rounded: dict[str, Array] | None = {} if options.refit and options.few_bits(graph, linear_bits) else None
-        self.target = as_quantized(graph, self.rotations, self.precisions)
+        self.target = as_quantized(graph, self.rotations, self.precisions, self.zeros)
         self.unscaled: dict[str, str] = {}
         for name, grouped in kept.items():
             self.target.weights[name] = {**self.target.weights[name], **grouped.facts()}
+
+    def _skipping(self) -> dict[str, float]:
+        calibration = self.profiler.calibration if self.profiler else None
+        names = after_relu(self.graph, [name for name in self.rotations if self.precisions[name].bits == INT8])
+        if calibration is None or not names or self.options.skip_zeros == 1:
+            return {}
+        shares = zero_groups(self.graph, names, calibration)
+        return {name: share for name, share in shares.items() if max(self.options.skip_zeros, 1e-9) <= share < 1}
 
     def _block(self, name: str, precision: Precision) -> int:
         linears, place = self.flow.linears.get(name, []), self.flow.tables.get(name)
@@ -376,10 +394,13 @@ def _stored(scale: Array, dtype: Any) -> Array:
 
 
 def as_quantized(
-    graph: Graph, rotations: Mapping[str, int], precisions: Mapping[str, Precision] | None = None
+    graph: Graph,
+    rotations: Mapping[str, int],
+    precisions: Mapping[str, Precision] | None = None,
+    zeros: Mapping[str, float] | None = None,
 ) -> Graph:
     """``graph`` without parameters, its attention being int8 and the weights that ``rotations`` names being rounded, to
-    int8 where ``precisions`` says nothing else.
+    int8 where ``precisions`` says nothing else; linears of the weights of ``zeros`` skip these.
     """
     weights = dict(graph.weights)
     for name, block in rotations.items():
@@ -394,6 +415,8 @@ def as_quantized(
         weights[name] = {**weights[name], **{key: value for key, value in rounded.items() if value}}
     states = _int8_states(graph)
     ops = _with_int8_queries(graph, {state["name"]: state for state in states})
+    seen = zeros or {}
+    ops = [{**op, "zeros": round(seen[op["weight"]], 4)} if op.get("weight") in seen else op for op in ops]
     return replace(graph, weights=weights, states=states, ops=ops, params={})
 
 

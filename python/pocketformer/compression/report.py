@@ -60,7 +60,8 @@ class CompressionReport:
 
     ``pruned`` says what pruning did to each layer; empty where nothing was pruned. ``vocabulary``: None where it was
     not trimmed. ``unscaled`` gives of each linear whose inputs were to be scaled, and are not, the reason. ``weights``
-    is what was asked for, or the default. ``unfused`` gives of each attention that was not fused the reason.
+    is what was asked for, or the default. ``zeros``: of the linears that pass over groups of four zeros, the share of
+    their inputs that these are. ``unfused`` gives of each attention that was not fused the reason.
     """
 
     stages: tuple[Stage, ...]
@@ -70,6 +71,7 @@ class CompressionReport:
     vocabulary: TrimmedVocabulary | None = None
     unscaled: Mapping[str, str] = field(default_factory=dict)
     weights: str = ""
+    zeros: Mapping[str, float] = field(default_factory=dict)
     unfused: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -107,6 +109,9 @@ class CompressionReport:
         widest = max(self.tensors, key=lambda tensor: tensor.peak, default=None)
         if self.unscaled:
             lines.append(f"inputs of {len(self.unscaled)} linears are not scaled: {next(iter(self.unscaled.values()))}")
+        if self.zeros:
+            share = sum(self.zeros.values()) / len(self.zeros)
+            lines.append(f"{len(self.zeros)} linears pass over zeros, {share:.0%} of their inputs by groups of four")
         if self.unfused:
             where, reason = next(iter(self.unfused.items()))
             lines.append(f"attention of {len(self.unfused)} layers is not fused; {where}: {reason}")

@@ -22,6 +22,8 @@ ROTATE_QUANTIZE, QUANTIZE, STORE, NORM, ACTIVATION, EPILOGUE, EMBED, POOL = 12.0
 SCORE_I8, SCORE_F32 = 10.5, 8.0
 # For each byte of weights that a block of rows takes from a cache.
 WEIGHT = 0.2
+# Rows that share what they pass over.
+SKIP_ROWS = 4
 # The planner's: rows a thread below which columns are split, with weights from a cache and from memory.
 MIN_CACHED_ROWS, MIN_FETCHED_ROWS = 8, 17
 # The interpreter with numpy, tokenizers and this package, measured on Linux x86-64.
@@ -115,7 +117,8 @@ def _works(program: Program, lengths: list[int], selected: int) -> Iterator[Work
         kind, elements = step["kind"], step["elements"]
         if kind == "linear":
             cost = EPILOGUE * elements + ACTIVATION * step["activated"]
-            yield Work("linear", step["multiply_adds"], step["int8"], cost, step["weight_bytes"])
+            left = 1 - step["zeros"] ** min(step["rows"], SKIP_ROWS)  # as if rows had theirs apart from each other
+            yield Work("linear", left * step["multiply_adds"], step["int8"], cost, left * step["weight_bytes"])
         elif kind == "depthwise":
             cost = EPILOGUE * elements + ACTIVATION * step["activated"]
             yield Work("depthwise", step["multiply_adds"], False, cost, step["weight_bytes"])
