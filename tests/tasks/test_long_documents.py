@@ -198,3 +198,41 @@ def test_an_answer_in_one_pass(tmp_path: Path) -> None:
     assert max(passes) == 300
     with pytest.raises(ValueError, match="max_length is 2049; it must be between 4 and the model's 2048"):
         reader.answer("who", context, max_length=2049)
+
+
+@pytest.mark.slow
+def test_a_document_of_a_million_tokens(tmp_path: Path) -> None:
+    """To a model of 8,192: it is cut, or read in windows, and either is said once with the numbers."""
+    sizes = {
+        "max_position_embeddings": 8192,
+        "layer_types": ["sliding_attention"] * 3,
+        "global_attn_every_n_layers": None,
+    }
+    model = make("embed", tmp_path, 8192, family="modernbert", **sizes).load()
+    assert model.max_length == 8192
+    piece = WORDS * 8
+    tokens = len(model._reader.any_tokenizer().encode(piece, add_special_tokens=False).ids)
+    copies = -(-1_000_000 // tokens)
+    document = piece * copies
+    with pytest.warns(UserWarning, match="1 of 1 texts are longer than the 8192 tokens this model reads") as said:
+        cut = model.encode(document)
+    assert len(said) == 1
+    words = str(said[0].message)
+    assert int(re.search(r"(\d+) tokens were cut from the longest", words)[1]) > 990_000  # type: ignore[index]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # later cuts are not said
+        np.testing.assert_array_equal(cut, model.encode(document[: len(piece) * 9000 // tokens]))
+
+    done: list[tuple[int, int]] = []
+    middle = len(document) // 2
+    spans = [(0, 4000), (middle, middle + 4000), (len(document) - 4000, len(document)), (0, len(document))]
+    with pytest.warns(
+        UserWarning, match=r"8192 tokens of one pass: it is read in 1\d\d windows that share 256"
+    ) as said:
+        found = model.encode_chunks(document, spans, progress=lambda *at: done.append(at))
+    assert len(said) == 1
+    assert [at for at, _ in done] == list(range(1, done[-1][1] + 1))
+    assert len(done) >= 1_000_000 // (8190 - 256)
+    assert np.isfinite(found).all()
+    with pytest.raises(ValueError, match="the model takes at most 8192, truncate it"):
+        model.run([np.full(1_000_000, 5)])

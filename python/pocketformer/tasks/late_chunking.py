@@ -99,13 +99,13 @@ class LateChunking:
 
 
 def _owned(text: str, window: Encoding, index: int, count: int, shared: int) -> Owned:
-    special = window.special_tokens_mask
+    special, offsets = window.special_tokens_mask, window.offsets  # each is made anew whenever it is asked for
     rows = [i for i, flag in enumerate(special) if not flag]
     if not rows:
         return Owned(0, 0, np.zeros(0, np.int64))
     begin = rows[0] + (shared // 2 if index > 0 else 0)
     end = rows[-1] + 1 - (shared - shared // 2 if index + 1 < count else 0)
-    return Owned(begin, end, np.array([_first(text, *window.offsets[i]) for i in range(begin, end)], np.int64))
+    return Owned(begin, end, np.array([_first(text, *offsets[i]) for i in range(begin, end)], np.int64))
 
 
 def _first(text: str, start: int, end: int) -> int:
