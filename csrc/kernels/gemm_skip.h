@@ -10,7 +10,9 @@ namespace {
 using pocketformer::kSkippedK;
 
 // Rows of a tile that share what they skip: with more, zeros that are independent of each other are hardly ever common.
-constexpr int kSkipRows = 4;
+// Its accumulators have registers where those of the product's own tile have.
+template <class V>
+constexpr int kSkipRows = V::kGemmRows < 4 ? V::kGemmRows : 4;
 // Quarters of the groups that may be left where skipping pays: a step has an index to load and no step in flight
 // before it whose lines the hardware foresees (docs/performance.md).
 constexpr int kSkipQuarters = 3;
@@ -66,11 +68,12 @@ POCKETFORMER_INLINE void gemm_skip_panels(const GemmArgs& g, int row, const uint
   for (; panel < g.panel_end; ++panel) gemm_skip_tile<V, MR, 1>(g, row, panel, left, count);
 }
 
-// Rows by fours, or one alone; those whose zeros do not pay, and the last ones of several, go to `whole` together.
+// Rows by fours (twos where registers are few), or one alone; those whose zeros do not pay, and the last ones of
+// several, go to `whole` together.
 template <class V>
 __attribute__((noinline)) void gemm_skip(const GemmArgs& g, void (*whole)(const GemmArgs&)) {
   uint16_t left[kSkippedK / 4];
-  const int rows = g.m == 1 ? 1 : kSkipRows, groups = (g.weight.k + 3) / 4;
+  const int rows = g.m == 1 ? 1 : kSkipRows<V>, groups = (g.weight.k + 3) / 4;
   int waiting = 0;
   const auto multiply_until = [&](int row) {
     if (row == waiting) return;
@@ -85,7 +88,7 @@ __attribute__((noinline)) void gemm_skip(const GemmArgs& g, void (*whole)(const 
     if (rows == 1)
       gemm_skip_panels<V, 1, V::kRowPanels>(g, row, left, count);
     else
-      gemm_skip_panels<V, kSkipRows, V::kGemmPanels>(g, row, left, count);
+      gemm_skip_panels<V, kSkipRows<V>, V::kGemmPanels>(g, row, left, count);
   }
   multiply_until(g.m);
 }

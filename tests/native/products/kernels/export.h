@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/gemm_i4.h"
+#include "kernels/gemm_skip.h"
 #include "kernels/quantize.h"
 
 #define POCKETFORMER_EXPORT_KERNELS(name)                                                                 \
