@@ -13,7 +13,7 @@ from helpers.kernels import aligned
 from helpers.programs import packed, program
 from helpers.torch_models import build
 from pocketformer import _core, compress, load
-from pocketformer.compression import QuantizeOptions, compress_graph
+from pocketformer.compression import Plan, QuantizeOptions, compress_graph
 from pocketformer.compression.calibration import random_tokens
 from pocketformer.compression.quantize import calibrated_profiler, quantize_rows
 from pocketformer.compression.zeros import MAX_SKIPPED_K, after_relu, zero_groups
@@ -179,6 +179,9 @@ def test_few_zeros_are_not_worth_it(tmp_path: Path) -> None:
 
 def test_the_file_says_what_is_skipped(tmp_path: Path) -> None:
     build("bert", "embed", tmp_path / "m", hidden_act="relu", num_hidden_layers=1)
+    counted = Plan("int8", file_bytes=1).options(QuantizeOptions(skip_zeros=0.01))
+    assert counted.skip_zeros == 1  # of a file whose bytes are known before its zeros are
+    assert Plan("int8").options(QuantizeOptions(skip_zeros=0.01)).skip_zeros == 0.01
     report = compress(tmp_path / "m", tmp_path / "m.pocket", options=QuantizeOptions(skip_zeros=0.01))
     model = load(tmp_path / "m.pocket")
     assert list(model.info()["zeros"]) == ["layers.0.ffn_down"] == list(report.zeros)

@@ -72,9 +72,13 @@ class Plan:
         return {name: layer.width for name, layer in self.layers.items()}
 
     def options(self, options: QuantizeOptions) -> QuantizeOptions:
-        """``options`` with the bits of the plan, where they do not name those of a weight themselves."""
+        """``options`` with the bits of the plan, where they do not name those of a weight themselves.
+
+        What skips zeros says so in the file, which would not have the bytes that were counted then: no linear does.
+        """
         planned = {name: Precision(entry.bits, entry.group) for name, entry in self.bits.items()}
-        return replace(options, precision={**planned, **options.precision})
+        skip_zeros = options.skip_zeros if self.file_bytes is None else 1.0
+        return replace(options, precision={**planned, **options.precision}, skip_zeros=skip_zeros)
 
     def check_vocabulary(self, graph: Graph) -> None:
         """Raises ValueError where the plan was made for another vocabulary than that of ``graph``."""
