@@ -49,7 +49,7 @@ void attend_f32(const AttentionF32Args& a, const LaneRows& rows) {
       unroll<kChains>([&](auto j) POCKETFORMER_LAMBDA {
         if (j >= count) return;
         F s = V::mul(acc[j], scale);
-        if (bias != nullptr) s = V::add(s, relative_bias<V>(bias, first_position, key + j, rows.count));
+        if (bias != nullptr) s = V::add(s, bias_of<V>(c, bias, first_position, key + j, rows.count));
         if (masked) s = V::select(V::between(range.lo, range.hi, key + j), s, V::set1(kMasked));
         V::store(weights + (key - begin + j) * kLanes, s);
         top = V::max(top, s);

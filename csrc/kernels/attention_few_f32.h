@@ -65,7 +65,7 @@ struct FewRowsF32 {
       F s = V::mul(V::load(at), scale);
       if (c.bias != nullptr) {
         const float* bias = c.bias + rows.head[r] * c.ld_bias + c.bias_center;
-        s = V::add(s, reversed_bias<V>(bias, c.first_position + rows.query[r], key, end));
+        s = V::add(s, bias_of_lanes<V>(c, bias, c.first_position + rows.query[r], key, end));
       }
       s = mask.apply(key, s, kMasked);
       V::store(at, s);

@@ -95,7 +95,7 @@ struct FewRowsI8 {
     for (int key = begin; key < end; key += kLanes) {
       const int at = key - begin;
       F s = V::mul(V::to_f32(V::add_i32(V::load_i32(dots[r] + at), offset)), load_keys<V>(k_scale, key, end));
-      if (bias != nullptr) s = V::fma(s, scaled, reversed_bias<V>(bias, c.first_position + rows.query[r], key, end));
+      if (bias != nullptr) s = V::fma(s, scaled, bias_of_lanes<V>(c, bias, c.first_position + rows.query[r], key, end));
       s = mask.apply(key, s, kMasked);
       V::store(p[r] + at, s);
       highest = V::max(highest, s);

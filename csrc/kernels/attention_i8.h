@@ -61,7 +61,7 @@ struct KeyTileI8 {
       const auto finish = [&](auto masked) POCKETFORMER_LAMBDA {
         unroll<kChains>([&](auto j) POCKETFORMER_LAMBDA {
           F s = V::mul(V::to_f32(acc[j]), V::set1(k_scale[at(j)]));
-          if constexpr (kBias) s = V::fma(s, factor, relative_bias<V>(bias, first_position, at(j), queries));
+          if constexpr (kBias) s = V::fma(s, factor, bias_of<V>(c, bias, first_position, at(j), queries));
           if constexpr (masked) s = V::select(V::between(range.lo, range.hi, at(j)), s, V::set1(kMasked));
           V::store(out + j * kLanes, s);
           top = V::max(top, s);

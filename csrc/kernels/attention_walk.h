@@ -189,10 +189,12 @@ POCKETFORMER_INLINE typename V::F cap_scores(const AttentionArgs& c, float* scor
   return V::load(tops);
 }
 
-// Bias of key j for the 16 queries: entry (position of query) − j, contiguous in the query.
+// Bias of key j for the 16 queries: contiguous in the query, or the key's own.
 template <class V>
-POCKETFORMER_INLINE typename V::F relative_bias(const float* row, int first_position, int key, int queries) {
-  return V::mul(V::load_partial(row + first_position - key, queries), V::set1(kLog2E));
+POCKETFORMER_INLINE typename V::F bias_of(const AttentionArgs& c, const float* row, int first_position, int key,
+                                          int queries) {
+  const float* at = row + c.bias_of_query * first_position + c.bias_of_key * key;
+  return V::mul(c.bias_of_query == 0 ? V::set1(*at) : V::load_partial(at, queries), V::set1(kLog2E));
 }
 
 }  // namespace

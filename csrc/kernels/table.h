@@ -216,9 +216,9 @@ struct AttentionArgs {
   KeyRange range;
   int first_key = 0, span_count = 0;
   const KeySpan* spans = nullptr;
-  const float* bias;  // [heads][ld_bias] or null; entry i − j + bias_center
+  const float* bias;  // [heads][ld_bias] or null; entry i·bias_of_query + j·bias_of_key + bias_center
   size_t ld_bias;
-  int bias_center;
+  int bias_center, bias_of_query = 1, bias_of_key = -1;  // of a query 1, or 0: each key has its own
   float* out;  // [queries][ldo], head h at column h·head_dim; padding columns are the caller's
   size_t ldo;
 };

@@ -15,7 +15,7 @@ enum class DomainKind { kRagged, kGrid, kOne, kSelected };
 struct DomainSpec {
   std::string name, of;
   DomainKind kind{};
-  int64_t max_rows = 0, height = 0, width = 0, prepended = 0;
+  int64_t max_rows = 0, height = 0, width = 0, prepended = 0, merged = 0;
 
   static constexpr Choice<DomainKind> kKinds[] = {{"ragged", DomainKind::kRagged},
                                                   {"grid", DomainKind::kGrid},
@@ -33,7 +33,9 @@ struct DomainSpec {
         optional_integer("height", &DomainSpec::height, 0, 1 << 15, "of a grid"),
         optional_integer("width", &DomainSpec::width, 0, 1 << 15, "of a grid"),
         optional_integer("prepended", &DomainSpec::prepended, 0, 1 << 10,
-                         "rows before those of `of`, in each sequence of a ragged domain")};
+                         "rows before those of `of`, in each sequence of a ragged domain"),
+        optional_integer("merged", &DomainSpec::merged, 0, 1 << 20,
+                         "rows fewer than those of `of`, in each sequence of a ragged domain; all are of one length")};
   }
   static constexpr NameField<DomainSpec> name_of() {
     return pocketformer::name("name", &DomainSpec::name, "by which operators and callers refer to it");

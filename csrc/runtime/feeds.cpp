@@ -20,6 +20,7 @@ void derive(const Program& program, Load& load) {
     if (domain.kind == DomainKind::kOne) load.rows[d] = load.sequences;
     if (domain.of != kNone && domain.kind == DomainKind::kRagged) {
       load.rows[d] = load.rows[domain.of] + load.sequences * static_cast<size_t>(domain.prepended);
+      load.rows[d] -= load.sequences * static_cast<size_t>(domain.merged);
     }
     if (domain.kind == DomainKind::kGrid) {
       load.rows[d] = load.sequences * static_cast<size_t>(domain.height * domain.width);
@@ -49,7 +50,7 @@ int64_t sequence_rows(const Program& program, size_t d, int64_t length) {
   const Domain& domain = program.domains[d];
   if (domain.kind == DomainKind::kGrid) return domain.max_rows;
   if (domain.of == kNone) return length;
-  return sequence_rows(program, static_cast<size_t>(domain.of), length) + domain.prepended;
+  return sequence_rows(program, static_cast<size_t>(domain.of), length) + domain.prepended - domain.merged;
 }
 
 Load plan_load(const Program& program, const int64_t* lengths, size_t sequences, size_t selected) {
@@ -135,7 +136,8 @@ void fill_offsets(const Program& program, size_t d, size_t sequences, const int6
   const Domain& domain = program.domains[d];
   offsets[0] = 0;
   for (size_t s = 0; s < sequences; ++s) {
-    const int64_t length = domain.kind == DomainKind::kGrid ? domain.max_rows : of[s + 1] - of[s] + domain.prepended;
+    const bool grid = domain.kind == DomainKind::kGrid;
+    const int64_t length = grid ? domain.max_rows : of[s + 1] - of[s] + domain.prepended - domain.merged;
     offsets[s + 1] = offsets[s] + length;
   }
 }

@@ -16,6 +16,7 @@ const Value& Lowering::value(const char* field, const std::string& name) const {
 const Value& Lowering::floats(const char* field, const std::string& name) const {
   const Value& found = value(field, name);
   check(!found.heads(), field, "names ", brief({name}), ", which holds int8 heads");
+  check(found.sizes == 0, field, "names ", brief({name}), ", which is of `match`, for `merge` and `attention` alone");
   return found;
 }
 
@@ -82,6 +83,36 @@ int Lowering::made_domain(const char* field, const std::string& name, const Valu
   const Domain& made = program_.domains[static_cast<size_t>(found)];
   check(made.kind == kind && made.of == from.domain, field, "names ", brief({name}), ", which is not made from '",
         domain_of(from).name, "' in this way");
+  return found;
+}
+
+int Lowering::root_of(int domain) const {
+  while (program_.domains[static_cast<size_t>(domain)].of != kNone)
+    domain = program_.domains[static_cast<size_t>(domain)].of;
+  return domain;
+}
+
+bool Lowering::has_row_of_sequence(int domain, int of) const {
+  return program_.domains[static_cast<size_t>(domain)].kind == DomainKind::kOne && root_of(domain) == root_of(of);
+}
+
+int Lowering::sequences(const char* field, const std::string& name, int of) const {
+  const int found = domain(field, name);
+  check(has_row_of_sequence(found, of), field, "names ", brief({name}), ", which has no row for each sequence of '",
+        program_.domains[static_cast<size_t>(of)].name, "'");
+  return found;
+}
+
+void Lowering::row_of_sequence(const char* field, const std::string& name, const Value& value, int of) const {
+  check(has_row_of_sequence(value.domain, of), field, "names ", brief({name}),
+        ", which has no row for each sequence of '", program_.domains[static_cast<size_t>(of)].name, "'");
+}
+
+const Value& Lowering::matches(const char* field, const std::string& name, int of) const {
+  const Value& found = value(field, name);
+  const Domain& made = program_.domains[static_cast<size_t>(of)];
+  check(found.sizes != 0 && found.sizes == made.max_rows && root_of(found.domain) == root_of(of), field, "names ",
+        brief({name}), ", which is no `match` that makes the ", made.max_rows, " rows of '", made.name, "'");
   return found;
 }
 

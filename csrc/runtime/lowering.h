@@ -41,6 +41,7 @@ struct Value {
   Operand scale;  // of heads
   int head_dim = 0, rotate = 0;
   bool negative = true;  // whether numbers below zero are possible
+  int64_t places = 0, sizes = 0, total = 0;  // of match: tokens, those that remain, and those there were at first
   bool heads() const { return static_cast<bool>(scale); }
 };
 
@@ -92,6 +93,12 @@ class Lowering {
   int grid(const char* field, const std::string& name) const;  // a domain of that kind
   int state(const char* field, const std::string& name) const;
   const Domain& domain_of(const Value& value) const { return program_.domains[static_cast<size_t>(value.domain)]; }
+  // `name`, a domain with a row for each sequence of the domain `of`.
+  int sequences(const char* field, const std::string& name, int of) const;
+  // Checks that `value`, which `name` names, has a row for each sequence of the domain `of`.
+  void row_of_sequence(const char* field, const std::string& name, const Value& value, int of) const;
+  // What `match` found, which makes the rows of the domain `of`.
+  const Value& matches(const char* field, const std::string& name, int of) const;
   // `name`, a domain made from that of `from` in the way of `kind`.
   int made_domain(const char* field, const std::string& name, const Value& from, DomainKind kind) const;
 
@@ -128,6 +135,8 @@ class Lowering {
   void finish(const Item* output);
   void add(std::unique_ptr<Step> step);
   void load(const std::string& name, const WeightSpec& spec);
+  int root_of(int domain) const;  // that the caller fills
+  bool has_row_of_sequence(int domain, int of) const;
   Buffer& buffer(int index) { return program_.buffers[static_cast<size_t>(index)]; }
 
   Program& program_;

@@ -55,9 +55,11 @@ void Lowering::take_domains(const Item* items) {
     const auto spec = parse<DomainSpec>(item, place_);
     check(index_of(program_.domains, spec.name) == kNone, "name", "is '", spec.name, "' a second time");
     const bool ragged = spec.kind == DomainKind::kRagged, grid = spec.kind == DomainKind::kGrid;
-    Domain domain{spec.name, spec.kind, kNone, 1, spec.prepended, spec.height, spec.width};
+    Domain domain{spec.name, spec.kind, kNone, 1, 1, spec.prepended, spec.merged, spec.height, spec.width};
     check(spec.prepended == 0 || (ragged && !spec.of.empty()), "prepended", "is ", spec.prepended,
           "; only a ragged domain made from another has such rows");
+    check(spec.merged == 0 || (ragged && !spec.of.empty() && spec.prepended == 0), "merged", "is ", spec.merged,
+          "; only a ragged domain made from another has fewer rows, and none before them");
     check(grid ? spec.height >= 1 && spec.width >= 1 : spec.height == 0 && spec.width == 0, "height", "is ",
           spec.height, " and 'width' ", spec.width, "; both are at least 1 for a grid, and only for a grid");
     if (spec.of.empty()) {
@@ -65,14 +67,18 @@ void Lowering::take_domains(const Item* items) {
       check(grid == (spec.max_rows == 0), "max_rows", "is ", spec.max_rows,
             "; it is at least 1 for a ragged domain that the caller fills, and only for such");
       domain.max_rows = grid ? spec.height * spec.width : spec.max_rows;
+      domain.least_rows = grid ? domain.max_rows : 1;
     } else {
       domain.of = index_of(program_.domains, spec.of);
       check(domain.of != kNone, "of", "names '", spec.of, "', which is no earlier domain");
       check(spec.max_rows == 0, "max_rows", "is ", spec.max_rows, "; it follows from '", spec.of, "'");
       const Domain& of = program_.domains[static_cast<size_t>(domain.of)];
       check(of.has_offsets(), "of", "names '", spec.of, "', which has no sequences");
-      if (ragged) domain.max_rows = of.max_rows + spec.prepended;
-      if (grid) domain.max_rows = spec.height * spec.width;
+      check(spec.merged == 0 || (of.least_rows == of.max_rows && spec.merged < of.max_rows), "merged", "is ",
+            spec.merged, "; '", spec.of, "' must have more rows in every sequence, and as many in each");
+      if (ragged) domain.max_rows = of.max_rows + spec.prepended - spec.merged;
+      if (ragged) domain.least_rows = of.least_rows + spec.prepended - spec.merged;
+      if (grid) domain.max_rows = domain.least_rows = spec.height * spec.width;
       if (spec.kind == DomainKind::kSelected) domain.max_rows = of.max_rows;
     }
     program_.domains.push_back(std::move(domain));

@@ -86,6 +86,14 @@ std::vector<int> meet(const Program& program, Stage& stage, int stage_index) {
   return epochs;
 }
 
+// What crosses stages of one domain may lie where that of another did, which is no longer in use.
+void use(Program& program, int domain, int first, int last) {
+  int& begin = program.first_stage[domain];
+  int& end = program.last_stage[domain];
+  begin = end == 0 ? first : std::min(begin, first);  // what crosses stages does not end in the first
+  end = std::max(end, last);
+}
+
 }  // namespace
 
 void place_buffers(Program& program, const std::vector<Lifetime>& lifetimes) {
@@ -108,6 +116,7 @@ void place_buffers(Program& program, const std::vector<Lifetime>& lifetimes) {
     const Lifetime& life = lifetimes[b];
     buffer.shared = life.first_stage != life.last_stage && buffer.input == kNone;
     if (!buffer.shared) continue;
+    use(program, buffer.domain, life.first_stage, life.last_stage);
     std::vector<Slot>& free = slots[{buffer.domain, buffer.row_bytes}];
     const auto usable = std::find_if(free.begin(), free.end(), [&](const Slot& slot) {
       if (slot.free_after >= life.defined) return false;
@@ -159,6 +168,7 @@ void place_states(Program& program) {
       const size_t scales = 2 * static_cast<size_t>(state.heads) * sizeof(float);
       state.slot_bytes = state.int8 ? channels + scales : channels * sizeof(float);
       tenants.push_back({state.first_stage, state.last_stage, state.slot_bytes, &state.offset});
+      use(program, state.domain, state.first_stage, state.last_stage);
     }
     std::stable_sort(tenants.begin(), tenants.end(),
                      [](const Tenant& a, const Tenant& b) { return a.begin < b.begin; });

@@ -96,6 +96,11 @@ void make_plan(const Program& program, const Load& load, int threads, const Tuni
   }
 
   Arena arena;
+  struct Region {
+    size_t offset, bytes;
+    int free_after;  // stage
+  } regions[kMaxDomains];
+  int taken = 0;
   for (size_t i = 0; i < program.inputs.size(); ++i) {
     const Input& input = program.inputs[i];
     if (input.dtype == InputType::kIndex) plan.indices[i] = arena.take(load.rows[input.domain], sizeof(int32_t));
@@ -106,9 +111,17 @@ void make_plan(const Program& program, const Load& load, int threads, const Tuni
     if (program.domains[d].kind == DomainKind::kSelected) plan.selected[d] = arena.take(load.rows[d], sizeof(int64_t));
     if (program.slot_bytes[d] != 0) {
       plan.slots[d] = arena.take(load.sequences + 1, sizeof(int64_t));
-      plan.states[d] = arena.take(load.slots[d], program.slot_bytes[d]);
     }
-    plan.shared[d] = arena.take(plan.height[d], program.shared_row_bytes[d]);
+    const size_t states = round_up(product(load.slots[d], program.slot_bytes[d]), kAlignment);
+    const size_t bytes = product(states + product(plan.height[d], program.shared_row_bytes[d]), 1);
+    if (bytes == 0) continue;
+    Region* const free = std::find_if(regions, regions + taken, [&](const Region& region) {
+      return region.bytes >= bytes && region.free_after < program.first_stage[d];
+    });
+    if (free == regions + taken) regions[taken++] = {arena.take(bytes, 1), bytes, 0};
+    free->free_after = program.last_stage[d];
+    plan.states[d] = free->offset;
+    plan.shared[d] = free->offset + states;
   }
   plan.scratch = arena.take(1, scratch);
   plan.bytes = arena.bytes();

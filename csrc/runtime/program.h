@@ -23,14 +23,15 @@ namespace pocketformer {
 class Worker;
 
 inline constexpr int kNone = -1;
-inline constexpr int kMaxDomains = 16, kMaxInputs = 16, kMaxStepKinds = 32;
+inline constexpr int kMaxDomains = 64, kMaxInputs = 16, kMaxStepKinds = 32;
 
 struct Domain {
   std::string name;
   DomainKind kind;
-  int of;                       // or kNone where the caller fills it
-  int64_t max_rows, prepended;  // of a sequence
-  int64_t height, width;        // of a grid
+  int of;                        // or kNone where the caller fills it
+  int64_t max_rows, least_rows;  // of a sequence
+  int64_t prepended, merged;     // more and fewer than those of `of`
+  int64_t height, width;         // of a grid
   bool has_offsets() const { return kind == DomainKind::kRagged || kind == DomainKind::kGrid; }
 };
 
@@ -140,7 +141,8 @@ struct Program {
   size_t stage_weight_bytes = 0;  // of the stage with most
   bool weights_cached = false;    // twice that fits this machine's largest cache
   size_t shared_row_bytes[kMaxDomains] = {};
-  size_t slot_bytes[kMaxDomains] = {};  // of one key of all states that live at once
+  size_t slot_bytes[kMaxDomains] = {};                              // of one key of all states that live at once
+  int first_stage[kMaxDomains] = {}, last_stage[kMaxDomains] = {};  // in which any of these are in use
 };
 
 }  // namespace pocketformer

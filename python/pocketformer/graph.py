@@ -15,13 +15,18 @@ Array = NDArray[Any]
 TOKENS, SEQUENCES, SELECTED = "tokens", "sequences", "selected"
 """The domains of a text model: its tokens, one row a text, and the tokens that the caller names."""
 
+IMAGES = "images"
+"""The domain of rows that each image has one of on the way."""
+
 SKIPPED, SEEN, GLOBALS = "skipped", "seen", "globals"
 """Inputs that some text models have, a number for each text: first tokens that are not pooled; first tokens that all
 others attend to, the rest to none but them; first tokens that all attend to, as they do to all, beside a window."""
 
 READS = ("in", "with", "q", "k", "v", "global_q", "multiply", "residual")
+READS += ("matches", "after", "sizes", "moments", "scores")
 STATES = ("state", "global_state")
-"""Fields of an operator that name a value that it reads, and a state."""
+TENSORS = ("bias", "pair_bias", "frequencies", "rows", "logarithms")
+"""Fields of an operator that name a value that it reads, a state, and a plain parameter."""
 
 
 @dataclass
@@ -70,7 +75,8 @@ class Graph:
             return int(entry["height"] * entry["width"])
         if "of" not in entry:
             return int(entry["max_rows"])
-        return self.max_rows(entry["of"]) + int(entry.get("prepended", 0)) if entry["kind"] == "ragged" else 1
+        more = int(entry.get("prepended", 0)) - int(entry.get("merged", 0))
+        return self.max_rows(entry["of"]) + more if entry["kind"] == "ragged" else 1
 
     def domain_of(self, value: str) -> str:
         """The domain of the rows of a value."""
@@ -96,6 +102,10 @@ class Graph:
                 result[op["out"]] = op["width"]
             elif op["op"] == "concat":
                 result[op["out"]] = result[op["in"]] + result[op["with"]]
+            elif op["op"] == "head_mean":
+                result[op["out"]] = result[op["in"]] // op["heads"]
+            elif op["op"] == "moments":
+                result[op["out"]] = 2
             elif op["op"] == "unfold":
                 result[op["out"]] = result[op["in"]] * op["height"] * op["width"]
             elif op["op"] == "fold":
@@ -242,6 +252,7 @@ class GraphBuilder:
         left: int = -1,
         right: int = -1,
         bias: tuple[str, Array] | None = None,
+        pair_bias: tuple[str, Array] | None = None,
         globals: int = 0,
         more_globals: str | None = None,
         global_q: str | None = None,
@@ -250,7 +261,8 @@ class GraphBuilder:
     ) -> str:
         """``globals`` first rows of a sequence, and as many more as the input ``more_globals`` says, see all keys of
         ``global_state`` with the queries of ``global_q``; the others see their keys beside their own range.
-        ``softcap`` c makes c·tanh(s/c) of each score s; 0 leaves them.
+        ``softcap`` c makes c·tanh(s/c) of each score s; 0 leaves them. ``pair_bias`` [heads, keys, queries] is added to
+        the scores of as many rows as the domain has at most.
         """
         options: dict[str, Any] = {"causal": True} if causal else {}
         if softcap:
@@ -258,6 +270,8 @@ class GraphBuilder:
         options |= {name: keys for name, keys in (("left", left), ("right", right)) if keys >= 0}
         if bias is not None:
             options["bias"] = self._param(*bias)
+        if pair_bias is not None:
+            options["pair_bias"] = self._param(*pair_bias)
         if globals:
             options["globals"] = globals
         named = {"more_globals": more_globals, "global_q": global_q, "global_state": global_state}
@@ -377,6 +391,32 @@ class GraphBuilder:
 
     def normalize(self, x: str) -> str:
         return self._append("normalize", x)
+
+    def standardize(self, x: str, weight: Array, bias: Array, *, name: str, eps: float, of: str) -> str:
+        """The norm of a whole image, of all its rows and columns; ``of`` is the domain that the image has."""
+        moments = self._append("moments", x, domain=self.domain(IMAGES, "one", of), eps=float(eps))
+        names = {"weight": self._param(f"{name}.weight", weight), "bias": self._param(f"{name}.bias", bias)}
+        return self._append("standardize", x, moments=moments, **names)
+
+    def soft_pool(self, x: str, scores: str, *, of: str) -> str:
+        """A row for each image whose domain is ``of``: the sum of its rows, each by the softmax of ``scores`` over the
+        rows; as many scores, as many parts of the columns."""
+        return self._append("soft_pool", x, scores=scores, domain=self.domain(IMAGES, "one", of))
+
+    def spread(self, x: str, domain: str) -> str:
+        """For each row of ``domain`` that of its image."""
+        return self._append("spread", x, domain=domain)
+
+    def average(
+        self, x: str, domain: str, *, name: str, size: int, stride: int = 1, weight: Array | None = None
+    ) -> str:
+        """Means of windows of ``size`` × ``size``, of the pixels within the grid; ``domain`` is the grid
+        of the windows. With ``weight`` [channels] x + weight · (mean − x)."""
+        options: dict[str, Any] = {"height": size, "width": size}
+        options |= {key: n for key, n, default in (("stride", stride, 1), ("padding", size // 2, 0)) if n != default}
+        if weight is not None:
+            options["weight"] = self._param(f"{name}.weight", weight)
+        return self._append("average", x, domain=domain, **options)
 
     def softcap(self, x: str, cap: float) -> str:
         """cap·tanh(x/cap)"""

@@ -127,6 +127,10 @@ def vectors(graph: Graph) -> Iterator[tuple[str, tuple[int, ...], tuple[int, ...
                 rows = graph.max_rows(state["domain"])
                 shape = (widths[op["q"]] // state["head_dim"], 2 * rows - 1)
                 yield op["bias"], shape, (shape[0], attention_bias_width(rows))
+            if "pair_bias" in op:
+                state = states[op["state"]]
+                rows, heads = graph.max_rows(state["domain"]), widths[op["q"]] // state["head_dim"]
+                yield op["pair_bias"], (heads, rows, rows), (heads, rows, round_up(rows, LANES))
         elif op["op"] == "rope":
             yield op["frequencies"], (op["rotated"] // 2,), (round_up(op["rotated"] // 2, LANES),)
         elif op["op"] == "prepend":
@@ -137,10 +141,17 @@ def vectors(graph: Graph) -> Iterator[tuple[str, tuple[int, ...], tuple[int, ...
             yield op["weight"], (taps, width), (taps, round_up(width, LANES))
             if "bias" in op:
                 yield op["bias"], (width,), (round_up(width, LANES),)
-        elif op["op"] in ("norm", "linear"):
+        elif op["op"] == "match":
+            first = op
+            while "after" in first:
+                first = next(other for other in graph.ops if other.get("out") == first["after"])
+            rows = graph.max_rows(graph.domain_of(first["in"]))
+            yield op["logarithms"], (rows,), (round_up(rows, LANES),)
+        elif op["op"] in ("norm", "linear", "standardize", "average"):
             width = widths[op["out"]] // op.get("heads", 1)
-            for name in [op["weight"]] * (op["op"] == "norm") + [op[key] for key in ("bias",) if key in op]:
-                yield name, (width,), (round_up(width, LANES),)
+            for key in ("bias",) if op["op"] == "linear" else ("weight", "bias"):
+                if key in op:
+                    yield op[key], (width,), (round_up(width, LANES),)
 
 
 def looked_up(graph: Graph) -> set[str]:

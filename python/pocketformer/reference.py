@@ -102,7 +102,8 @@ def make_batch(graph: Graph, given: Mapping[str, ArrayLike | None]) -> Batch:
                     f"{name} has lengths {lengths.min()}…{lengths.max()}; they must lie in 1…{domain['max_rows']}"
                 )
         elif domain["kind"] == "ragged":
-            lengths = np.array([rows.stop - rows.start for rows in batch.sequences[of]]) + domain.get("prepended", 0)
+            lengths = np.array([rows.stop - rows.start for rows in batch.sequences[of]], np.int64)
+            lengths += domain.get("prepended", 0) - domain.get("merged", 0)
         elif domain["kind"] == "grid":
             size = domain["height"] * domain["width"]
             filled = [len(np.asarray(given[entry["name"]])) for entry in graph.inputs if entry["domain"] == name]
@@ -316,6 +317,84 @@ def prepend(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) ->
     return np.concatenate([part for rows in batch.sequences[of] for part in (first, inputs[0][rows])])
 
 
+def head_mean(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
+    mean: Array = inputs[0].astype(np.float64).reshape(len(inputs[0]), op["heads"], -1).mean(axis=1)
+    return mean
+
+
+def match(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
+    """For each sequence the place of each token among those that remain, how many each of these is, and the logarithms
+    of that."""
+    kept, result = op.get("kept", 0), []
+    for sequence, rows in enumerate(batch.sequences[of]):
+        x = inputs[0][rows].astype(np.float64)
+        even, odd = (np.array([i for i in range(kept, len(x)) if i % 2 == part]) for part in (0, 1))
+        alike = x[even] @ x[odd].T
+        target = odd[alike.argmax(axis=1)]
+        gone = np.argsort(-alike.max(axis=1), kind="stable")[: op["merged"]]
+        stay = [*range(kept), *np.delete(even, gone), *odd]
+        places = np.zeros(len(x), np.int64)
+        places[stay] = np.arange(len(stay))
+        places[even[gone]] = places[target[gone]]
+        before = inputs[1][sequence][-2 * len(x) : -len(x)] if "after" in op else np.ones(len(x))
+        sizes = np.bincount(places, before).astype(np.int64)
+        result.append(np.concatenate([places, sizes, graph.params[op["logarithms"]][sizes - 1]]))
+    return np.stack(result)
+
+
+def merge(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
+    result = []
+    for sequence, rows in enumerate(batch.sequences[of]):
+        x, matches = inputs[0][rows].astype(np.float64), inputs[1][sequence]
+        places = matches[: len(x)].astype(np.int64)
+        before = inputs[2][sequence][-2 * len(x) : -len(x)] if "after" in op else np.ones(len(x))
+        count = (len(matches) - len(x)) // 2
+        total = np.zeros((count, x.shape[1]))
+        np.add.at(total, places, x * before[:, None])
+        result.append(total / np.bincount(places, before)[:, None])
+    return np.concatenate(result)
+
+
+def moments(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
+    parts = [inputs[0][rows].astype(np.float64) for rows in batch.sequences[of]]
+    return np.array([(x.mean(), 1 / np.sqrt(x.var() + op["eps"])) for x in parts]).reshape(-1, 2)
+
+
+def standardize(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
+    x, by = inputs[0].astype(np.float64), _spread(inputs[1].astype(np.float64), batch, of)
+    scaled: Array = (x - by[:, :1]) * by[:, 1:] * graph.params[op["weight"]] + graph.params[op["bias"]]
+    return scaled
+
+
+def soft_pool(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
+    result = []
+    for rows in batch.sequences[of]:
+        x, scores = (part[rows].astype(np.float64) for part in inputs)
+        shares = np.exp(scores - scores.max(axis=0))
+        parts = (shares / shares.sum(axis=0))[:, :, None] * x.reshape(*scores.shape, -1)
+        result.append(parts.sum(axis=0).reshape(-1))
+    return np.stack(result)
+
+
+def spread(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
+    return _spread(inputs[0], batch, op["domain"])
+
+
+def _spread(x: Array, batch: Batch, domain: str) -> Array:
+    """Rows of sequences, for each of their rows of ``domain``."""
+    return np.repeat(x, [rows.stop - rows.start for rows in batch.sequences[domain]], axis=0)
+
+
+def average(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
+    x = inputs[0].astype(np.float64)
+    sums, counts = (
+        _windows(op, graph, of, values).reshape(-1, op["height"] * op["width"], x.shape[1]).sum(axis=1)
+        for values in (x, np.ones_like(x))
+    )
+    mean: Array = sums / counts
+    return x + graph.params[op["weight"]] * (mean - x) if "weight" in op else mean
+
+
 def _heads(x: Array, head_dim: int) -> Array:
     """[rows, heads · head_dim] → [heads, rows, head_dim]."""
     heads: Array = x.reshape(len(x), -1, head_dim).swapaxes(0, 1)
@@ -347,7 +426,7 @@ def attention(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Any]) ->
     """Its rows that are global see every key; the others the keys of these, then those of their range behind them."""
     state = next(state for state in graph.states if state["name"] == op["state"])
     head_dim, rotate = state["head_dim"], state.get("rotate", 0)
-    queries = [x if isinstance(x, Heads) else _heads(x, head_dim) for x in (inputs[0], inputs[-1])]
+    queries = [x if isinstance(x, Heads) else _heads(x, head_dim) for x in (inputs[0], inputs[int("global_q" in op)])]
     heads = len(queries[0].q if isinstance(queries[0], Heads) else queries[0])
     states = [batch.states[name] for name in (op["state"], op.get("global_state") or op["state"])]
     result = np.empty((len(states[0][0]), heads * head_dim), np.float32)
@@ -357,6 +436,10 @@ def attention(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Any]) ->
         if "bias" in op:
             distance = np.arange(length)[:, None] - np.arange(length)
             bias = graph.params[op["bias"]][:, distance + graph.max_rows(of) - 1]
+        if "pair_bias" in op:
+            bias = graph.params[op["pair_bias"]].swapaxes(1, 2)[:, :length, :length]
+        if "sizes" in op:
+            bias = bias + inputs[-1][sequence][-length:]
         bias, seen, columns = np.broadcast_to(bias, (heads, length, length)), visible(op, length), np.arange(length)
         if "keys" in op and (keys := batch.inputs[op["keys"]][sequence]):
             within = length - op["left"] if op.get("left", -1) >= 0 else 0  # so that the last query sees one
@@ -508,4 +591,12 @@ OPERATORS: dict[str, Callable[[Op, Graph, Batch, str, list[Any]], Any]] = {
     "fold": fold,
     "resize": resize,
     "softcap": softcap,
+    "head_mean": head_mean,
+    "match": match,
+    "merge": merge,
+    "moments": moments,
+    "standardize": standardize,
+    "soft_pool": soft_pool,
+    "spread": spread,
+    "average": average,
 }

@@ -18,9 +18,11 @@ class AttentionStep final : public Step {
     KeyRange range;
     const float* bias;
     size_t ld_bias;
-    int bias_center;
+    int bias_center, bias_of_key = -1;
     int keys = kNone;  // an input of indices, or kNone
     int globals = 0, more_globals = kNone;
+    Operand sizes;  // how many tokens each key counts for: from the column `logarithms` on their logarithms
+    int logarithms = 0;
   };
   struct Source {
     int state;
@@ -71,6 +73,7 @@ class AttentionStep final : public Step {
     const State& s = w.program().states[static_cast<size_t>(from.state)];
     const StoredState stored = w.stored(from.state, sequence);
     const KeySpan span{0, globals};
+    const bool sized = static_cast<bool>(shape_.sizes);
     const AttentionArgs common{.queries = end - begin,
                                .first_position = w.position(s.domain, sequence, begin) - stored.base,
                                .keys = keys - stored.base,
@@ -87,9 +90,11 @@ class AttentionStep final : public Step {
                                .first_key = globals,
                                .span_count = globals == 0 ? 0 : 1,
                                .spans = &span,
-                               .bias = shape_.bias,
+                               .bias = sized ? w.at(shape_.sizes, sequence) : shape_.bias,
                                .ld_bias = shape_.ld_bias,
-                               .bias_center = shape_.bias_center,
+                               .bias_center = sized ? shape_.logarithms : shape_.bias_center,
+                               .bias_of_query = sized ? 0 : 1,
+                               .bias_of_key = sized ? 1 : shape_.bias_of_key,
                                .out = w.at(out_, begin),
                                .ldo = w.ld(out_)};
     if (s.int8) {
@@ -117,7 +122,8 @@ class AttentionStep final : public Step {
 };
 
 struct Attention {
-  std::string q, state, out, bias, keys, more_globals, global_q, global_state;
+  static constexpr int64_t kMaxPairs = 1 << 14;  // whose places in a table are integers of 31 bits
+  std::string q, state, out, bias, pair_bias, keys, more_globals, global_q, global_state, sizes;
   double scale = 0, softcap = 0;
   bool causal = false;
   int64_t left = -1, right = -1, globals = 0;
@@ -138,6 +144,8 @@ struct Attention {
         optional_integer("right", &Attention::right, -1, kMaxRows, "keys seen after it; −1: all"),
         optional_name("bias", &Attention::bias,
                       "tensor f32 [heads, 2 · max_rows − 1 up to 16s], entry (query − key) + max_rows − 1"),
+        optional_name("pair_bias", &Attention::pair_bias,
+                      "tensor f32 [heads, max_rows, max_rows up to 16s], entry [head, key, query]"),
         optional_name(
             "keys", &Attention::keys,
             "an input of indices, one a sequence: its queries see no keys but the first so many, of which there are at "
@@ -147,7 +155,9 @@ struct Attention {
         optional_name("more_globals", &Attention::more_globals,
                       "an input of indices, one a sequence: how many more first rows are global"),
         optional_name("global_q", &Attention::global_q, "queries of the global rows, if not `q`"),
-        optional_name("global_state", &Attention::global_state, "that they attend to, if not `state`; like it")};
+        optional_name("global_state", &Attention::global_state, "that they attend to, if not `state`; like it"),
+        optional_name("sizes", &Attention::sizes,
+                      "the `match` that made these tokens: the logarithm of a key's size is added to its scores")};
   }
 
   void lower(Lowering& l) const {
@@ -165,12 +175,23 @@ struct Attention {
                                                                    : right < 0 ? kUnlimited
                                                                                : static_cast<int>(right)};
     shape.softcap = static_cast<float>(softcap);
-    l.check(softcap == 0 || bias.empty(), "softcap", "is ", softcap, " beside a bias; only plain scores are capped");
+    l.check(softcap == 0 || (bias.empty() && pair_bias.empty()), "softcap", "is ", softcap,
+            " beside a bias; only plain scores are capped");
+    l.check(pair_bias.empty() || (bias.empty() && !s.kept), "pair_bias", "is '", pair_bias,
+            "' beside a bias or a kept state");
     if (!bias.empty()) {
       const int64_t reach = l.domain_of(from).max_rows, length = padded(2 * reach - 1);
       shape.bias = l.tensors().take_floats(l.place(), bias, {heads, length});
       shape.ld_bias = static_cast<size_t>(length);
       shape.bias_center = static_cast<int>(reach) - 1;
+    }
+    if (!pair_bias.empty()) {
+      const int64_t reach = l.domain_of(from).max_rows, length = padded(reach);
+      l.check(reach <= kMaxPairs, "pair_bias", "is '", pair_bias, "' of ", reach, " rows; at most ", kMaxPairs,
+              " are possible");
+      shape.bias = l.tensors().take_floats(l.place(), pair_bias, {heads, reach, length});
+      shape.ld_bias = static_cast<size_t>(reach * length);
+      shape.bias_of_key = static_cast<int>(length);
     }
     if (!keys.empty()) shape.keys = l.sequence_input("keys", keys, from);
     l.check(keys.empty() || !s.kept, "keys", "is '", keys, "'; a kept state has keys of earlier runs");
@@ -188,10 +209,15 @@ struct Attention {
             "global_state", "names '", t.name, "', which differs from '", state, "' in more than its name");
     const Value global = global_q.empty() ? from : queries(l, "global_q", global_q, t);
     l.check(global.rows.width == from.rows.width, "global_q", "names '", global_q, "' of another width than 'q'");
+    l.check(sizes.empty() || (shape.bias == nullptr && softcap == 0 && !some && !s.kept), "sizes", "is '", sizes,
+            "', beside a bias, a softcap, global rows or a kept state");
+    const Value matched = sizes.empty() ? Value{} : l.matches("sizes", sizes, s.domain);
     l.begin_stage(s.domain);
     l.attend(index, shape.range);
     if (other != index) l.attend(other, {kUnlimited, kUnlimited});
     const Operand to = l.write(out, s.domain, static_cast<int64_t>(heads) * s.head_dim);
+    shape.sizes = l.read(matched.rows);
+    shape.logarithms = static_cast<int>(matched.places + matched.sizes);
     l.emit<AttentionStep>(s, AttentionStep::Source{index, l.read(from.rows), l.read(from.scale)},
                           AttentionStep::Source{other, l.read(global.rows), l.read(global.scale)}, to, shape);
   }

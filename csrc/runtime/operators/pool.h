@@ -68,8 +68,8 @@ struct Pool {
     const Value from = l.dense("in", in);
     const int made = l.made_domain("domain", domain, from, DomainKind::kOne);
     const Domain& of = l.domain_of(from);
-    const int64_t shortest = of.kind == DomainKind::kGrid ? of.max_rows : of.prepended + 1;
-    l.check(begin < shortest, "begin", "is ", begin, ", but '", of.name, "' may have sequences of ", shortest, " rows");
+    l.check(begin < of.least_rows, "begin", "is ", begin, ", but '", of.name, "' may have sequences of ", of.least_rows,
+            " rows");
     const int skipped = skip.empty() ? kNone : l.sequence_input("skip", skip, from);
     l.begin_stage(made);
     const Operand to = l.write(out, made, from.rows.width);

@@ -3,12 +3,15 @@
 #include <tuple>
 
 #include "runtime/operators/attention.h"
+#include "runtime/operators/average.h"
 #include "runtime/operators/columns.h"
 #include "runtime/operators/concat.h"
 #include "runtime/operators/depthwise.h"
 #include "runtime/operators/embed.h"
 #include "runtime/operators/fold.h"
 #include "runtime/operators/linear.h"
+#include "runtime/operators/merge.h"
+#include "runtime/operators/moments.h"
 #include "runtime/operators/norm.h"
 #include "runtime/operators/normalize.h"
 #include "runtime/operators/output.h"
@@ -18,6 +21,7 @@
 #include "runtime/operators/resize.h"
 #include "runtime/operators/rope.h"
 #include "runtime/operators/select.h"
+#include "runtime/operators/soft_pool.h"
 #include "runtime/operators/softcap.h"
 #include "runtime/operators/store.h"
 #include "runtime/operators/unfold.h"
@@ -26,7 +30,8 @@ namespace pocketformer {
 namespace {
 
 using Operators = std::tuple<Embed, Norm, Linear, Columns, Rope, QuantizeHeads, Store, Attention, Pool, Select,
-                             Normalize, Unfold, Prepend, Concat, Depthwise, Fold, Resize, SoftCap>;
+                             Normalize, Unfold, Prepend, Concat, Depthwise, Fold, Resize, SoftCap, HeadMean, Match,
+                             Merge, Moments, Standardize, SoftPool, Spread, Average>;
 
 // fn(operator) for each, of which only the type counts.
 template <class Fn>

@@ -105,6 +105,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--save-profile wrote (default: sentences of our own)",
     )
     parser.add_argument(
+        "--merge", type=int, metavar="N", help="of images: N tokens become one with others like them at each layer"
+    )
+    parser.add_argument(
         "--keep-script",
         metavar="CODES",
         help="trim the vocabulary to what texts in these scripts can become, such as Deva,Latn (ISO 15924)",
@@ -153,6 +156,8 @@ def execute(args: argparse.Namespace) -> dict[str, Any]:
     asked = bool(limits) or args.prune_ffn or args.prune_heads
     if args.dry_run and not asked:
         raise ValueError("--dry-run makes a plan; say what of, with --budget, --max-memory, --latency or --prune-…")
+    if args.merge is not None and asked:
+        raise ValueError("--merge was given beside a limit or --prune-…; leave one out")
     if args.report:
         from ..compression.page import check_charts
 
@@ -186,7 +191,7 @@ def execute(args: argparse.Namespace) -> dict[str, Any]:
         return planned
     try:
         how["fuse_attention"] = args.fuse_attention
-        report = compress(args.model, args.output, plan=plan, save_profile=args.save_profile, **how)
+        report = compress(args.model, args.output, plan=plan, save_profile=args.save_profile, merge=args.merge, **how)
     except KeyboardInterrupt:
         print(f"pocketformer: interrupted; {_how_to_go_on(args, bool(asked))}", file=sys.stderr)
         raise

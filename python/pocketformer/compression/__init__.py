@@ -14,6 +14,7 @@ from .budget import Planner, parse_size
 from .calibration import Samples, Text
 from .fuse import fuse_attention as fuse
 from .limits import Limits, parse_seconds
+from .merging import merge_tokens
 from .pipeline import compress_checkpoint, compress_graph, kept_integers, make_profiler
 from .plan import Plan, carry_out, plan_by_shares, read_plan
 from .precision import Precision
@@ -66,6 +67,7 @@ def compress(
     keep_vocabulary: Iterable[Text] | str | os.PathLike[str] | None = None,
     width: float = 1.0,
     fuse_attention: bool = False,
+    merge: int | None = None,
 ) -> CompressionReport:
     """Compresses ``src``, a folder of Hugging Face or sentence-transformers or a GGUF file, to the pocket file ``dst``.
 
@@ -99,6 +101,9 @@ def compress(
     columns are fewer than twice a head's channels, and nothing (rope, norms of heads) stands between them. The outputs
     are the same; the report gives the reason of each layer that stays as it is.
 
+    ``merge``, for models of images: so many tokens become one with others like them at each layer, which makes the
+    model faster and less exact (:func:`~pocketformer.compression.merging.merge_tokens`).
+
     ``tower`` names the half of a CLIP or SigLIP that the file is for, ``vision`` or ``text``. ``options`` holds the
     rest. On a terminal a progress bar is drawn on stderr when rich is installed.
 
@@ -124,10 +129,14 @@ def compress(
         raise ValueError("a plan and a budget were given; a plan says already what is done: leave one out")
     if fuse_attention and (plan is not None or limits is not None):
         raise ValueError("fuse_attention is given beside a plan or limits, which know each head apart: leave one out")
+    if merge is not None and (plan is not None or limits is not None):
+        raise ValueError(f"merge is {merge!r}, beside a plan or a limit; leave one out")
     options = replace(options or QuantizeOptions(), **chosen)  # type: ignore[arg-type]
     calibration = _kept(calibration)
     with _progress_bar() as progress:
         loaded = load_checkpoint(os.fspath(src), tower)
+        if merge is not None:
+            loaded = replace(loaded, graph=merge_tokens(loaded.graph, merge))
         whole = sum(array.nbytes for array in loaded.graph.params.values())
         loaded, trimmed = trim_vocabulary(loaded, keep_scripts, keep_vocabulary, calibration)
         rounds = table_bits is not None or group is not None or limits is not None or plan is not None or width != 1

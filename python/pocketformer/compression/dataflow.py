@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from ..graph import READS, STATES, Graph, Op
+from ..graph import READS, STATES, TENSORS, Graph, Op
 
 
 def inputs(op: Op) -> list[str]:
@@ -14,8 +14,9 @@ def inputs(op: Op) -> list[str]:
 
 def parameters(op: Op) -> list[str]:
     """The plain parameters that ``op`` reads; tables apart."""
-    weight = {"norm": "{}", "depthwise": "{}", "linear": "{}.weight"}.get(op["op"])
-    named = [op[field] for field in ("bias", "frequencies", "rows") if op.get(field) is not None]
+    plain = dict.fromkeys(("norm", "depthwise", "standardize", "average"), "{}")
+    weight = {**plain, "linear": "{}.weight"}.get(op["op"]) if "weight" in op else None
+    named = [op[field] for field in TENSORS if op.get(field) is not None]
     return ([weight.format(op["weight"])] if weight else []) + named
 
 

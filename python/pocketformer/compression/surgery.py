@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..graph import READS, STATES, Array, Graph, Op
+from ..graph import READS, STATES, TENSORS, Array, Graph, Op
 from ..lazy import lazy, take_rows
 from .channels import Channels, Space
 
@@ -100,7 +100,7 @@ def drop_layers(graph: Graph, dropped: Collection[int]) -> Graph:
             renamed[after] = renamed.get(before, before)
             continue
         ops.append({key: renamed.get(value, value) if key in READS else value for key, value in op.items()})
-    used = {op[key] for op in ops for key in ("weight", "bias", "frequencies", "rows") if key in op}
+    used = {op[key] for op in ops for key in ("weight", *TENSORS) if key in op}
     used |= {table["weight"] for op in ops for table in op.get("tables", [])}
     states = {op[field] for op in ops for field in STATES if field in op}
     return replace(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..graph import Array, Graph, Op
+from ..graph import TENSORS, Array, Graph, Op
 from ..lazy import lazy
 from .dataflow import Dataflow, inputs
 from .quantize import Profiler, calibrated_profiler
@@ -177,7 +177,7 @@ def _written(graph: Graph, stream: Stream, turn: Array | None) -> Graph:
 
 def _tidy(graph: Graph) -> Graph:
     """``graph`` without weights and parameters that no operator names."""
-    used = {op[key] for op in graph.ops for key in ("weight", "bias", "frequencies", "rows") if op.get(key)}
+    used = {op[key] for op in graph.ops for key in ("weight", *TENSORS) if op.get(key)}
     used |= {table["weight"] for op in graph.ops for table in op.get("tables", [])}
     return replace(
         graph,

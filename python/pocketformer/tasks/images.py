@@ -79,6 +79,11 @@ class ImageModel(Model):
         graph = self._engine.file.graph
         return max(graph.max_rows(domain["name"]) for domain in graph.domains if "of" in domain)
 
+    @property
+    def _merged(self) -> bool:
+        """Whether tokens become one on the way."""
+        return any(domain.get("merged") for domain in self._engine.file.graph.domains)
+
 
 class ImageClassifier(ImageModel):
     """Images to labels."""
@@ -114,6 +119,8 @@ class ImageEmbedder(ImageModel):
         """What :meth:`encode` can give, its default first: ``pooler`` is a head that was trained for it."""
         if self._engine.program.output_kind == "one":
             return ("pooler",)
+        if self._merged:
+            return ("cls",)
         return ("cls", "mean") if self._prepended else ("mean",)
 
     def encode(
@@ -158,6 +165,8 @@ class ImageEmbedder(ImageModel):
             raise ValueError(
                 "patches is True, but this model's file ends in a pooler; compress the checkpoint without its pooler"
             )
+        if patches and self._merged:
+            raise ValueError("patches is True, but this model merges patches; compress the checkpoint without merge")
         return self._encoded(as_images(images)[0], pooling, patches, normalize)
 
     def _encoded(
@@ -170,7 +179,8 @@ class ImageEmbedder(ImageModel):
     def _pooled(self, rows: Outputs, pooling: Pooling, patches: bool) -> Outputs:
         if self._engine.program.output_kind == "one":
             return rows
-        tokens = rows.reshape(-1, self._tokens, self.width)
+        left = self._engine.file.graph.max_rows(self._engine.program.output_domain)
+        tokens = rows.reshape(-1, left, self.width)
         if patches:
             return np.ascontiguousarray(tokens[:, self._prepended :]).reshape(-1, *self.grid, self.width)
         if pooling == "cls":
