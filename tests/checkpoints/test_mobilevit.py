@@ -15,7 +15,8 @@ from transformers.models.mobilevit.image_processing_pil_mobilevit import MobileV
 
 import pocketformer
 from helpers.checkpoints import refused
-from helpers.torch_models import deviation, make_adversarial
+from helpers.torch_images import logits, make_convolutions_adversarial, spread_logits
+from helpers.torch_models import deviation
 from pocketformer.errors import CheckpointError, UnsupportedModelError
 
 SIZES: dict[str, Any] = {
@@ -36,26 +37,9 @@ def build(
 ) -> Any:
     config = transformers.MobileViTConfig(**{**SIZES, **options})
     model = getattr(transformers, f"MobileViT{suffix}")(config).eval()
-    make_adversarial(model, 3)
-    generator = torch.Generator().manual_seed(5)
-    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    pixels = torch.rand(4, 3, *size, generator=generator)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.ndim == 4:
-                weight.normal_(0, weight[0].numel() ** -0.5, generator=generator)
-        for norm in norms:
-            norm.weight[::3] *= -1
-            norm.momentum = 1.0
-        model.train()(pixels)  # statistics that keep what follows in range, and then others
-        model.eval()
-        for norm in norms:
-            spread = norm.running_var.sqrt()
-            norm.running_mean += 0.5 * spread * torch.randn(spread.shape, generator=generator)
-            norm.running_var *= 0.3 + 2 * torch.rand(spread.shape, generator=generator)
-        if suffix != "Model":  # logits whose softmax is neither even nor certain
-            found = model(pixels).logits
-            model.classifier.weight *= 2 / (found - found.mean(dim=0)).std()
+    make_convolutions_adversarial(model, size)
+    if suffix != "Model":
+        spread_logits(model, size, model.classifier)
     model.save_pretrained(folder)
     processor = MobileViTImageProcessorPil(
         size={"shortest_edge": max(size)}, crop_size={"height": size[0], "width": size[1]}
@@ -68,13 +52,6 @@ def load(folder: Path, weights: str = "fp32", **options: Any) -> Any:
     pocket = folder / f"{weights}.pocket"
     pocketformer.compress(folder, pocket, weights=weights)
     return pocketformer.load(pocket, **options)
-
-
-def logits(model: Any, pictures: Any = PICTURES) -> np.ndarray:
-    """Up to a constant, in the order of the labels."""
-    scores = np.array([[dict(found)[f"LABEL_{i}"] for i in range(5)] for found in model.classify(pictures)])
-    scores = np.log(np.maximum(scores, 1e-37))
-    return scores - scores.mean(axis=1, keepdims=True)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +70,7 @@ def test_parity(size: tuple[int, int], options: dict[str, Any], tmp_path: Path) 
         expected = model(**processor(PICTURES, return_tensors="pt")).logits.numpy()
     found = load(tmp_path)
     assert isinstance(found, pocketformer.ImageClassifier)
-    assert deviation(logits(found), expected - expected.mean(axis=1, keepdims=True)) < 1
+    assert deviation(logits(found, PICTURES), expected - expected.mean(axis=1, keepdims=True)) < 1
     assert found.classify(PICTURES[1]) == found.classify(PICTURES)[1]
 
 
@@ -129,7 +106,7 @@ def test_parity_would_notice(part: str, tmp_path: Path) -> None:
         tensors = load_file(tmp_path / "model.safetensors")
         tensors[f"mobilevit.{part}"][3] += change
         save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
-        results.append(logits(load(tmp_path)))
+        results.append(logits(load(tmp_path), PICTURES))
     assert deviation(results[0], results[1]) > 10
 
 

@@ -14,6 +14,7 @@ from .decoder import DecoderFamily
 from .decoder_encoder import as_encoder
 from .dinov2 import DINOV2, DINOV2_WITH_REGISTERS
 from .distilbert import DISTILBERT
+from .efficientformer import EFFICIENTFORMER
 from .eurobert import EUROBERT
 from .family import Family
 from .gemma import GEMMA2, GEMMA3
@@ -24,6 +25,7 @@ from .llama import LLAMA, MISTRAL
 from .longformer import LONGFORMER
 from .longt5 import LONGT5
 from .mobilevit import MOBILEVIT
+from .mobilevitv2 import MOBILEVITV2
 from .modernbert import MODERNBERT
 from .mpnet import MPNET
 from .nomic import NOMIC_BERT
@@ -35,6 +37,7 @@ from .vit import DEIT, VIT
 
 _BERTS = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, MPNET, ALBERT)
 _TEXT = (*_BERTS, MODERNBERT, NOMIC_BERT, EUROBERT, GTE, T5, LONGT5, LONGFORMER, BIG_BIRD)
+_TRANSFORMERS = (VIT, DEIT, DINOV2, DINOV2_WITH_REGISTERS, CLIP_VISION, SIGLIP_VISION)
 _DECODERS = (LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, GEMMA3, PHI3, GPT2)
 DECODERS: dict[str, DecoderFamily] = {family.name: family for family in _DECODERS}
 """Families that predict the next token, by ``model_type``."""
@@ -43,7 +46,7 @@ FAMILIES: dict[str, Family] = {family.name: family for family in (*_TEXT, *map(a
 """Families over texts, decoders that embed or classify among them, by ``model_type``."""
 
 IMAGE_FAMILIES: dict[str, ImageFamily] = {
-    family.name: family for family in (VIT, DEIT, DINOV2, DINOV2_WITH_REGISTERS, CLIP_VISION, SIGLIP_VISION, MOBILEVIT)
+    family.name: family for family in (*_TRANSFORMERS, MOBILEVIT, MOBILEVITV2, EFFICIENTFORMER)
 }
 """Families over pixels, by ``model_type``."""
 

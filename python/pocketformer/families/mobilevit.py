@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 
 from ..graph import GraphBuilder
 from ..sources.source import Config, Tensors
-from .convolution import BatchNorm, Convolution, Plane, concat, grid, pixels, resize
+from .convolution import Plane, concat, grid, pixels, resize
 from .image import ImageFamily, Size
+from .mobilenet import MobileNet, kernel_lines
 from .transformer import Layer, LayerSpec, linear, norm
 from .vit import NAMES
 
 BASE = "mobilevit"
-_EPS = 1e-5
-"""Of all batch norms."""
 _LAYERS = (2, 4, 3)
 """Transformer layers of the three blocks that have any."""
 
@@ -28,7 +27,6 @@ class _Spec:
     patch: int
     kernel: int
     activation: str
-    expand_ratio: float
     mlp_ratio: float
     eps: float
     qkv_bias: bool
@@ -46,20 +44,14 @@ class _Spec:
 
 
 def spec(config: Config) -> _Spec:
-    """Raises UnsupportedModelError for dilated convolutions, other channels than three and even kernels."""
-    channels, stride = config.integer("num_channels", 3), config.integer("output_stride", 32)
-    config.refuse("num_channels", channels != 3 and channels, "images have red, green and blue")
-    config.refuse("output_stride", stride != 32 and stride, "dilated convolutions are not supported, set 32")
-    kernel = config.integer("conv_kernel_size", 3)
-    config.refuse("conv_kernel_size", kernel % 2 == 0 and kernel, "kernels of odd size are supported")
+    """Raises UnsupportedModelError for what ``kernel_lines`` refuses."""
     return _Spec(
         necks=config.integers("neck_hidden_sizes", (16, 32, 64, 96, 128, 160, 640)),
         hidden=config.integers("hidden_sizes", (144, 192, 240)),
         heads=config.integer("num_attention_heads", 4),
         patch=config.integer("patch_size", 2),
-        kernel=kernel,
+        kernel=kernel_lines(config),
         activation=config.activation("hidden_act", "silu"),
-        expand_ratio=config.number("expand_ratio", 4.0),
         mlp_ratio=config.number("mlp_ratio", 2.0),
         eps=config.number("layer_norm_eps", 1e-5),
         qkv_bias=config.values.get("qkv_bias", True) is not False,
@@ -70,7 +62,8 @@ def build(config: Config, tensors: Tensors, architecture: str, size: Size) -> tu
     """From ``pixels``, float32 [height · width, channels] an image, to logits [images, labels], or to the last feature
     map, a row a pixel of it."""
     b = GraphBuilder()
-    net = _Network(b, spec(config), tensors)
+    facts = spec(config)
+    net = _Network(b, tensors, BASE, facts.activation, config.number("expand_ratio", 4.0), facts)
     x = net.run(pixels(b, size, 3))
     if not architecture.endswith("ForImageClassification"):
         return b, x.value
@@ -80,10 +73,8 @@ def build(config: Config, tensors: Tensors, architecture: str, size: Size) -> tu
 
 
 @dataclass(frozen=True)
-class _Network:
-    b: GraphBuilder
+class _Network(MobileNet):
     spec: _Spec
-    tensors: Tensors
 
     def run(self, x: Plane) -> Plane:
         """The pixels to the last feature map."""
@@ -95,34 +86,6 @@ class _Network:
         for i, (channels, hidden, layers) in enumerate(zip(necks[3:6], self.spec.hidden, _LAYERS, strict=True)):
             x = self.block(x, f"encoder.layer.{i + 2}", channels, hidden, layers)
         return self.convolve(x, "conv_1x1_exp", necks[6], 1)
-
-    def convolve(
-        self,
-        x: Plane,
-        name: str,
-        outputs: int,
-        kernel: int,
-        *,
-        stride: int = 1,
-        inputs: int = 0,
-        activated: bool = True,
-        normalized: bool = True,
-        residual: Plane | None = None,
-    ) -> Plane:
-        """``inputs`` is 1 where each channel is convolved by itself."""
-        shape, prefix = (outputs, inputs or x.channels, kernel, kernel), f"{BASE}.{name}"
-        norm = BatchNorm(f"{prefix}.normalization", _EPS) if normalized else None
-        convolution = Convolution.read(name, self.tensors, f"{prefix}.convolution", shape, norm=norm)
-        activation = self.spec.activation if activated else "none"
-        return convolution.append_to(self.b, x, stride=stride, activation=activation, residual=residual)
-
-    def inverted_residual(self, x: Plane, name: str, outputs: int, stride: int = 1) -> Plane:
-        """MobileNetV2's (arXiv 1801.04381): wide between its ends, where each channel is convolved by itself."""
-        wide = _eights(round(x.channels * self.spec.expand_ratio))
-        residual = x if stride == 1 and x.channels == outputs else None
-        x = self.convolve(x, f"{name}.expand_1x1", wide, 1)
-        x = self.convolve(x, f"{name}.conv_3x3", wide, 3, stride=stride, inputs=1)
-        return self.convolve(x, f"{name}.reduce_1x1", outputs, 1, activated=False, residual=residual)
 
     def block(self, x: Plane, name: str, channels: int, hidden: int, layers: int) -> Plane:
         """A downsampling, then a transformer beside what it is given."""
@@ -160,12 +123,6 @@ class _Network:
             return b.fold(b.attend(q, state, scale=head_dim**-0.5), x.domain, **window)
 
         return attend
-
-
-def _eights(channels: int) -> int:
-    """The nearest multiple of 8 that is not a tenth less."""
-    nearest = max(8, (channels + 4) // 8 * 8)
-    return nearest + 8 if nearest < 0.9 * channels else nearest
 
 
 def _multiple(n: int, of: int) -> int:

@@ -20,6 +20,12 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "BitImageProcessor": {**_SHORT, "do_center_crop": True, "mean_std": _CLIP, "shorter": True},
     "CLIPImageProcessor": {**_SHORT, "do_center_crop": True, "mean_std": _CLIP, "shorter": True},
     "SiglipImageProcessor": {"resample": 3, "size": {"height": 224, "width": 224}, "mean_std": _HALF, "shorter": True},
+    "EfficientFormerImageProcessor": {
+        **_SHORT,
+        "size": {"height": 224, "width": 224},
+        "do_center_crop": True,
+        "mean_std": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+    },
     "MobileViTImageProcessor": {
         **_SHORT,
         "crop_size": {"height": 256, "width": 256},

@@ -1,0 +1,47 @@
+"""Networks of convolutions in torch, made so that what is wrong shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from helpers.torch_models import make_adversarial
+
+
+def make_convolutions_adversarial(model: torch.nn.Module, size: tuple[int, int]) -> None:
+    """Fills every parameter, and the batch norms' statistics with such as keep what follows in range and are none of
+    what the norms would see of images of ``size``."""
+    make_adversarial(model, 3)
+    generator = torch.Generator().manual_seed(5)
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim == 4:
+                weight.normal_(0, weight[0].numel() ** -0.5, generator=generator)
+        for norm in norms:
+            norm.weight[::3] *= -1
+            norm.momentum = 1.0
+        model.train()(torch.rand(4, 3, *size, generator=generator))
+        model.eval()
+        for norm in norms:
+            spread = norm.running_var.sqrt()
+            norm.running_mean += 0.5 * spread * torch.randn(spread.shape, generator=generator)
+            norm.running_var *= 0.3 + 2 * torch.rand(spread.shape, generator=generator)
+
+
+def spread_logits(model: torch.nn.Module, size: tuple[int, int], *classifiers: Any) -> None:
+    """Scales ``classifiers`` so that the logits differ from image to image, and their softmax is not certain."""
+    with torch.no_grad():
+        found = model(torch.rand(4, 3, *size, generator=torch.Generator().manual_seed(6))).logits
+        by_image, by_label = ((found - found.mean(dim=dim, keepdim=True)).std() for dim in (0, 1))
+        for classifier in classifiers:
+            classifier.weight *= min(2 / by_image, 8 / by_label)
+
+
+def logits(model: Any, pictures: Any, labels: int = 5) -> np.ndarray:
+    """What an image classifier gives, up to a constant, in the order of the labels."""
+    scores = np.array([[dict(found)[f"LABEL_{i}"] for i in range(labels)] for found in model.classify(pictures)])
+    scores = np.log(np.maximum(scores, 1e-37))
+    return scores - scores.mean(axis=1, keepdims=True)
