@@ -23,14 +23,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> dict[str, Any]:
-    from ..engine import Engine, require_texts
+    from ..engine import Engine
     from ..perf.boards import machine
     from ..perf.predict import predict
 
     board = machine(args.board)
     engine = Engine(args.model, 1)
-    require_texts(engine, "predict is for")
-    lengths = args.lengths or [n for n in (16, 32, 128, 256, 512) if n <= engine.file.graph.max_length]
+    image = engine.file.model.get("image")
+    if image and args.lengths:
+        raise ValueError(f"--lengths was given, but {args.model} takes images of one size; leave it out")
+    if image:
+        lengths = [image["height"] * image["width"]]
+    else:
+        lengths = args.lengths or [n for n in (16, 32, 128, 256, 512) if n <= engine.file.graph.max_length]
     threads = args.threads or board.cores
     runs = [
         {"length": length, "batch": batch} | predict(engine, board, [length] * batch, threads)
@@ -44,6 +49,7 @@ def execute(args: argparse.Namespace) -> dict[str, Any]:
         "machine": board.name,
         "isa": board.isa,
         "threads": threads,
+        "images": bool(image),
         "runs": runs,
     }
 
@@ -52,12 +58,13 @@ def show(result: dict[str, Any]) -> None:
     def share(run: dict[str, Any], *phases: str) -> str:
         return f"{sum(run['phases'].get(phase, 0.0) for phase in phases) / run['seconds']:.0%}"
 
+    images = result["images"]
     rows = [
         (
             run["batch"],
             run["length"],
             console.milliseconds(run["seconds"]),
-            f"{run['length'] * run['batch'] / run['seconds']:,.0f}",
+            f"{run['batch'] * (1 if images else run['length']) / run['seconds']:,.{int(images)}f}",
             share(run, "linear"),
             share(run, "attention", "split"),
             console.megabytes(run["memory"]["working"]),
@@ -68,7 +75,8 @@ def show(result: dict[str, Any]) -> None:
     title = (
         f"{result['model']}, {result['weights']}, on {result['machine']} ({result['isa']}, {result['threads']} threads)"
     )
-    headers = ("batch", "tokens", "latency", "tokens/s", "linear", "attention", "working memory", "all memory")
+    unit = ("pixels", "latency", "images/s") if images else ("tokens", "latency", "tokens/s")
+    headers = ("batch", *unit, "linear", "attention", "working memory", "all memory")
     console.table(title, headers, rows)
     print("A prediction, not a measurement. All memory: file, working memory, the keys and values that a decoder")
     print("keeps of a text, and Python with its libraries.")

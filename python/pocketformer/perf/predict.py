@@ -20,6 +20,9 @@ from .boards import Machine
 # (docs/performance.md). Per score: exponent 7 and quantizing P 3.5 cycles for 16 queries.
 ROTATE_QUANTIZE, QUANTIZE, STORE, NORM, ACTIVATION, EPILOGUE, EMBED, POOL = 12.0, 6.0, 11.0, 11.0, 12.0, 3.5, 25.0, 4.0
 SCORE_I8, SCORE_F32 = 10.5, 8.0
+# Of maps of pixels, which the nearest caches do not hold, on AVX2: a number that is copied into a window, and a pixel
+# that a depthwise convolution multiplies.
+WINDOW, TAP = 34.0, 14.0
 # For each byte of weights that a block of rows takes from a cache.
 WEIGHT = 0.2
 # Rows that share what they pass over.
@@ -35,6 +38,7 @@ PHASES = {
     "norm": ("norm", NORM),
     "quantize_heads": ("split", STORE),
     "store": ("split", STORE),
+    **dict.fromkeys(("unfold", "fold", "concat", "resize"), ("windows", WINDOW)),
 }
 """Phase and cost of an element by kind of step; those of attention and products are more than one number."""
 
@@ -44,6 +48,7 @@ class Work:
     """What one operator asks of the machine for all rows of a run."""
 
     phase: str
+    rows: float
     macs: float = 0  # multiply-adds of products
     int8: bool = False
     elements: float = 0  # in fp32 multiply-adds
@@ -51,12 +56,14 @@ class Work:
 
 
 def predict(engine: Engine, machine: Machine, lengths: list[int], threads: int) -> dict[str, Any]:
-    """Seconds of one run over sequences of ``lengths`` tokens, by phase, and bytes by kind; ready for JSON.
+    """Seconds of one run over sequences of ``lengths`` tokens, by phase, and bytes by kind; ready for JSON. The length
+    of an image is how many pixels it has.
 
     Raises ValueError for a length that the model does not allow and for more threads than the machine has cores.
     """
     stored = sum(array.nbytes for array in engine.file.graph.params.values())
-    return predict_program(engine.program, stored, machine, lengths, threads, keeps(engine.file.graph))
+    image = engine.file.graph.find_input("pixels") is not None
+    return predict_program(engine.program, stored, machine, lengths, threads, keeps(engine.file.graph), image=image)
 
 
 def keeps(graph: Graph) -> bool:
@@ -65,22 +72,30 @@ def keeps(graph: Graph) -> bool:
 
 
 def predict_program(
-    program: Program, file_bytes: int, machine: Machine, lengths: list[int], threads: int, kept: bool = False
+    program: Program,
+    file_bytes: int,
+    machine: Machine,
+    lengths: list[int],
+    threads: int,
+    kept: bool = False,
+    *,
+    image: bool = False,
 ) -> dict[str, Any]:
     """The same of a program whose file, which needs not exist, has ``file_bytes``; ``kept``: see :func:`keeps`."""
     if not 1 <= threads <= machine.cores:
         raise ValueError(f"threads is {threads}; {machine.name} has {machine.cores} cores, use 1 to {machine.cores}")
-    rows = sum(lengths)
     stays = 2 * program.stage_weight_bytes <= machine.cache_bytes
-    columns = threads > 1 and rows < (MIN_CACHED_ROWS if stays else MIN_FETCHED_ROWS) * threads
-    block = rows if columns else min(rows, block_rows(rows, threads, stays))
-    blocks = _ceil(rows, block)
-    speed = threads if columns else threads / _imbalance(rows, block, threads)
     selected = len(lengths) if program.output_kind == "selected" else 0
     works = list(_works(program, lengths, selected))
     cached = sum(work.weight_bytes for work in works) <= machine.cache_bytes
     phases: dict[str, float] = {}
     for work in works:
+        # Of texts nearly everything has the rows of the tokens; those of an image's parts are many and few.
+        rows = round(work.rows) if image else sum(lengths)
+        columns = _in_columns(rows, threads, stays)
+        block = rows if columns else min(rows, block_rows(rows, threads, stays))
+        blocks = _ceil(rows, block)
+        speed = threads if columns else threads / _imbalance(rows, block, threads)
         elements = work.elements + WEIGHT * work.weight_bytes * blocks
         compute = elements / (machine.f32_peak * 1e9 * machine.element_share)
         if work.phase == "attention":
@@ -92,6 +107,7 @@ def predict_program(
         passes = 1 if work.weight_bytes <= machine.cache_bytes else blocks
         arrival = 0 if cached else work.weight_bytes * passes / (machine.bandwidth * 1e9)
         phases[work.phase] = phases.get(work.phase, 0.0) + max(compute / speed, arrival)
+    columns = _in_columns(sum(lengths), threads, stays)
     meetings = program.meetings if columns else program.stages
     phases["barriers"] = meetings * machine.barrier_seconds if threads > 1 else 0.0
     phases["call"] = machine.call_seconds
@@ -118,19 +134,25 @@ def _works(program: Program, lengths: list[int], selected: int) -> Iterator[Work
         if kind == "linear":
             cost = EPILOGUE * elements + ACTIVATION * step["activated"]
             left = 1 - step["zeros"] ** min(step["rows"], SKIP_ROWS)  # as if rows had theirs apart from each other
-            yield Work("linear", left * step["multiply_adds"], step["int8"], cost, left * step["weight_bytes"])
+            macs, weights = left * step["multiply_adds"], left * step["weight_bytes"]
+            yield Work("linear", step["rows"], macs, step["int8"], cost, weights)
         elif kind == "depthwise":
-            cost = EPILOGUE * elements + ACTIVATION * step["activated"]
-            yield Work("depthwise", step["multiply_adds"], False, cost, step["weight_bytes"])
+            cost = TAP * step["multiply_adds"] + EPILOGUE * elements + ACTIVATION * step["activated"]
+            yield Work("depthwise", step["rows"], elements=cost, weight_bytes=step["weight_bytes"])
         elif kind == "quantize":
-            yield Work("quantize", elements=QUANTIZE * elements + (ROTATE_QUANTIZE - QUANTIZE) * step["rotated"])
+            cost = QUANTIZE * elements + (ROTATE_QUANTIZE - QUANTIZE) * step["rotated"]
+            yield Work("quantize", step["rows"], elements=cost)
         elif kind == "attention":
             lanes, each = step["score_lanes"], SCORE_I8 if step["int8"] else SCORE_F32
             macs = step["multiply_adds"] * lanes / step["scores"]
-            yield Work("attention", macs, step["int8"], each * lanes)
+            yield Work("attention", step["rows"], macs, step["int8"], each * lanes)
         else:
             phase, cost = PHASES.get(kind, ("pooling", POOL))
-            yield Work(phase, elements=cost * elements)
+            yield Work(phase, step["rows"], elements=cost * elements)
+
+
+def _in_columns(rows: int, threads: int, stays: bool) -> bool:
+    return threads > 1 and rows < (MIN_CACHED_ROWS if stays else MIN_FETCHED_ROWS) * threads
 
 
 def _peak(machine: Machine, int8: bool) -> float:
