@@ -49,43 +49,23 @@ def available(cache: Path, wanted: Sequence[str] = (), skipped: Callable[[str, s
     return names
 
 
-class Peer:
-    """One runner's process. Between requests it is stopped (SIGSTOP).
+class Child:
+    """A process driven by JSON lines, whose first line is ``hello``. Between requests it is stopped (SIGSTOP).
 
     Some runtimes let their threads spin for milliseconds after a call, waiting for the next; a spinning
     neighbour would slow whoever is measured. Turning spinning off would slow the runtime itself. Stopping the
     process does neither.
     """
 
-    def __init__(self, name: str, cache: Path, threads: int) -> None:
+    def __init__(self, name: str, command: Sequence[str], environment: dict[str, str]) -> None:
         self.name = name
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "bench.peers.worker", name, str(cache.resolve()), str(threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env=benchmark_environment(),
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment
         )
-        self.version: str = self._reply()
+        self.hello: Any = self._reply()
         self._process.send_signal(signal.SIGSTOP)
 
-    def measure(self, ids: list[list[int]], *, seconds: float, least: int, clock: str = "wall") -> list[float]:
-        """Seconds of each call; see worker.measure."""
-        request = {"do": "measure", "ids": ids, "seconds": seconds, "least": least, "clock": clock}
-        times: list[float] = self._ask(request)
-        return times
-
-    def embed(self, ids: list[list[int]]) -> list[list[float]]:
-        """Embeddings [sequences, width]."""
-        rows: list[list[float]] = self._ask({"do": "embed", "ids": ids})
-        return rows
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.communicate()
-
-    def _ask(self, request: dict[str, Any]) -> Any:
+    def ask(self, request: dict[str, Any]) -> Any:
         assert self._process.stdin is not None
         self._process.send_signal(signal.SIGCONT)
         self._process.stdin.write(json.dumps(request) + "\n")
@@ -94,12 +74,36 @@ class Peer:
         self._process.send_signal(signal.SIGSTOP)
         return reply
 
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
     def _reply(self) -> Any:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"{self.name} died with exit code {self._process.wait()}; its last words are above")
         return json.loads(line)
+
+
+class Peer(Child):
+    """One runner's process; it says its version first."""
+
+    def __init__(self, name: str, cache: Path, threads: int) -> None:
+        worker = ["-W", "ignore", "-m", "bench.peers.worker", name, str(cache.resolve()), str(threads)]
+        super().__init__(name, [sys.executable, *worker], benchmark_environment())
+        self.version: str = self.hello
+
+    def measure(self, ids: list[list[int]], *, seconds: float, least: int, clock: str = "wall") -> list[float]:
+        """Seconds of each call; see worker.measure."""
+        request = {"do": "measure", "ids": ids, "seconds": seconds, "least": least, "clock": clock}
+        times: list[float] = self.ask(request)
+        return times
+
+    def embed(self, ids: list[list[int]]) -> list[list[float]]:
+        """Embeddings [sequences, width]."""
+        rows: list[list[float]] = self.ask({"do": "embed", "ids": ids})
+        return rows
 
 
 class Peers:

@@ -1,0 +1,159 @@
+"""Decoders beside llama.cpp, on the same GGUF file: ``python -m bench.peers.decoding FILE.gguf``.
+
+Ours runs the pocket file that keeps the GGUF file's integers; it is made when first needed. Each runner lives in its
+own process, stopped while the others are asked (peer.py), and a round asks each of them in turn for the same cell.
+llama.cpp is measured with and without flash attention, in batches of 512 and with fp16 keys and values; its better
+figure counts.
+
+It comes with the package llama-cpp-python (0.3.36), which is no part of the extra ``bench``: it is built from source,
+in ten minutes. It may lie in an environment of its own, whose interpreter ``--llama-python`` names. Where it is missing
+ours is measured alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench.peers.decoding_worker import RUNNERS
+from bench.peers.machine import describe
+from bench.peers.peer import Child, benchmark_environment, default_cache, say_skipped
+
+OURS = "pocketformer"
+CELLS = ("prefill:128", "prefill:512", "prefill:2048", "decode:8", "decode:1024", "decode:4096")
+STEPS = 16
+"""Tokens that are decoded of a cell in a round."""
+
+
+def pocket_file(gguf: Path, cache: Path) -> Path:
+    """The pocket file with the integers of ``gguf``, made anew where that is newer."""
+    import pocketformer
+
+    made = cache / f"{gguf.stem}.pocket"
+    if not made.exists() or made.stat().st_mtime < gguf.stat().st_mtime:
+        pocketformer.compress(gguf, made, weights="gguf")
+    return made
+
+
+def runners(llama_python: str) -> dict[str, str]:
+    """The interpreter of each runner that can run here."""
+    chosen = {OURS: sys.executable}
+    probe = subprocess.run([llama_python, "-c", "import llama_cpp"], capture_output=True, text=True)
+    for name in RUNNERS:
+        if name != OURS and probe.returncode == 0:
+            chosen[name] = llama_python
+    if probe.returncode != 0:
+        say_skipped(
+            "llama.cpp", f"{llama_python} has no package llama-cpp-python; name one that has with --llama-python"
+        )
+    return chosen
+
+
+def request(cell: str) -> dict[str, Any]:
+    kind, _, tokens = cell.partition(":")
+    if kind not in ("prefill", "decode") or not tokens.isdecimal() or int(tokens) == 0:
+        raise argparse.ArgumentTypeError(f"{cell!r} is no cell; write prefill:TOKENS or decode:CONTEXT")
+    if kind == "prefill":
+        return {"do": kind, "tokens": int(tokens), "repeat": 1}
+    return {"do": kind, "context": int(tokens), "steps": STEPS}
+
+
+def measure(
+    gguf: Path, pocket: Path, cache: Path, chosen: dict[str, str], cells: list[str], threads: int, rounds: int
+) -> list[dict[str, Any]]:
+    """A row for each runner and cell: seconds of each prompt, or of each token, of all rounds."""
+    capacity = max(int(cell.partition(":")[2]) for cell in cells) + STEPS + 1
+    rows: dict[tuple[str, str], dict[str, Any]] = {
+        (name, cell): {"runner": name, "threads": threads, "cell": cell, "rounds": []}
+        for cell in cells
+        for name in chosen
+    }
+    with ExitStack() as stack:
+        children = []
+        for name, python in chosen.items():
+            path = pocket if name == OURS else gguf
+            words = [name, str(path.resolve()), str(cache.resolve()), str(threads), str(capacity)]
+            environment = benchmark_environment()
+            if name == OURS:
+                environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+            child = Child(name, [python, "-W", "ignore", "-m", "bench.peers.decoding_worker", *words], environment)
+            stack.callback(child.close)
+            children.append(child)
+        for number in range(rounds):
+            for cell in cells:
+                for child in children if number % 2 == 0 else reversed(children):
+                    rows[child.name, cell]["rounds"].append(median(child.ask(request(cell))))
+        memory = {child.name: child.ask({"do": "memory"}) | {"load": child.hello} for child in children}
+    for (name, _), row in rows.items():
+        row["memory"] = memory[name]
+    return list(rows.values())
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: tokens a second by cell, the median of the rounds; then the ratio to the better llama.cpp."""
+    lines = []
+    for threads in sorted({row["threads"] for row in rows}):
+        chosen = [row for row in rows if row["threads"] == threads]
+        cells = list(dict.fromkeys(row["cell"] for row in chosen))
+        speed = {(row["runner"], row["cell"]): tokens(row["cell"]) / median(row["rounds"]) for row in chosen}
+        names = list(dict.fromkeys(row["runner"] for row in chosen))
+        lines += [f"| {threads} thread{'s' * (threads > 1)} | " + " | ".join(cells) + " | peak RSS |"]
+        lines += ["|---" * (len(cells) + 2) + "|"]
+        for name in names:
+            peak = next(row["memory"]["VmHWM"] for row in chosen if row["runner"] == name)
+            figures = " | ".join(f"{speed[name, cell]:.4g}" for cell in cells)
+            lines.append(f"| {name} | {figures} | {peak / 1e6:.0f} MB |")
+        peers = [name for name in names if name != OURS]
+        if peers:
+            ratios = [speed[OURS, cell] / max(speed[name, cell] for name in peers) for cell in cells]
+            lines.append(
+                "| ours / the better llama.cpp | " + " | ".join(f"**{ratio:.2f}**" for ratio in ratios) + " | |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def tokens(cell: str) -> int:
+    """Tokens that a cell's time is of."""
+    kind, _, count = cell.partition(":")
+    return int(count) if kind == "prefill" else 1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("gguf", type=Path, metavar="FILE.gguf")
+    parser.add_argument("--cache", type=Path, default=default_cache() / "decoding", help="what was made before")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--cells", nargs="+", default=list(CELLS), metavar="prefill:TOKENS|decode:CONTEXT")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--runners", nargs="+", choices=list(RUNNERS), help="default: all that can run here")
+    parser.add_argument("--llama-python", default=sys.executable, help="interpreter with llama-cpp-python")
+    parser.add_argument("--json", type=Path, help="write the raw times here")
+    arguments = parser.parse_args()
+    try:
+        for cell in arguments.cells:
+            request(cell)
+    except argparse.ArgumentTypeError as error:
+        parser.error(str(error))
+    arguments.cache.mkdir(parents=True, exist_ok=True)
+    pocket = pocket_file(arguments.gguf, arguments.cache)
+    found = runners(arguments.llama_python)
+    chosen = {name: python for name, python in found.items() if name in (arguments.runners or found)}
+    rows = []
+    for threads in arguments.threads:
+        rows += measure(arguments.gguf, pocket, arguments.cache, chosen, arguments.cells, threads, arguments.rounds)
+    print(table(rows))
+    print("\n".join(f"- {key}: {value}" for key, value in describe().items()))
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"machine": describe(), "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
