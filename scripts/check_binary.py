@@ -63,11 +63,12 @@ MACHINES = {
     ),
 }
 # g++ keeps the tiles apart, clang inlines them into TileI8::run and attend_i8 into attention_i8. The int4 product has
-# two tiles of a height: one that looks weights up, and one of bytes. Attention of few rows (attend_few) is left out:
+# two tiles of a height: one that looks weights up, and one of bytes; and two more where sums are narrow. Attention of
+# few rows (attend_few) is left out:
 # its bias at the last keys is an array on the stack, and of NEON's sixteen sums clang keeps two there.
 HOT = re.compile(
-    r"(gemm|Tile|attend|attention)_?(i[48]|f32|I[48]|F32)(?:_tile)?(Bytes)?<.*?Isa"
-    r"(?:, [^,>]*?(Bytes|Nibbles)<[^>]*>)?(?:, ([^>]*))?>"
+    r"(gemm|Tile|attend|attention)_?(i[48]|f32|I[48]|F32)(?:_tile)?(Bytes|Narrow(?:Bytes)?)?<.*?Isa"
+    r"(?:, [^,>]*?(Bytes|Nibbles|Indices)<[^>]*>)?(?:, ([^>]*))?>"
 )
 # An ISA's own inner product of so many rows and a panel, where the compiler keeps it apart from the tile.
 OWN = re.compile(r"::product_\w+?(_f32)?(?:<(\d+)>)?\(")
@@ -189,7 +190,9 @@ def hot_loops(listing: str, machine: str = "x86_64") -> list[Loop]:
         if hot:
             kind = hot[2].lower()
             what = "attention" if hot[1].startswith("att") else "product"
-            label = f"{what}_{kind}{'_bytes' if 'Bytes' in hot.groups() else ''}<{hot[5] or ''}>"
+            source = hot[3] or hot[4] or ""
+            variant = "_bytes" if source == "Bytes" else "_narrow" if source[:6] in ("Narrow", "Indice") else ""
+            label = f"{what}_{kind}{variant}<{hot[5] or ''}>"
         elif own:
             kind = "f32" if own[1] else "i8"
             label = f"product_{kind}<{own[2] or 2}, 1>"

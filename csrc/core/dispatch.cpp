@@ -46,7 +46,7 @@ std::string nothing() { return ""; }
 // (__builtin_cpu_supports knows AVX-VNNI in no g++ before 13, and always says no where the compiler's runtime lacks
 // it.)
 struct X86 {
-  bool fma = false, avx2 = false, avxvnni = false;
+  bool fma = false, f16c = false, avx2 = false, avxvnni = false;
   bool avx512f = false, avx512dq = false, avx512bw = false, avx512vl = false, avx512vnni = false;
 
   X86() {
@@ -56,6 +56,7 @@ struct X86 {
     __asm__("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
     const bool ymm = (saved & 0x06) == 0x06, zmm = (saved & 0xe6) == 0xe6;
     fma = ymm && (c >> 12 & 1) != 0;
+    f16c = ymm && (c >> 29 & 1) != 0;
     if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return;
     const unsigned subleaves = a;
     avx2 = ymm && (b >> 5 & 1) != 0;
@@ -73,12 +74,16 @@ const X86& cpu() {
   return features;
 }
 
-std::string missing_avx2() { return absent({{"avx2", cpu().avx2}, {"fma", cpu().fma}}); }
-std::string missing_avxvnni() { return absent({{"avx2", cpu().avx2}, {"fma", cpu().fma}, {"avxvnni", cpu().avxvnni}}); }
+std::string missing_avx2() { return absent({{"avx2", cpu().avx2}, {"fma", cpu().fma}, {"f16c", cpu().f16c}}); }
+std::string missing_avxvnni() {
+  const X86& x = cpu();
+  return absent({{"avx2", x.avx2}, {"fma", x.fma}, {"f16c", x.f16c}, {"avxvnni", x.avxvnni}});
+}
 std::string missing_avx512vnni() {
   const X86& x = cpu();
   return absent({{"avx2", x.avx2},
                  {"fma", x.fma},
+                 {"f16c", x.f16c},
                  {"avx512f", x.avx512f},
                  {"avx512dq", x.avx512dq},
                  {"avx512bw", x.avx512bw},

@@ -16,6 +16,7 @@ struct Avx2 {
     __m256i lo, hi;
   };
   using B = I;
+  using S = I;  // two sums of 16 bits in each lane
   using M = I;  // all ones or all zeros in each lane
 
   static constexpr int kGemmGroups = 1;
@@ -45,6 +46,10 @@ struct Avx2 {
     const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
     return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)),
             _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(x, 8)))};
+  }
+  static POCKETFORMER_INLINE F load_f16(const uint16_t* p) {
+    const auto* q = reinterpret_cast<const __m128i*>(p);
+    return {_mm256_cvtph_ps(_mm_loadu_si128(q)), _mm256_cvtph_ps(_mm_loadu_si128(q + 1))};
   }
 
   static POCKETFORMER_INLINE F add(F a, F b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }

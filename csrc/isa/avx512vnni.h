@@ -23,6 +23,7 @@ struct Isa {
   // 6 × 2 sums + as many totals + 4 weights + the codebook, of 32.
   static constexpr int kGemmRowsI4 = 6;
   static constexpr int kRowPanels = 4;
+  static constexpr bool kNarrowSums = false;
   static constexpr bool kTotalsInRegisters = true;
   static constexpr int kLookedUpRows = 0;
   static constexpr int kGemmStepF32 = 1;
@@ -39,6 +40,9 @@ struct Isa {
   static POCKETFORMER_INLINE void store_partial(float* p, F x, int n) { _mm512_mask_storeu_ps(p, first(n), x); }
   static POCKETFORMER_INLINE F load_i8(const int8_t* p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+  }
+  static POCKETFORMER_INLINE F load_f16(const uint16_t* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
 
   static POCKETFORMER_INLINE F add(F a, F b) { return _mm512_add_ps(a, b); }

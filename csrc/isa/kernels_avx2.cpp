@@ -12,6 +12,8 @@ struct Isa : Avx2 {
   static constexpr int kGemmRowsF32 = 6;  // a multiply-add is one instruction: two registers fewer beside the sums
   static constexpr int kGemmStepF32 = 1;
   static constexpr int kGemmRowsI4 = 3;  // the codebook and two masks take registers too
+  static constexpr bool kNarrowSums = true;
+  static constexpr int kGemmRowsNarrow = 5;  // 5 × 2 registers of sums + 2 weights + an activation and products
   static constexpr int kRowPanels = 4;
   static constexpr bool kTotalsInRegisters = false;
   static constexpr int kLookedUpRows = 5;
@@ -21,6 +23,13 @@ struct Isa : Avx2 {
   static POCKETFORMER_INLINE I dot4(I acc, B a, B w) {
     return {add_pairs(acc.lo, _mm256_maddubs_epi16(_mm256_abs_epi8(a.lo), _mm256_sign_epi8(w.lo, a.lo))),
             add_pairs(acc.hi, _mm256_maddubs_epi16(_mm256_abs_epi8(a.hi), _mm256_sign_epi8(w.hi, a.hi)))};
+  }
+  static POCKETFORMER_INLINE S dot2_narrow(S acc, B w, B a) {
+    return {_mm256_add_epi16(acc.lo, _mm256_maddubs_epi16(w.lo, a.lo)),
+            _mm256_add_epi16(acc.hi, _mm256_maddubs_epi16(w.hi, a.hi))};
+  }
+  static POCKETFORMER_INLINE I widen_narrow(S x) {
+    return {_mm256_madd_epi16(x.lo, _mm256_set1_epi16(1)), _mm256_madd_epi16(x.hi, _mm256_set1_epi16(1))};
   }
   static POCKETFORMER_INLINE B bias(B x) { return x; }
   static POCKETFORMER_INLINE I dot4_p(I acc, B a, B w) {

@@ -31,6 +31,7 @@ struct Neon {
   // 4 × 4 registers of sums + 4 weights + an activation, the codebook and the mask, of 32.
   static constexpr int kGemmRowsI4 = 4;
   static constexpr int kRowPanels = 4;
+  static constexpr bool kNarrowSums = false;
   static constexpr bool kTotalsInRegisters = false;
   static constexpr int kLookedUpRows = 4;
 
@@ -70,6 +71,11 @@ struct Neon {
     const int8x16_t x = vld1q_s8(p);
     const int16x8_t lo = vmovl_s8(vget_low_s8(x)), hi = vmovl_high_s8(x);
     return to_f32({vmovl_s16(vget_low_s16(lo)), vmovl_high_s16(lo), vmovl_s16(vget_low_s16(hi)), vmovl_high_s16(hi)});
+  }
+  static POCKETFORMER_INLINE F load_f16(const uint16_t* p) {
+    const float16x8_t lo = vreinterpretq_f16_u16(vld1q_u16(p)), hi = vreinterpretq_f16_u16(vld1q_u16(p + 8));
+    return {vcvt_f32_f16(vget_low_f16(lo)), vcvt_high_f32_f16(lo), vcvt_f32_f16(vget_low_f16(hi)),
+            vcvt_high_f32_f16(hi)};
   }
 
   template <int Rows>

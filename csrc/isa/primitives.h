@@ -9,6 +9,7 @@
 //   kGemmRows, kGemmPanels        register tile of the int8 product, rows × panels of 16 channels, with its reason
 //   kGemmRowsF32                  rows of the fp32 product's tile
 //   kGemmRowsI4                   rows of the int4 product's tile while it looks weights up
+//   kNarrowSums, kGemmRowsNarrow  products with indices of 4 to 6 bits are added in 16 bits, in a tile of so many rows
 //   kRowPanels                    panels that one row of it takes at once
 //   kTotalsInRegisters            that tile's floats have registers beside its integers
 //   kLookedUpRows                 rows from which an int4 panel is looked up beforehand; 0: never
@@ -20,6 +21,7 @@
 //   load store zero set1          F from/to float*, unaligned
 //   load_partial store_partial    the first n of 16 lanes (0 ≤ n ≤ 16), zeros elsewhere; touches no memory beyond them
 //   load_i8                       16 signed bytes → F
+//   load_f16                      the bits of 16 finite fp16 → F, exact, subnormal ones too
 //   add sub mul div sqrt          IEEE, one rounding each
 //   fma(a, b, c)                  a·b + c with one rounding, on every ISA
 //   max min abs                   finite operands; of two zeros either
@@ -42,6 +44,9 @@
 //   low_nibbles high_nibbles      of each byte
 //   dot4(acc, a, w)               acc + Σ of 4 products a·w; a = activation + offset, w in −127…127; exact
 //   dot4_p(acc, a, w)             the same with a in 0…127, no offset
+//   dot2_narrow(acc, w, a)        only where kNarrowSums, S being two sums of 16 bits in each lane: acc + two products
+//                                 w·a each, w in 0…63, a in −127…127
+//   widen_narrow(acc)             I: the sum of the two
 //   product<R>(acc[R], a, lda, w, groups)  only where kGemmGroups > 1: adds the product of R rows and one panel over
 //                                 `groups`, a multiple of kGemmGroups
 //   product_f32<R>(acc[R], a, lda, w, k)   only where kGemmStepF32 > 1: the same in fp32, k a multiple of kGemmStepF32

@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "core/half.h"
 #include "isa/primitives.h"
 
 #define POCKETFORMER_OUTLINE __attribute__((noinline))
@@ -21,6 +22,7 @@ struct Isa {
   static constexpr int kGemmStepF32 = 1;
   static constexpr int kGemmRowsI4 = kGemmRows;
   static constexpr int kRowPanels = 1;
+  static constexpr bool kNarrowSums = false;
   static constexpr bool kTotalsInRegisters = false;
   static constexpr int kLookedUpRows = 0;
   static constexpr bool kAttentionProducts = false;
@@ -81,6 +83,9 @@ struct Isa {
   static POCKETFORMER_INLINE void store_partial(float* p, F x, int n) { std::memcpy(p, &x, n * sizeof(float)); }
   static POCKETFORMER_INLINE F load_i8(const int8_t* p) {
     return lanes<F>([=](int i) { return static_cast<float>(p[i]); });
+  }
+  static POCKETFORMER_INLINE F load_f16(const uint16_t* p) {
+    return lanes<F>([=](int i) { return pocketformer::widen(p[i]); });
   }
 
   static POCKETFORMER_INLINE F add(F a, F b) { return a + b; }

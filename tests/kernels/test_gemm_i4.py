@@ -19,6 +19,7 @@ COLUMNS = (1, 15, 16, 17, 33, 48, 100)
 CHANNEL_DEPTHS = (1, 3, 4, 5, 8, 12, 26, 127, 384, 1536)
 GROUPED = ((16, 16), (48, 16), (32, 32), (96, 32), (1536, 32), (144, 48), (384, 64), (128, 128), (640, 128))
 LINEAR = np.arange(-8, 8)
+UNSIGNED = np.arange(16)
 NF4 = np.array([-127, -88, -67, -50, -36, -23, -12, 0, 10, 20, 31, 43, 56, 71, 92, 127])
 EXTREME = np.where(np.arange(16) % 3 == 0, -127, 127)
 
@@ -108,8 +109,8 @@ def test_groups(isa: str, k: int, group: int, n: int) -> None:
 
 
 @every_isa
-@pytest.mark.parametrize("codebook", [LINEAR, NF4, EXTREME, np.full(16, 127), np.full(16, -127)])
-@pytest.mark.parametrize(("k", "group"), [(26, 0), (96, 32)])
+@pytest.mark.parametrize("codebook", [LINEAR, UNSIGNED, NF4, EXTREME, np.full(16, 127), np.full(16, -127)])
+@pytest.mark.parametrize(("k", "group"), [(26, 0), (48, 16), (96, 32)])
 def test_codebooks(isa: str, k: int, group: int, codebook: Array) -> None:
     """Up to the largest values, where an instruction that saturates would show."""
     check(isa, case(29, 33, k, group, codebook))

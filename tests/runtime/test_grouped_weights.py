@@ -125,6 +125,24 @@ def test_products_have_the_bits_of_the_oracle(isa: str, kind: tuple[int, int, st
     assert np.abs(reference_rows - expected[:5]).max() <= 2e-6 * np.sqrt(k) * np.abs(expected[:5]).max()
 
 
+@every_isa
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize(("bits", "group"), [(4, 16), (4, 32), (5, 16), (5, 32), (6, 16), (6, 32)])
+def test_the_largest_sums_of_a_group(isa: str, bits: int, group: int, signed: bool) -> None:
+    """Every product as large as can be, and of one sign: sums of 16 bits would wrap if a group did not fit."""
+    n, k = 24, 96
+    low, high = RANGES[bits] if signed else (0, (1 << bits) - 1)
+    every = np.array([[low, low], [high, high], [low, high], [high, low]], np.int8)
+    values = np.tile(every, (n // 4, k // 2))
+    scale = np.linspace(0.01, 0.1, n * k // group, dtype=np.float16).reshape(n, -1)
+    grouped = Grouped((n, k), low, high, group, "f16", False, lambda a, b: Rows(values[a:b], scale[a:b]))
+    graph = packed(linear(grouped))
+    x = np.tile(np.array([[1, 1], [-1, -1], [1, -1], [-1, 1]], np.float32), (5, k // 2))
+    expected = product_groups(x, *floats(grouped))
+    for rows in (1, 3, 4, 20):
+        assert np.array_equal(run(graph, isa, rows_of(x[:rows])), expected[:rows]), rows
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_packing_comes_back(kind: tuple[int, int, str, bool, int]) -> None:
     graph = linear(matrix(*kind[:4], 37, kind[4]))
