@@ -107,7 +107,7 @@ def gemm_f32(c: Call) -> None:
     rows, k, panels = c.upto(1, 40), c.upto(1, 70), c.upto(1, 5)
     arguments = {
         "x": c.array(rows, round_up(k, 16)),
-        "weight": c.array(*fp32_panels(panels * 16, k)),
+        "weight": c.array(*fp32_panels(panels * 16, k), dtype=c.pick(np.float32, np.uint16)),
         "k": k,
         **_epilogue(c, rows, panels),
     }
@@ -116,7 +116,7 @@ def gemm_f32(c: Call) -> None:
 
 def embed(c: Call) -> None:
     rows, width, height, panels, int8 = c.upto(1, 20), c.upto(1, 70), c.upto(1, 6), c.pick(0, 1), c.pick(0, 1)
-    dtype, layout = (np.int8, int8_panels) if int8 else (np.float32, fp32_panels)
+    dtype, layout = (np.int8, int8_panels) if int8 else (c.pick(np.float32, np.uint16), fp32_panels)
     shape: tuple[int, ...] = layout(height * 16, width) if panels else (height, width)
     entries = height * 16 if panels else height
     arguments = {

@@ -63,10 +63,10 @@ class Decoder : public Parts {
           or_wrong(std::clamp<int64_t>(reach[which], -1, 1 << 30) + std::clamp<int64_t>(offset, -1, 8));
       const std::string stored = name();
       if (i == 0 && bytes_.ConsumeBool()) {
-        const char* format = !int8_ ? "f32" : bytes_.PickValueInArray({"i8", "i8", "i8g", "i4", "i5", "i6"});
+        const char* format = !int8_ ? floats() : bytes_.PickValueInArray({"i8", "i8", "i8g", "i4", "i5", "i6"});
         weight(stored, format, rows, columns, format[1] == '8' ? rotation(columns) : 0);
       } else {
-        const char* format = !int8_ ? "f32" : bytes_.PickValueInArray({"i8", "i8", "i3", "i4", "i5", "i6", "i7"});
+        const char* format = !int8_ ? floats() : bytes_.PickValueInArray({"i8", "i8", "i3", "i4", "i5", "i6", "i7"});
         table(stored, format, rows, columns, int8_ && i == 0 ? rotation(columns) : or_wrong(0));
       }
       tables.push_back(
@@ -259,8 +259,8 @@ class Decoder : public Parts {
       options.emplace_back(field, text(other.name));
       n = or_wrong(other.width);
     }
-    const char* format = "f32";
-    if (int8_ != wrong()) format = bytes_.PickValueInArray({"i8", "i8", "i4", "i4", "i5", "i6", "i8g"});
+    const char* format = floats();
+    if (int8_ != wrong()) format = bytes_.PickValueInArray({"i8", "i8", "i4", "i4", "i5", "i6", "i8g", "f16"});
     weight(weights, format, n, in.width, format[0] == 'f' ? or_wrong(0) : rotation(in.width));
     if (bytes_.ConsumeBool()) options.emplace_back("bias", text(bias(weights, n)));
     simple("linear", in, std::move(options));
@@ -276,7 +276,7 @@ class Decoder : public Parts {
     const int64_t q = sane ? heads * head_dim : 1, k = sane ? kv_heads * head_dim : 1;
     if (sane && !wrong()) {
       const std::string weights = name();
-      weight(weights, int8_ ? "i8" : "f32", q + 2 * k, in.width, 0);
+      weight(weights, int8_ ? "i8" : floats(), q + 2 * k, in.width, 0);
       simple("linear", in, {{"weight", text(weights)}});
       values_.back().width = q + 2 * k;
       in = values_.back();

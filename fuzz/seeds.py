@@ -64,7 +64,7 @@ def pocket_files() -> list[bytes]:
     contents = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "seed.pocket"
-        for weights, bits in (("int8", 8), ("int4", 4), ("fp32", 32)):
+        for weights, bits in (("int8", 8), ("int4", 4), ("fp16", 16), ("fp32", 32)):
             for task in ("embed", "fill_mask"):
                 graph = tiny_graph(task=task, relative=task == "fill_mask", **SMALL)
                 packed = pack_graph(quantize_graph(graph, linear_bits=bits) if bits < 32 else graph)

@@ -83,6 +83,8 @@ class Weights {
     tensors_.add(name, {memory, dtype, std::move(shape)});
   }
 
+  const char* floats() { return bytes_.PickValueInArray({"f32", "f32", "f16"}); }
+
   // A weight in panels, of any format; `i8g` is i8 in groups.
   void weight(const std::string& name, const std::string& format, int64_t n, int64_t k, int64_t rotate) {
     constexpr int64_t kGroups[] = {0, 16, 32, 64, 128};
@@ -98,6 +100,10 @@ class Weights {
           by_group);
     if (format == "f32") return tensor(name + ".weight", DType::kF32, {up(n, 16) / 16, k, 16});
     const int64_t panels = up(n, 16) / 16;
+    if (format == "f16") {
+      const int64_t multiple = k > 0 && k < (1 << 20) ? table_row_multiple(k * 32) : 1;
+      return tensor(name + ".weight", DType::kF16, {up(panels, multiple), k, 16});
+    }
     if (stored == "i8") {
       tensor(name + ".weight", DType::kI8, {panels, up(k, 4) / 4, 16, 4});
       if (used == 0) colsum(name, n);
@@ -117,14 +123,15 @@ class Weights {
 
   // A table that is only looked up.
   void table(const std::string& name, const char* format, int64_t rows, int64_t width, int64_t rotate) {
-    const int bits = format[0] == 'f' ? 32 : format[1] - '0';
+    const int bits = std::atoi(format + 1);
     facts(name, format, rows, width, rotate, 0, "rows", "f32", false);
     const bool possible = width > 0 && width < (1 << 20);
     const int64_t columns = possible && bits < 8 ? up(width, 16) / 8 * bits : width;
-    const int64_t padded = possible ? up(rows, table_row_multiple(columns * (bits == 32 ? 4 : 1))) : rows;
-    tensor(name + ".weight", bits == 32 ? DType::kF32 : bits == 8 ? DType::kI8 : DType::kU8, {padded, columns});
+    const int64_t padded = possible ? up(rows, table_row_multiple(columns * std::max(bits / 8, 1))) : rows;
+    const DType stored = bits == 32 ? DType::kF32 : bits == 16 ? DType::kF16 : bits == 8 ? DType::kI8 : DType::kU8;
+    tensor(name + ".weight", stored, {padded, columns});
     if (bits < 8) tensor(name + ".codebook", DType::kI8, {bits == 7 ? 128 : 64});
-    if (bits < 32) tensor(name + ".scale", DType::kF32, {up(rows, 16)}, true);
+    if (bits <= 8) tensor(name + ".scale", DType::kF32, {up(rows, 16)}, true);
   }
 
   FuzzedDataProvider& bytes_;

@@ -58,7 +58,7 @@ MACHINES = {
         re.compile(r"\t(frint\w|fcvtn\w|fmaxn?m?|fminn?m?|[uz]zp\d|trn\d)\b"),
         re.compile(  # LSE atomics, dot products, half-precision arithmetic, SVE
             r"\t(cas|swp|ld(add|clr|set|eor|[su]max|[su]min)|st(add|clr|set|eor))[albh]*p?\s|\t([su]s?dot|[us]s?mmla)\s"
-            r"|\tf\w+\s.*(\.[48]h\b|\bh\d+\b)|\bz\d+\.[bhsd]\b"
+            r"|\tf(?!cvtl)\w+\s.*(\.[48]h\b|\bh\d+\b)|\bz\d+\.[bhsd]\b"
         ),
     ),
 }

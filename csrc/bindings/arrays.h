@@ -21,6 +21,7 @@ constexpr const char* dtype_name() {
   if constexpr (std::is_same_v<T, float>) return "float32";
   if constexpr (std::is_same_v<T, int8_t>) return "int8";
   if constexpr (std::is_same_v<T, uint8_t>) return "uint8";
+  if constexpr (std::is_same_v<T, uint16_t>) return "uint16";
   if constexpr (std::is_same_v<T, int32_t>) return "int32";
   return "int64";
 }

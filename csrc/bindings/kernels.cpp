@@ -40,7 +40,7 @@ struct Kernels {
     table.quantize_rows(args);
   }
 
-  // The weight's format is told by its dtype: float32, int8, or uint8 for two nibbles.
+  // The weight's format is told by its dtype: float32, uint16 for the bits of fp16, int8, or uint8 for two nibbles.
   static WeightView weight_view(Object weight, Object scale, Object minimum, Object colsum, Object codebook, int64_t n,
                                 int64_t k, int64_t group) {
     const int64_t panels = rows_of(weight, "weight");
@@ -54,6 +54,11 @@ struct Kernels {
                     .group = static_cast<int>(group)};
     if (py::isinstance<py::array_t<float>>(weight)) {
       view.panels = input<const float>(weight, "weight", {{panels}, {k}, {kLanes}}).data;
+      return view;
+    }
+    if (py::isinstance<py::array_t<uint16_t>>(weight)) {
+      view.format = Format::kF16;
+      view.panels = input<const uint16_t>(weight, "weight", {{panels}, {k}, {kLanes}}).data;
       return view;
     }
     const std::vector<Extent> scales =
@@ -96,7 +101,7 @@ struct Kernels {
                   .panel_begin = static_cast<int>(panel_begin),
                   .panel_end = static_cast<int>(end)};
     const auto rows_of_x = [&](const auto& operand) { args.x = operand.data, args.ldx = operand.ld(); };
-    if (view.format == Format::kF32) {
+    if (is_float(view.format)) {
       rows_of_x(input<const float>(x, "x", {{rows}, {k, kLanes}}));
     } else {
       rows_of_x(input<const uint8_t>(x, "x", {{rows}, {k, 64}}));
@@ -116,7 +121,7 @@ struct Kernels {
     rows_beside(multiply, "multiply", epilogue.multiply, epilogue.ld_multiply);
     rows_beside(residual, "residual", epilogue.residual, epilogue.ld_residual);
     epilogue.activation = activation(name);
-    const bool floats = view.format == Format::kF32 || epilogue.multiply != nullptr;
+    const bool floats = is_float(view.format) || epilogue.multiply != nullptr;
     require(precise.is_none() || py::isinstance<py::bool_>(precise), "precise is ", describe(precise),
             "; pass True, False or None");
     epilogue.precise = precise.is_none() ? floats : py::cast<bool>(precise);
@@ -129,14 +134,17 @@ struct Kernels {
     at_least("width", width, 1);
     check_rotate(rotate, width);
     const int dimensions = static_cast<int>(py::reinterpret_borrow<py::array>(weight).ndim());
-    const bool int8 = !scale.is_none(), panels = dimensions != 2;
+    const bool int8 = !scale.is_none(), halves = py::isinstance<py::array_t<uint16_t>>(weight),
+               panels = dimensions != 2;
     require(!panels || !accumulate, "accumulate is true; only tables stored by rows can be added");
     require(panels || rotate == 0, "rotate is ", rotate, "; tables stored by rows are not rotated");
     const void* data = nullptr;
     if (int8 && panels) data = input<const int8_t>(weight, "weight", {{height}, {(width + 3) / 4}, {kLanes}, {4}}).data;
     if (int8 && !panels) data = input<const int8_t>(weight, "weight", {{height}, {width}}).data;
-    if (!int8 && panels) data = input<const float>(weight, "weight", {{height}, {width}, {kLanes}}).data;
-    if (!int8 && !panels) data = input<const float>(weight, "weight", {{height}, {width}}).data;
+    const std::vector<Extent> floats =
+        panels ? std::vector<Extent>{{height}, {width}, {kLanes}} : std::vector<Extent>{{height}, {width}};
+    if (!int8 && halves) data = input<const uint16_t>(weight, "weight", floats).data;
+    if (!int8 && !halves) data = input<const float>(weight, "weight", floats).data;
     const int64_t entries = panels ? height * kLanes : height;
     const auto which = input<const int32_t>(index, "index", {{rows}});
     for (int64_t i = 0; i < rows; ++i) at_least("index", which.data[i], 0, entries - 1);
@@ -144,6 +152,7 @@ struct Kernels {
     table.embed({.table = data,
                  .scale = optional<float>(scale, "scale", {{entries, kLanes}}),
                  .panels = panels,
+                 .bits = !int8 && halves ? 16 : 8,
                  .index = which.data,
                  .rows = static_cast<int>(rows),
                  .width = static_cast<int>(width),

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "bindings/calls.h"
+#include "core/half.h"
 
 namespace pocketformer::bindings {
 namespace {
@@ -37,8 +38,10 @@ PackedWeight::PackedWeight(const float* weight, int n, int k, Format format, int
                            const int8_t* codebook) {
   view_ = WeightView{.format = format, .panels = nullptr, .n = n, .k = k, .group = group, .rotate = rotate};
   const size_t columns = static_cast<size_t>(panels()) * kLanes, depth = static_cast<size_t>(k);
-  const bool floats = format == Format::kF32, int8 = format == Format::kI8;
-  const size_t panel_bytes = floats ? depth * sizeof(float) : int8 ? round_up(depth, 4) : round_up(depth, 8) / 2;
+  const bool floats = is_float(format), int8 = format == Format::kI8;
+  const size_t panel_bytes = floats ? depth * (format == Format::kF16 ? sizeof(uint16_t) : sizeof(float))
+                             : int8 ? round_up(depth, 4)
+                                    : round_up(depth, 8) / 2;
   const size_t groups = group == 0 ? 1 : depth / static_cast<size_t>(group);
   const auto place = [&](std::byte* memory) {
     Scratch pieces(memory);
@@ -75,11 +78,16 @@ PackedWeight::PackedWeight(const float* weight, int n, int k, Format format, int
 }
 
 void PackedWeight::pack_floats(const float* weight) {
-  float* const out = reinterpret_cast<float*>(panels_);
   const size_t depth = static_cast<size_t>(view_.k);
   for (size_t channel = 0; channel < static_cast<size_t>(view_.n); ++channel) {
-    float* to = out + channel / kLanes * depth * kLanes + channel % kLanes;
-    for (size_t i = 0; i < depth; ++i) to[i * kLanes] = weight[channel * depth + i];
+    const size_t first = channel / kLanes * depth * kLanes + channel % kLanes;
+    for (size_t i = 0; i < depth; ++i) {
+      const float value = weight[channel * depth + i];
+      if (view_.format == Format::kF16)
+        reinterpret_cast<uint16_t*>(panels_)[first + i * kLanes] = narrow(value);
+      else
+        reinterpret_cast<float*>(panels_)[first + i * kLanes] = value;
+    }
   }
 }
 
@@ -138,9 +146,13 @@ void PackedWeight::dequantize(float* out) const {
   std::vector<double> row(depth);
   for (int channel = 0; channel < view_.n; ++channel, out += depth) {
     const size_t panel = static_cast<size_t>(channel / kLanes), lane = static_cast<size_t>(channel % kLanes);
-    if (view_.format == Format::kF32) {
-      const float* from = reinterpret_cast<const float*>(panels_) + panel * depth * kLanes + lane;
-      for (size_t i = 0; i < depth; ++i) out[i] = from[i * kLanes];
+    if (is_float(view_.format)) {
+      const size_t first = panel * depth * kLanes + lane;
+      for (size_t i = 0; i < depth; ++i) {
+        const size_t at = first + i * kLanes;
+        out[i] = view_.format == Format::kF16 ? widen(reinterpret_cast<const uint16_t*>(panels_)[at])
+                                              : reinterpret_cast<const float*>(panels_)[at];
+      }
       continue;
     }
     for (int i = 0; i < k; ++i) {

@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -14,6 +15,7 @@
 #include "bindings/packed_weight.h"
 #include "core/cpus.h"
 #include "core/finite.h"
+#include "runtime/description.h"
 #include "runtime/planner.h"
 
 namespace pocketformer::bindings {
@@ -37,7 +39,7 @@ double multiply_adds(int64_t rows, const WeightView& w) { return static_cast<dou
 
 bool cached(const WeightView& w) {
   static const size_t cache = largest_cache();
-  const size_t bits = w.format == Format::kF32 ? 32 : w.format == Format::kI8 ? 8 : 4;
+  const size_t bits = static_cast<size_t>(WeightSpec::bits(w.format));
   return static_cast<size_t>(w.n) * static_cast<size_t>(w.k) * bits / 8 * 2 <= cache;
 }
 
@@ -140,7 +142,7 @@ py::array_t<float> matmul(Object x, Object w, Object bias, Object activation, Ob
   epilogue.residual = operand(residual, "residual");
   epilogue.ld_multiply = epilogue.ld_residual = static_cast<size_t>(view.n);
   // As in a model: what follows an int8 product is rounded to int8 next.
-  epilogue.precise = view.format == Format::kF32 || epilogue.multiply != nullptr;
+  epilogue.precise = is_float(view.format) || epilogue.multiply != nullptr;
   const int count = thread_count(threads, multiply_adds(rows.count, view));
   float* const to = result.mutable_data();
   Offender offender;
@@ -152,7 +154,7 @@ py::array_t<float> matmul(Object x, Object w, Object bias, Object activation, Ob
       const int row = first_not_finite(from, static_cast<size_t>(view.k), block);
       if (row < block) return offender.note(begin + row);
     }
-    if (view.format != Format::kF32) {
+    if (!is_float(view.format)) {
       const Quantized q = quantize_block(kernels, view, from, block, false, scratch);
       args.x = q.q, args.ldx = q.ldq, args.x_scale = q.scale, args.x_sum = q.sum, args.ld_sum = q.ld_sum;
     }
@@ -177,8 +179,8 @@ py::tuple quantize(Object x, Object like, Object threads) {
   const KernelTable& kernels = current_kernels();
   const PackedWeight& weight = weight_of(like, "like");
   const WeightView& view = weight.view();
-  require(view.format == Format::kI8 || view.format == Format::kI4,
-          "like is a float32 weight; its products take x as it is");
+  require(view.format == Format::kI8 || view.format == Format::kI4, "like is a ", dtype_of(view),
+          " weight; its products take x as it is");
   const auto input = checked_array<float>(x, "x");
   const auto rows = rows_of_width(input, "x", view.k, "as many as like has inputs");
   py::array_t<int8_t> q(with_width(input, view.k));
@@ -271,9 +273,10 @@ py::array_t<int32_t> matmul_int8(Object q, Object w, Object threads, Object out)
 
 Format format_named(const std::string& dtype) {
   if (dtype == "float32") return Format::kF32;
+  if (dtype == "float16") return Format::kF16;
   if (dtype == "int8") return Format::kI8;
   if (dtype == "int4") return Format::kI4;
-  throw std::invalid_argument(concat("dtype is '", dtype, "'; it must be int8, int4 or float32"));
+  throw std::invalid_argument(concat("dtype is '", dtype, "'; it must be int8, int4, float16 or float32"));
 }
 
 std::unique_ptr<PackedWeight> pack(Object weight, const std::string& dtype, int64_t group, int64_t rotate,
@@ -284,10 +287,10 @@ std::unique_ptr<PackedWeight> pack(Object weight, const std::string& dtype, int6
           "'; there is no kernel for it, pass int8 or float32");
   const auto array = array_of<float>(weight, "weight", 2);
   const int64_t n = array.shape(0), k = array.shape(1);
-  const int64_t most = format == Format::kF32 ? kMostWidth : kMostInt8;
+  const int64_t most = is_float(format) ? kMostWidth : kMostInt8;
   require(n >= 1 && n <= kMostWidth && k >= 1 && k <= most, "weight is ", describe(weight), "; ", dtype, " takes 1 to ",
           kMostWidth, " outputs of 1 to ", most, " inputs");
-  require(format != Format::kF32 || rotate == 0, "rotate is ", rotate, "; float32 weights are not rotated, pass 0");
+  require(!is_float(format) || rotate == 0, "rotate is ", rotate, "; ", dtype, " weights are not rotated, pass 0");
   require(rotate >= 0 && rotate <= 128 && (rotate & (rotate - 1)) == 0 && (rotate == 0 || k % rotate == 0),
           "rotate is ", rotate, "; it must be 0 or a power of two up to 128 that divides the inputs, ", k);
   require(group == 0 || format == Format::kI4, "group is ", group, "; ", dtype,
@@ -306,6 +309,11 @@ std::unique_ptr<PackedWeight> pack(Object weight, const std::string& dtype, int6
   const py::gil_scoped_release no_gil;
   const int offender = first_not_finite(array.data(), static_cast<size_t>(k), static_cast<int>(n));
   require(offender == n, "weight holds NaN or infinity in row ", offender, "; pass finite numbers");
+  if (format == Format::kF16) {
+    for (int64_t i = 0; i < n * k; ++i)
+      require(std::abs(array.data()[i]) < 65520.0f, "weight holds ", array.data()[i], " in row ", i / k,
+              ", more than the 65504 of float16; pass float32");
+  }
   return std::make_unique<PackedWeight>(array.data(), static_cast<int>(n), static_cast<int>(k), format,
                                         static_cast<int>(group), static_cast<int>(rotate), values);
 }

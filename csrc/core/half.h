@@ -20,4 +20,20 @@ static inline __attribute__((always_inline)) float widen(uint16_t half) {
   return value;
 }
 
+// The fp16 nearest to a finite float, of two equally near ones the even; infinite where that is beyond 65504.
+static inline uint16_t narrow(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  const uint32_t sign = bits >> 16 & 0x8000, size = bits & 0x7FFFFFFF;
+  if (size >= 0x47800000) return static_cast<uint16_t>(sign | 0x7C00);
+  if (size >= 0x38800000) {  // normal: 13 bits fewer, and another bias of the exponent
+    return static_cast<uint16_t>(sign | ((size - 0x38000000 + 0x0FFF + (size >> 13 & 1)) >> 13));
+  }
+  float scaled;  // subnormal: rounded to multiples of 2^-24 by the addition of what has these as its last bit
+  std::memcpy(&scaled, &size, 4);
+  scaled += 0.5f;
+  std::memcpy(&bits, &scaled, 4);
+  return static_cast<uint16_t>(sign | (bits - 0x3F000000));
+}
+
 }  // namespace pocketformer

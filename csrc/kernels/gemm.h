@@ -128,6 +128,9 @@ void gemm_i8_tile(const GemmArgs& g, int row, int panel) {
   store_i8<V, MR, NR>(g, row, panel, acc);
 }
 
+// What sums begin with that continue no others: rows of as many panels as a tile may have.
+alignas(64) constexpr float kNothing[4 * kLanes] = {};
+
 template <class V, int MR, int NR>
 void gemm_f32_tile(const GemmArgs& g, int row, int panel) {
   using F = typename V::F;
@@ -136,8 +139,10 @@ void gemm_f32_tile(const GemmArgs& g, int row, int panel) {
   const float* w = static_cast<const float*>(g.weight.panels) + panel * panel_floats;
   const int column = panel * kLanes;
 
+  const float* start = g.start != nullptr ? g.start + row * g.ld_start + column : kNothing;
+  const size_t ld_start = g.start != nullptr ? g.ld_start : 0;
   F acc[MR * NR];
-  unroll<MR * NR>([&](auto i) POCKETFORMER_LAMBDA { acc[i] = V::zero(); });
+  unroll<MR * NR>([&](auto i) POCKETFORMER_LAMBDA { acc[i] = V::load(start + i / NR * ld_start + i % NR * kLanes); });
   int left = g.weight.k;
   if constexpr (V::kGemmStepF32 > 1) {
     static_assert(NR == 1);
@@ -284,9 +289,103 @@ void gemm_f32_panels(const GemmArgs& g) {
   gemm_panels<TileF32, V>(g);
 }
 
+// fp16 weights are widened, which is exact, and multiplied as fp32: the chain over k is the same. Few rows widen them
+// in registers, each row all of them; more rows share the floats of a block of k that stay in the first-level cache.
+constexpr int kFewRowsF16 = 2;
+constexpr int kBlockF16 = 256;  // of k: 16 KiB a panel
+constexpr int kRowsF16 = 64;    // for which a block is widened
+
+// One row of NR panels, which lie `panel_halves` apart: Σ over all k.
+template <class V, int NR>
+__attribute__((noinline)) void sum_row_f16(const float* x, const uint16_t* w, size_t panel_halves, int k, float* sums) {
+  typename V::F acc[NR];
+  unroll<NR>([&](auto c) POCKETFORMER_LAMBDA { acc[c] = V::zero(); });
+  for (; k > 0; --k, ++x, w += kLanes) {
+    const typename V::F one = V::set1(*x);
+    unroll<NR>([&](auto c) POCKETFORMER_LAMBDA { acc[c] = V::fma(one, V::load_f16(w + c * panel_halves), acc[c]); });
+  }
+  unroll<NR>([&](auto c) POCKETFORMER_LAMBDA { V::store(sums + c * kLanes, acc[c]); });
+}
+
+// part_of is long, and here it is called once for many products.
+__attribute__((noinline)) GemmArgs part_of_floats(const GemmArgs& g, int row, int m, int panel) {
+  return part_of<float>(g, row, m, panel);
+}
+
+template <class V>
+__attribute__((noinline)) void gemm_few_f16(const GemmArgs& g) {
+  const int k = g.weight.k;
+  const size_t panel_halves = static_cast<size_t>(k) * kLanes;
+  alignas(64) float sums[V::kRowPanels * kLanes];
+  for (int panel = g.panel_begin, step; panel < g.panel_end; panel += step) {
+    step = g.panel_end - panel < V::kRowPanels ? 1 : V::kRowPanels;
+    for (int row = 0; row < g.m; ++row) {
+      GemmArgs part = part_of_floats(g, row, 1, panel);
+      const auto* x = static_cast<const float*>(part.x);
+      const auto* w = static_cast<const uint16_t*>(part.weight.panels);
+      if (step == 1)
+        sum_row_f16<V, 1>(x, w, panel_halves, k, sums);
+      else
+        sum_row_f16<V, V::kRowPanels>(x, w, panel_halves, k, sums);
+      part.start = sums, part.weight.k = 0, part.panel_end = step;
+      gemm_f32_panels<V>(part);
+    }
+  }
+}
+
+template <class V>
+__attribute__((noinline)) void gemm_blocks_f16(const GemmArgs& g) {
+  alignas(64) static constexpr float kNoBias[2 * kLanes] = {
+      -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f,
+      -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f, -0.0f};
+  static_assert(V::kGemmPanels <= 2);
+  alignas(64) float weights[V::kGemmPanels * kBlockF16 * kLanes], sums[V::kGemmPanels * kRowsF16 * kLanes];
+  const int k = g.weight.k;
+  const size_t panel_halves = static_cast<size_t>(k) * kLanes;
+  for (int panel = g.panel_begin, step; panel < g.panel_end; panel += step) {
+    step = g.panel_end - panel < V::kGemmPanels ? 1 : V::kGemmPanels;
+    for (int row = 0; row < g.m; row += kRowsF16) {
+      const GemmArgs whole = part_of_floats(g, row, g.m - row < kRowsF16 ? g.m - row : kRowsF16, panel);
+      const auto* halves = static_cast<const uint16_t*>(whole.weight.panels);
+      for (int begin = 0; begin < k; begin += kBlockF16) {
+        const int depth = k - begin < kBlockF16 ? k - begin : kBlockF16;
+        float* to = weights;
+        for (int c = 0; c < step; ++c) {
+          const uint16_t* from = halves + c * panel_halves + static_cast<size_t>(begin) * kLanes;
+          for (int i = 0; i < depth; ++i, from += kLanes, to += kLanes) {
+            V::store(to, V::load_f16(from));
+            prefetch(from + step * panel_halves);
+          }
+        }
+        GemmArgs part = whole;
+        part.x = static_cast<const float*>(whole.x) + begin;
+        part.weight.panels = weights, part.weight.k = depth, part.panel_end = step;
+        if (begin > 0) part.start = sums, part.ld_start = static_cast<size_t>(step) * kLanes;
+        if (begin + depth < k) {
+          part.out = sums, part.ldo = static_cast<size_t>(step) * kLanes;
+          part.epilogue = {.bias = kNoBias};  // of −0, that no zero changes its sign
+        }
+        gemm_f32_panels<V>(part);
+      }
+    }
+  }
+}
+
+template <class V>
+void gemm_f16_panels(const GemmArgs& g) {
+  if (g.m <= kFewRowsF16)
+    gemm_few_f16<V>(g);
+  else
+    gemm_blocks_f16<V>(g);
+}
+
 template <class V>
 void gemm_f32(const GemmArgs& g) {
   gemm_any_width<V, float>(g, gemm_f32_panels<V>);
+}
+template <class V>
+void gemm_f16(const GemmArgs& g) {
+  gemm_any_width<V, float>(g, gemm_f16_panels<V>);
 }
 
 }  // namespace

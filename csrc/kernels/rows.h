@@ -2,6 +2,7 @@
 // that are joined by a fixed tree.
 #pragma once
 
+#include "core/half.h"
 #include "kernels/quantize.h"
 
 namespace {
@@ -66,7 +67,7 @@ void norm(const NormArgs& g) {
   }
 }
 
-// One row of a table; `panels` gathers it from [rows/16][width/4][16][4] (int8) or [rows/16][width][16] (fp32).
+// One row of a table; `panels` gathers it from [rows/16][width/4][16][4] (int8) or [rows/16][width][16] (fp32, fp16).
 template <class V>
 POCKETFORMER_INLINE void gather_panel_row(const EmbedArgs& g, size_t row, float* out) {
   const size_t panel = row / kLanes, channel = row % kLanes;
@@ -74,9 +75,13 @@ POCKETFORMER_INLINE void gather_panel_row(const EmbedArgs& g, size_t row, float*
     const size_t groups = (g.width + 3) / 4;
     const auto* p = static_cast<const int8_t*>(g.table) + (panel * groups * kLanes + channel) * 4;
     for (int c = 0; c < g.width; ++c) out[c] = static_cast<float>(p[(c / 4) * 64 + c % 4]);
-  } else {
-    const auto* p = static_cast<const float*>(g.table) + panel * g.width * kLanes + channel;
-    for (int c = 0; c < g.width; ++c) out[c] = p[static_cast<size_t>(c) * kLanes];
+    return;
+  }
+  const size_t first = panel * g.width * kLanes + channel;
+  for (int c = 0; c < g.width; ++c) {
+    const size_t at = first + static_cast<size_t>(c) * kLanes;
+    out[c] = g.bits == 16 ? pocketformer::widen(static_cast<const uint16_t*>(g.table)[at])
+                          : static_cast<const float*>(g.table)[at];
   }
 }
 
@@ -109,6 +114,11 @@ POCKETFORMER_INLINE void look_up(int bits, const uint8_t* packed, const int8_t* 
 template <class V>
 POCKETFORMER_INLINE typename V::F table_columns(const EmbedArgs& g, size_t row, int c) {
   const int left = g.width - c < kLanes ? g.width - c : kLanes;
+  if (g.bits == 16) {
+    alignas(32) uint16_t halves[kLanes] = {};
+    std::memcpy(halves, static_cast<const uint16_t*>(g.table) + row * g.width + c, left * sizeof(uint16_t));
+    return V::load_f16(halves);
+  }
   if (g.scale == nullptr) return V::load_partial(static_cast<const float*>(g.table) + row * g.width + c, left);
   alignas(16) int8_t values[kLanes] = {};
   if (g.bits < 8) {

@@ -43,6 +43,9 @@ struct QuantizeArgs {
 enum class Format : int32_t { kF32, kF16, kI8, kI4, kI3, kI5, kI6, kI7 };
 inline constexpr int kFormats = 8, kProducts = 4;
 
+// Its inputs are floats too, and what follows it is precise.
+inline constexpr bool is_float(Format format) { return format == Format::kF32 || format == Format::kF16; }
+
 inline constexpr int kBlockK = 256;      // of k that share an fp16 scale where groups have int8 multiples of it
 inline constexpr int kMostGroups = 512;  // of a channel whose scales are fp16, which are widened on the stack
 inline constexpr int kSkippedK = 16384;  // longest row whose zeros are listed, on the stack
@@ -51,14 +54,14 @@ inline constexpr int kLookedUpK = 4096;  // longest channel whose values are loo
 // A weight as it lies in the file: n channels in panels of 16, or a table by rows.
 struct WeightView {
   Format format;
-  const void* panels;  // kF32 [n/16][k][16]; kI8 [n/16][⌈k/4⌉][16][4]; kI4 [n/16][⌈k/8⌉][16][4]: k-group 2i in the low
-                       // nibbles, 2i + 1 in the high ones; kI5, kI6: the same of the lower four bits
+  const void* panels;  // kF32, kF16 [n/16][k][16]; kI8 [n/16][⌈k/4⌉][16][4]; kI4 [n/16][⌈k/8⌉][16][4]: k-group 2i in
+                       // the low nibbles, 2i + 1 in the high ones; kI5, kI6: the same of the lower four bits
   const uint8_t* high = nullptr;     // kI5, kI6: upper bits [n/16][⌈k/step⌉][16][4], of the step's k-groups from the
                                      // lowest bits of a byte on; a step is 32 and 16
   const int8_t* codebook = nullptr;  // what indices of 3 to 7 bits stand for, values within ±127; consecutive ones in
                                      // panels of kI5 and kI6
-  const float* scale = nullptr;      // not kF32: one a channel [round_up(n, 16)], or with a group [n/16][k/group][16]
-  const float* minimum = nullptr;    // or like scale: times Σ of the group's x, added
+  const float* scale = nullptr;    // of integers: one a channel [round_up(n, 16)], or with a group [n/16][k/group][16]
+  const float* minimum = nullptr;  // or like scale: times Σ of the group's x, added
   const uint16_t* half_scale = nullptr;    // with a group, fp16 instead of `scale`, and of `minimum`
   const uint16_t* half_minimum = nullptr;  //
   const int8_t* subscale = nullptr;        // or what they are multiplied by, [n/16][k/group][16]; the fp16 are then
@@ -99,15 +102,17 @@ struct GemmArgs {
   int m, panel_begin, panel_end;
   Epilogue epilogue = {};
   bool skip = false;  // kI8: x holds 0…127, from it signed; groups of four zeros are passed over; k ≤ kSkippedK
+  const float* start = nullptr;  // kF32: what the sums begin with, [m][ld_start], or null: zeros
+  size_t ld_start = 0;
 };
 
 // One embedding table added to (or, first, written to) `out`.
 struct EmbedArgs {
   const void* table;
-  const float* scale;  // per row for integers, null for fp32
+  const float* scale;  // per row for integers, null for fp32 and fp16
   bool panels;         // table stored as a linear's panels instead of by rows
-  int bits = 8;        // of an integer; below 8 rows are [⌈width/16⌉][2·bits] bytes: 16 indices into `codebook`, which
-                       // has 2^bits values, each `bits` bits on from the one before, lowest bit first
+  int bits = 8;        // of an integer, or 16 for fp16; below 8 rows are [⌈width/16⌉][2·bits] bytes: 16 indices into
+                       // `codebook`, which has 2^bits values, each `bits` bits on from the one before, lowest bit first
   const int8_t* codebook = nullptr;
   const int32_t* index;  // [rows]
   int rows, width;

@@ -79,9 +79,9 @@ struct WeightSpec {
   static constexpr Choice<Scales> kScales[] = {
       {"f32", Scales::kF32}, {"f16", Scales::kF16}, {"two_level", Scales::kTwoLevel}};
   static constexpr Choice<bool> kInputs[] = {{"row", false}, {"group", true}};
-  static constexpr Choice<Format> kFormats[] = {{"f32", Format::kF32}, {"i8", Format::kI8}, {"i4", Format::kI4},
-                                                {"i3", Format::kI3},   {"i5", Format::kI5}, {"i6", Format::kI6},
-                                                {"i7", Format::kI7}};
+  static constexpr Choice<Format> kFormats[] = {{"f32", Format::kF32}, {"f16", Format::kF16}, {"i8", Format::kI8},
+                                                {"i4", Format::kI4},   {"i3", Format::kI3},   {"i5", Format::kI5},
+                                                {"i6", Format::kI6},   {"i7", Format::kI7}};
   // Of a stored number; those below 8 are indices into a codebook.
   static constexpr int bits(Format format) {
     constexpr int kBits[] = {32, 16, 8, 4, 3, 5, 6, 7};

@@ -151,18 +151,25 @@ void Lowering::load(const std::string& name, const WeightSpec& spec) {
         " groups they must be, ", kMostGroups, " are the most that are not");
   check(spec.scales != Scales::kTwoLevel || k % kBlockK == 0, "scales", "is 'two_level'; ", k,
         " inputs are no multiple of ", kBlockK);
-  check(spec.rotate == 0 || spec.format != Format::kF32, "rotate", "is ", spec.rotate, "; f32 weights are not rotated");
-  check(by_rows || bits == 32 || bits == 8 || bits == 4 || (planes && group != 0), "layout", "is 'panels'; numbers of ",
+  const bool floats = is_float(spec.format);
+  check(spec.rotate == 0 || !floats, "rotate", "is ", spec.rotate, "; f32 and f16 weights are not rotated");
+  check(by_rows || floats || bits == 8 || bits == 4 || (planes && group != 0), "layout", "is 'panels'; numbers of ",
         bits, " bits are those of tables by rows", planes ? ", or have a group" : "");
   check(!planes || k <= kLookedUpK, "k", "is ", k, "; of 5 and 6 bits in panels there are at most ", kLookedUpK,
         ", use i8 weights");
+  const auto whole_lines = [&](int64_t entries, int64_t size) {  // more panels, that its bytes are lines of 64
+    const int64_t multiple = table_row_multiple(entries * kLanes * size);
+    return std::vector<int64_t>{(panels + multiple - 1) / multiple * multiple, entries, kLanes};
+  };
   const std::string stored = name + ".weight";
   if (by_rows) {
-    const int64_t size = bits == 32 ? sizeof(float) : 1, columns = bits < 8 ? padded(k) / 8 * bits : k;
+    const int64_t size = floats ? bits / 8 : 1, columns = bits < 8 ? padded(k) / 8 * bits : k;
     const int64_t multiple = table_row_multiple(columns * size);
     const std::vector<int64_t> shape{(spec.n + multiple - 1) / multiple * multiple, columns};
     if (bits == 32) {
       weight.view.panels = tensors_.take<float>(place_, stored, shape);
+    } else if (bits == 16) {
+      weight.view.panels = tensors_.take<uint16_t>(place_, stored, shape);
     } else if (bits == 8) {
       weight.view.panels = tensors_.take<int8_t>(place_, stored, shape);
     } else {
@@ -170,6 +177,8 @@ void Lowering::load(const std::string& name, const WeightSpec& spec) {
     }
   } else if (spec.format == Format::kF32) {
     weight.view.panels = tensors_.take<float>(place_, stored, {panels, k, kLanes});
+  } else if (spec.format == Format::kF16) {
+    weight.view.panels = tensors_.take<uint16_t>(place_, stored, whole_lines(k, sizeof(uint16_t)));
   } else if (spec.format == Format::kI8) {
     check(k <= kMaxInt8K, "k", "is ", k, "; int8 products overflow int32 beyond ", kMaxInt8K, ", use f32 weights");
     weight.view.panels = tensors_.take<int8_t>(place_, stored, {panels, (k + 3) / 4, kLanes, 4});
@@ -197,7 +206,7 @@ void Lowering::load(const std::string& name, const WeightSpec& spec) {
               " bits its entries are consecutive");
     }
   }
-  if (spec.format != Format::kF32) {
+  if (!floats) {
     const std::vector<int64_t> shape =
         group == 0 ? std::vector<int64_t>{n} : std::vector<int64_t>{panels, k / group, kLanes};
     const bool minimum = (int4 || group != 0) && tensors_.has(name + ".minimum");
@@ -206,10 +215,6 @@ void Lowering::load(const std::string& name, const WeightSpec& spec) {
       if (minimum) weight.view.minimum = tensors_.take_floats(place_, name + ".minimum", shape);
     } else {
       const bool two = spec.scales == Scales::kTwoLevel;
-      const auto whole_lines = [&](int64_t entries, int64_t size) {  // more panels, that its bytes are lines of 64
-        const int64_t multiple = table_row_multiple(entries * kLanes * size);
-        return std::vector<int64_t>{(panels + multiple - 1) / multiple * multiple, entries, kLanes};
-      };
       const std::vector<int64_t> halves = whole_lines(two ? k / kBlockK : k / group, sizeof(uint16_t));
       const std::vector<int64_t> multiples = whole_lines(k / group, sizeof(int8_t));
       weight.view.half_scale = tensors_.take_halves(place_, name + ".scale", halves);

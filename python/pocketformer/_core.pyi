@@ -183,7 +183,7 @@ class Kernels:
     def gemm(
         self,
         x: _F32 | NDArray[np.uint8],
-        weight: _F32 | NDArray[np.int8] | NDArray[np.uint8],
+        weight: _F32 | NDArray[np.uint16] | NDArray[np.int8] | NDArray[np.uint8],
         out: _F32,
         k: int,
         *,
@@ -212,7 +212,7 @@ class Kernels:
         """
     def embed(
         self,
-        weight: NDArray[np.int8] | _F32,
+        weight: NDArray[np.int8] | NDArray[np.uint16] | _F32,
         scale: _F32 | None,
         index: NDArray[np.int32],
         out: _F32,
@@ -220,7 +220,7 @@ class Kernels:
         rotate: int = 0,
         accumulate: bool = False,
     ) -> None:
-        """``weight`` is [entries, width] or panels; int8 with a ``scale``, else float32."""
+        """``weight`` is [entries, width] or panels; int8 with a ``scale``, else float32 or the bits of fp16."""
     def norm(self, x: _F32, weight: _F32, bias: _F32 | None, out: _F32, width: int, eps: float, kind: str) -> None:
         """``kind`` is ``layer`` or ``rms``."""
     def pool(self, x: _F32, out: _F32, width: int, kind: str, first: int = 0) -> None:

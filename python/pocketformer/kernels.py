@@ -58,7 +58,7 @@ __all__ = [
     "using",
 ]
 
-Dtype: TypeAlias = Literal["int8", "int4", "float32"]
+Dtype: TypeAlias = Literal["int8", "int4", "float16", "float32"]
 
 UNIFORM: NDArray[np.int8] = np.arange(-8, 8, dtype=np.int8) * np.int8(15)
 """The codebook of int4 weights unless another is given: evenly spaced, with zero."""
@@ -72,7 +72,7 @@ class Weight(_core.Weight):
 
     Attributes:
         shape: ``(n, k)``: outputs and inputs.
-        dtype: ``int8``, ``int4`` or ``float32``.
+        dtype: ``int8``, ``int4``, ``float16`` or ``float32``.
         nbytes: bytes of codes, scales and sums, padding included.
         scale: float32 [n], with a ``group`` [n, k // group]; None for float32.
         group: inputs that share a scale, or None: one scale for each output.
@@ -101,10 +101,11 @@ def pack(
     ±127 (default ``UNIFORM``), with one scale for each output or, with a ``group`` of 16, 32, 64 or 128 that divides
     k, for each group of inputs. ``rotate`` is the block of a Walsh-Hadamard rotation (QuaRot, arXiv 2404.00456),
     which spreads outliers of the *input*: a power of two up to 128 that divides k, 0 for none, or ``auto``, the
-    largest. A float32 weight is neither rounded nor rotated.
+    largest. A float16 weight is rounded to that (at most 65504) and multiplied as float32, as a float32 weight is,
+    and neither is rotated.
     """
     if rotate == "auto":
-        rotate = 0 if dtype == "float32" or np.ndim(weight) != 2 else hadamard_block(np.shape(weight)[1])
+        rotate = 0 if dtype in ("float16", "float32") or np.ndim(weight) != 2 else hadamard_block(np.shape(weight)[1])
     if dtype == "int4" and codebook is None:
         codebook = UNIFORM
     return Weight(weight, dtype, group or 0, rotate, codebook)

@@ -20,7 +20,7 @@ MOST_GROUPS, LONGEST_JOINED = 512, 4096
 """Groups of a channel whose scales are float16, and inputs of one whose values have 5 or 6 bits."""
 BLOCK = 256
 """Inputs that share the float16 of a two-level scale."""
-BITS = {"f32": 32, "i8": 8, "i7": 7, "i6": 6, "i5": 5, "i4": 4, "i3": 3}
+BITS = {"f32": 32, "f16": 16, "i8": 8, "i7": 7, "i6": 6, "i5": 5, "i4": 4, "i3": 3}
 """Of a stored number, by format; below 8 it is an index into a codebook."""
 
 
@@ -49,6 +49,11 @@ def group_panels(n: int, groups: int, itemsize: int) -> tuple[int, int, int]:
 
 def fp32_panels(n: int, k: int) -> tuple[int, int, int]:
     return (round_up(n, LANES) // LANES, k, LANES)
+
+
+def fp16_panels(n: int, k: int) -> tuple[int, int, int]:
+    """More than channels need where lines of 64 bytes ask so."""
+    return group_panels(n, k, 2)
 
 
 def table_rows(rows: int, width: int, itemsize: int) -> int:

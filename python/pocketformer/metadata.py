@@ -80,7 +80,7 @@ _MODEL = {
         "a list of strings or null",
     ),
     "params": integer(0, 2**63 - 1),
-    "weights": one_of("int8", "int4", "fp32", "gguf"),
+    "weights": one_of("int8", "int4", "fp16", "fp32", "gguf"),
 }
 OUTPUTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("embed_sparse", "classify", "classify_image"), ("one",)),

@@ -16,6 +16,7 @@ from .layout import (
     LANES,
     attention_bias_width,
     codebook_size,
+    fp16_panels,
     fp32_panels,
     group_panels,
     high_panels,
@@ -36,14 +37,14 @@ def pad(array: Array, *shape: int) -> Array:
 
 
 def pack_panels(weight: Array) -> Array:
-    """[N, K] int8 → [Np/16, Kp/4, 16, 4]; [N, K] float32 → [Np/16, K, 16]."""
+    """[N, K] int8 → [Np/16, Kp/4, 16, 4]; [N, K] float32 or float16 → [Np/16, K, 16]."""
     n, k = weight.shape
     if weight.dtype == np.int8:
         panels, groups, _, _ = int8_panels(n, k)
         padded = pad(weight, panels * LANES, groups * GROUP)
         return np.ascontiguousarray(padded.reshape(panels, LANES, groups, GROUP).transpose(0, 2, 1, 3))
     panels, _, _ = fp32_panels(n, k)
-    padded = pad(weight.astype(np.float32, copy=False), panels * LANES, k)
+    padded = pad(weight if weight.dtype == np.float16 else weight.astype(np.float32, copy=False), panels * LANES, k)
     return np.ascontiguousarray(padded.reshape(panels, LANES, k).transpose(0, 2, 1))
 
 
@@ -176,14 +177,15 @@ def pack_weight(name: str, facts: dict[str, Any], plain: dict[str, Array], by_ro
     weight = plain[f"{name}.weight"]
     bits = BITS[facts["format"]]
     rows = len(weight)
-    if bits == 32:
-        weight = weight.astype(np.float32, copy=False)
+    if bits >= 16:
+        weight = weight.astype(np.float32 if bits == 32 else np.float16, copy=False)
     if by_rows:
         table = pack_bits(weight, bits) if bits < 8 else weight
         packed = {f"{name}.weight": pad(table, table_rows(rows, table.shape[1], table.itemsize), table.shape[1])}
     else:
-        packed = {f"{name}.weight": pack_nibbles(weight & np.uint8(15)) if bits < 8 else pack_panels(weight)}
-    if bits == 32:
+        panels = pack_nibbles(weight & np.uint8(15)) if bits < 8 else pack_panels(weight)
+        packed = {f"{name}.weight": pad(panels, *fp16_panels(*weight.shape)) if bits == 16 else panels}
+    if bits >= 16:
         return packed
     if bits in (5, 6) and not by_rows:
         packed[f"{name}.high"] = pack_high(weight >> np.uint8(4), bits)

@@ -243,6 +243,7 @@ def _product_groups(x: Array, name: str, graph: Graph) -> Array:
 
 PRODUCTS: dict[str, Callable[[Array, str, Graph], Array]] = {
     "f32": _product_f32,
+    "f16": _product_f32,
     "i8": _product_i8,
     "i4": _product_groups,
 }

@@ -228,7 +228,7 @@ def test_report_and_file(tmp_path: Path) -> None:
 
 
 def test_unknown_weights_are_refused() -> None:
-    with pytest.raises(ValueError, match="weights is 'int3'; it must be one of int8, int4, fp32"):
+    with pytest.raises(ValueError, match="weights is 'int3'; it must be one of int8, int4, fp16, fp32"):
         compress_graph(tiny_graph(), "int3")
 
 
@@ -273,10 +273,10 @@ def test_a_tied_table_stays_int8() -> None:
     ("precision", "message"),
     [
         ({"layer9.*": Precision(8)}, r"precision names 'layer9\.\*', which is no weight; weights are words, positions"),
-        ({"layer0.up": Precision(7)}, "precision of 'layer0.up' is 7 bits; a linear has one of 4, 5, 6, 8, 32"),
+        ({"layer0.up": Precision(7)}, "precision of 'layer0.up' is 7 bits; a linear has one of 4, 5, 6, 8, 16, 32"),
         ({"layer0.up": Precision(5)}, "precision of 'layer0.up' is 5 bits without groups; use 8 or 4 bits"),
         ({"layer0.down": Precision(6)}, "6 bits without groups; give it groups: one of 16, 32 divides its 96 inputs"),
-        ({"words": Precision(9)}, "precision of 'words' is 9 bits; a table has one of 3, 4, 5, 6, 7, 8, 32"),
+        ({"words": Precision(9)}, "precision of 'words' is 9 bits; a table has one of 3, 4, 5, 6, 7, 8, 16, 32"),
         ({"layer0.up": Precision(4, 64)}, "'layer0.up' has groups of 64; leave it 0"),
         ({"layer0.down": Precision(4, 64)}, "'layer0.down' has groups of 64; one of 16, 32 divides its 96 inputs"),
         ({"layer0.down": Precision(8, 32)}, "'layer0.down' has groups of 32; leave it 0"),
@@ -289,14 +289,14 @@ def test_precisions_that_do_not_fit_are_refused(precision: dict[str, Precision],
 
 
 def test_wrong_options_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="table_bits is 2; it must lie in 3…8, or be 32"):
+    with pytest.raises(ValueError, match="table_bits is 2; it must lie in 3…8, or be 16 or 32"):
         QuantizeOptions(table_bits=2)
     with pytest.raises(ValueError, match="group is 48; it must be 16, 32, 64 or 128"):
         QuantizeOptions(group=48)
     with pytest.raises(ValueError, match="weights is 'fp32', where nothing is rounded; leave table_bits out"):
         compress(tmp_path, tmp_path / "file", weights="fp32", table_bits=4)
     tied = {"words": Precision(4)}
-    with pytest.raises(ValueError, match="a table that a product reads too has one of 8, 32"):
+    with pytest.raises(ValueError, match="a table that a product reads too has one of 8, 16, 32"):
         QuantizeOptions(precision=tied).precisions(tiny_graph(task="fill_mask"))
 
 

@@ -55,7 +55,7 @@ def test_docstrings() -> None:
 def test_bytes_that_the_page_claims() -> None:
     weight = np.zeros((1024, 1024), np.float32)
     found = re.findall(r"^\| `(\w+)`(?:, `group=(\d+)`)? \|[^|]*\| ([\d,]+) \|$", PAGE, re.MULTILINE)
-    assert len(found) == 4
+    assert len(found) == 5
     for dtype, group, nbytes in found:
         assert kernels.pack(weight, dtype, int(group or 0) or None).nbytes == int(nbytes.replace(",", "")), dtype
 

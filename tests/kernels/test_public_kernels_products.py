@@ -61,6 +61,29 @@ def test_float32_weights_are_kept() -> None:
     assert (w.dtype, w.rotate, w.scale) == ("float32", 0, None)
 
 
+def test_float16_weights_are_the_nearest() -> None:
+    """Ties, subnormal numbers, those that become zero, and those that round up to the next power of two."""
+    special = [0.0, -0.0, 2.0**-24, 1.5 * 2**-24, 2.5 * 2**-24, 2.0**-25, 2.1**-25, 2.0**-14 - 2.0**-26, 65519, -65504]
+    near_one = 1 + np.arange(-40, 40) * 2.0**-12
+    weight = np.resize(np.concatenate([special, near_one, -near_one * 2.0**-15, floats(170)]), (33, 12)).astype(
+        np.float32
+    )
+    w = kernels.pack(weight, "float16")
+    same_bits(w.dequantize(), weight.astype(np.float16).astype(np.float32))
+    assert (w.dtype, w.rotate, w.scale, w.nbytes) == ("float16", 0, None, 48 * 12 * 2)
+
+
+@every_isa
+@pytest.mark.parametrize("shape", SHAPES)
+def test_float16_products_are_those_of_the_widened_weight(isa: str, shape: tuple[int, int, int]) -> None:
+    m, n, k = shape
+    x, weight, bias = floats(m, k), floats(n, k, seed=1), floats(n, seed=2)
+    w = kernels.pack(weight, "float16")
+    with kernels.using(isa):
+        y = kernels.matmul(x, w, bias, activation="gelu", threads=2)
+    same_bits(y, kernels.matmul(x, kernels.pack(w.dequantize(), "float32"), bias, activation="gelu"))
+
+
 def test_a_weight_describes_itself() -> None:
     w = kernels.pack(floats(32, 64))
     assert w.nbytes == 32 * 64 + 2 * 32 * 4
@@ -226,12 +249,15 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
         "w is float32; the integer product takes a weight of int8",
     ),
     (lambda: kernels.quantize(X, kernels.pack(floats(24, 32), "float32")), "like is a float32 weight"),
-    (lambda: kernels.pack(X, "float16"), "dtype is 'float16'; it must be int8, int4 or float32"),  # type: ignore[arg-type]
+    (lambda: kernels.pack(X, "bfloat16"), "dtype is 'bfloat16'; it must be int8, int4, float16 or float32"),  # type: ignore[arg-type]
     (lambda: kernels.pack(X.astype(np.float16)), "weight is float16 .* pass a numpy array of float32"),
     (lambda: kernels.pack(X[0]), "weight is float32 of shape .*; it must have 2 dimensions"),
     (lambda: kernels.pack(X, rotate=24), "rotate is 24; it must be 0 or a power of two up to 128 that divides"),
     (lambda: kernels.pack(X, rotate=64), "rotate is 64; .* divides the inputs, 32"),
     (lambda: kernels.pack(X, "float32", rotate=32), "rotate is 32; float32 weights are not rotated"),
+    (lambda: kernels.pack(X, "float16", rotate=32), "rotate is 32; float16 weights are not rotated"),
+    (lambda: kernels.pack(X + np.float32(65600), "float16"), "weight holds .* in row 0, more than the 65504"),
+    (lambda: kernels.quantize(X, kernels.pack(floats(24, 32), "float16")), "like is a float16 weight"),
     (lambda: kernels.pack(X, group=32), "group is 32; int8 weights have one scale for each output"),
     (lambda: kernels.pack(floats(2, 70000)), "weight is .*; int8 takes 1 to 16777216 outputs of 1 to 65793 inputs"),
     (lambda: kernels.pack(floats(0, 4)), "weight is .*; int8 takes 1 to"),

@@ -7,6 +7,7 @@
 #include <random>
 #include <vector>
 
+#include "core/half.h"
 #include "kernels/table.h"
 
 namespace pocketformer {
@@ -78,12 +79,20 @@ void run(const KernelTable& table, const Case& c, Result& r) {
                        .sum = c.format == Format::kI4 ? r.sum.data() : nullptr,
                        .ld_sum = static_cast<size_t>(groups)});
   Aligned<float> w(static_cast<size_t>(columns * c.k), 0.0f);
+  Aligned<uint16_t> halves(w.size(), 0);
   Aligned<int8_t> bytes(static_cast<size_t>(columns * round_up(c.k, 8)), 0), codebook(16, 0);
   Aligned<int32_t> colsum(static_cast<size_t>(columns), 0);
   const size_t scales = static_cast<size_t>(columns * groups);
   Aligned<float> scale(scales, 0.0f), minimum(scales, 0.0f), bias(static_cast<size_t>(columns), 0.0f);
   Aligned<float> beside(static_cast<size_t>(c.m * columns), 0.0f);
   for (size_t i = 0; i < w.size(); ++i) w[i] = number();
+  const bool fp16 = c.format == Format::kF16, floats = is_float(c.format);
+  if (fp16)
+    for (size_t i = 0; i < w.size(); ++i) {
+      halves[i] = static_cast<uint16_t>(random() % 0xF800);  // subnormal ones too
+      if ((halves[i] & 0x7C00) == 0x7C00) halves[i] = static_cast<uint16_t>(halves[i] & 0x83FF);
+      w[i] = widen(halves[i]);
+    }
   const int step = c.format == Format::kI4 ? 8 : 4, byte_depth = (c.k + step - 1) / step * 4;
   for (int p = 0; p < panels; ++p)
     for (int d = 0; d < byte_depth; ++d)
@@ -100,13 +109,15 @@ void run(const KernelTable& table, const Case& c, Result& r) {
   for (size_t i = 0; i < scales; ++i) scale[i] = number(), minimum[i] = number();
   for (size_t i = 0; i < bias.size(); ++i) bias[i] = number();
   for (size_t i = 0; i < beside.size(); ++i) beside[i] = number();
-  GemmArgs args{.x = c.format == Format::kF32 ? static_cast<const void*>(x.data()) : r.q.data(),
+  GemmArgs args{.x = floats ? static_cast<const void*>(x.data()) : r.q.data(),
                 .ldx = static_cast<size_t>(ldx),
                 .x_scale = r.scale.data(),
                 .x_sum = r.sum.data(),
                 .ld_sum = static_cast<size_t>(groups),
                 .weight = {.format = c.format,
-                           .panels = c.format == Format::kF32 ? static_cast<const void*>(w.data()) : bytes.data(),
+                           .panels = fp16     ? static_cast<const void*>(halves.data())
+                                     : floats ? static_cast<const void*>(w.data())
+                                              : bytes.data(),
                            .codebook = codebook.data(),
                            .scale = scale.data(),
                            .minimum = c.minimum ? minimum.data() : nullptr,
@@ -123,9 +134,16 @@ void run(const KernelTable& table, const Case& c, Result& r) {
                              .residual = beside.data(),
                              .ld_residual = static_cast<size_t>(columns),
                              .activation = c.activation,
-                             .precise = c.format == Format::kF32},
+                             .precise = floats},
                 .skip = c.skip && &table == UNIT()};
   table.gemm[static_cast<int>(c.format)](args);
+  if (!fp16) return;
+  Aligned<float> out(r.out.size(), 0.0f);
+  args.weight.format = Format::kF32, args.weight.panels = w.data(), args.out = out.data();
+  table.gemm[static_cast<int>(Format::kF32)](args);
+  if (out == r.out) return;
+  ++failures;
+  std::printf("%s: %d x %d x %d in fp16 is not the fp32 product\n", table.isa, c.m, c.n, c.k);
 }
 
 void compare(const Case& c) {
@@ -156,8 +174,8 @@ int main() {
   int cases = 0;
   for (const int m : {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 13, 20, 29})
     for (const int n : {16, 33, 85}) {
-      for (const int k : {1, 5, 26, 64, 127, 200})
-        for (const Format format : {Format::kF32, Format::kI8, Format::kI4}) {
+      for (const int k : {1, 5, 26, 64, 127, 200, 523})
+        for (const Format format : {Format::kF32, Format::kF16, Format::kI8, Format::kI4}) {
           compare({format, m, n, k, 0, 0, k == 64, k == 26 ? Activation::kGelu : Activation::kNone});
           ++cases;
         }

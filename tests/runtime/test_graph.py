@@ -182,10 +182,10 @@ def test_tables(table: int, field: str, value: Any, message: str) -> None:
         ("layer0.qkv", "n", 2**31, "'n' is 2147483648"),
         ("layer0.qkv", "n", 200, r"'layer0.qkv.weight' is int8 \[15, 9, 16, 4\]; it must be int8 \[13, 9, 16, 4\]"),
         ("layer0.qkv", "k", True, "'k' is true; it must be an integer in 1"),
-        ("layer0.qkv", "format", "i2", "'format' is 'i2'; it must be one of f32, i8, i4"),
+        ("layer0.qkv", "format", "i2", "'format' is 'i2'; it must be one of f32, f16, i8, i4"),
         ("layer0.qkv", "format", "i5", "'layout' is 'panels'; numbers of 5 bits are those of tables by rows"),
         ("words", "format", "i5", r"'words.weight' is int8 .*; it must be uint8 \[128, 30\]"),
-        ("layer0.qkv", "format", "f32", "'rotate' is 4; f32 weights are not rotated"),
+        ("layer0.qkv", "format", "f32", "'rotate' is 4; f32 and f16 weights are not rotated"),
         ("layer1.down", "format", "f32", r"'layer1.down.weight' is int8 .* it must be float32 \[3, 41, 16\]"),
         ("layer0.qkv", "rotate", 3, "'rotate' is 3; it must be 0 or a power of two that divides 36"),
         ("layer0.qkv", "rotate", 8, "'rotate' is 8; it must be 0 or a power of two that divides 36"),
@@ -194,7 +194,7 @@ def test_tables(table: int, field: str, value: Any, message: str) -> None:
         ("layer0.qkv", "layout", "rows", r"'layer0.qkv.weight' is int8 .* it must be int8 \[\d+, 36\]"),
         ("words", "n", 90, r"'words.weight' is int8 .*; it must be int8 \[96, 36\]"),
         ("words", "k", 35, r"'words.weight' is int8 .*; it must be int8 \[128, 35\]"),
-        ("types", "rotate", 4, "'rotate' is 4; f32 weights are not rotated"),
+        ("types", "rotate", 4, "'rotate' is 4; f32 and f16 weights are not rotated"),
     ],
 )
 def test_weights(name: str, field: str, value: Any, message: str) -> None:

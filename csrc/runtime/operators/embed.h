@@ -149,8 +149,9 @@ struct Embed {
     l.check(reach <= weight.view.n, "weight", "names '", table.weight, "' of ", weight.view.n,
             " rows; its index reaches ", reach - 1);
     const bool grouped = weight.view.group != 0 && weight.view.rotate == 0;
-    l.check(!panels || weight.view.format == Format::kF32 || weight.view.format == Format::kI8 || grouped, "weight",
-            "names '", table.weight, "'; in panels only f32 and i8 tables, and groups without rotation, are looked up");
+    l.check(!panels || is_float(weight.view.format) || weight.view.format == Format::kI8 || grouped, "weight",
+            "names '", table.weight,
+            "'; in panels only f32, f16 and i8 tables, and groups without rotation, are looked up");
     l.check(first || (weight.view.rotate == 0 && !panels), "weight", "names '", table.weight,
             "', rotated or in panels; only the first table may be");
     return {.weight = weight.view,

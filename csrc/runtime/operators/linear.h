@@ -59,15 +59,14 @@ class LinearStep final : public Step {
     const Span panels = w.mine((weight_.n + kLanes - 1) / kLanes);
     if (panels.empty()) return;
     const int row = w.begin();
-    GemmArgs args{
-        .x = weight_.format == Format::kF32 ? static_cast<const void*>(w.at(x_, row)) : w.at<uint8_t>(x_, row),
-        .ldx = w.ld(x_),
-        .weight = weight_,
-        .out = w.at(out_, row),
-        .ldo = w.ld(out_),
-        .m = w.rows(),
-        .panel_begin = panels.begin,
-        .panel_end = panels.end};
+    GemmArgs args{.x = is_float(weight_.format) ? static_cast<const void*>(w.at(x_, row)) : w.at<uint8_t>(x_, row),
+                  .ldx = w.ld(x_),
+                  .weight = weight_,
+                  .out = w.at(out_, row),
+                  .ldo = w.ld(out_),
+                  .m = w.rows(),
+                  .panel_begin = panels.begin,
+                  .panel_end = panels.end};
     if (scale_) args.x_scale = w.at(scale_, row);
     if (weight_.inputs_by_group) args.ld_scale = w.ld(scale_);
     if (sum_) args.x_sum = w.at<int32_t>(sum_, row), args.ld_sum = w.ld(sum_);
@@ -75,7 +74,7 @@ class LinearStep final : public Step {
     if (multiply_) args.epilogue.multiply = w.at(multiply_, row), args.epilogue.ld_multiply = w.ld(multiply_);
     if (residual_) args.epilogue.residual = w.at(residual_, row), args.epilogue.ld_residual = w.ld(residual_);
     args.skip = zeros_ != 0;
-    args.epilogue.precise = weight_.format == Format::kF32 || multiply_;
+    args.epilogue.precise = is_float(weight_.format) || multiply_;
     w.kernels().gemm[kernel_of(weight_)](args);
   }
 
@@ -84,7 +83,7 @@ class LinearStep final : public Step {
     const size_t numbers = static_cast<size_t>(padded(weight_.n)) * static_cast<size_t>(weight_.k);
     const size_t bytes = numbers * static_cast<size_t>(WeightSpec::bits(weight_.format)) / 8;
     return {.multiply_adds = macs,
-            .int8 = weight_.format != Format::kF32,
+            .int8 = !is_float(weight_.format),
             .weight_bytes = bytes,
             .zeros = zeros_,
             .elements = static_cast<double>(weight_.n),
@@ -137,7 +136,7 @@ struct Linear {
     const float* shift = l.optional_vector(bias, view.n);
     if (zeros != 0) check_zeros(l, from, view);
     l.enter(from.domain);
-    const bool rounded = view.format != Format::kF32;
+    const bool rounded = !is_float(view.format);
     const Quantized quantized = rounded ? quantize(l, from, view, zeros != 0) : Quantized{};
     const Operand x = rounded ? quantized.q : from.rows;
     // In the residual's place, where the product is not stored before the residual is read.

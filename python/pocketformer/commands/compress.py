@@ -72,8 +72,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--weights",
-        choices=("int8", "int4", "fp32", "gguf"),
-        help="precision: int8, int4 (half of it and less exact), fp32 (the reference), or gguf, which keeps the "
+        choices=("int8", "int4", "fp16", "fp32", "gguf"),
+        help="precision: int8, int4 (half of it and less exact), fp16 (nearly exact, about as fast as fp32), fp32 (the "
+        "reference), or gguf, which keeps the "
         "integers of a quantized GGUF file as they are (default: gguf for such a file, else int8)",
     )
     parser.add_argument(

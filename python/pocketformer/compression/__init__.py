@@ -16,6 +16,7 @@ from .fuse import fuse_attention as fuse
 from .limits import Limits, parse_seconds
 from .merging import merge_tokens
 from .pipeline import compress_checkpoint, compress_graph, kept_integers, make_profiler
+from .pipeline import rounds as rounds_weights
 from .plan import Plan, carry_out, plan_by_shares, read_plan
 from .precision import Precision
 from .profile import Progress
@@ -71,10 +72,11 @@ def compress(
 ) -> CompressionReport:
     """Compresses ``src``, a folder of Hugging Face or sentence-transformers or a GGUF file, to the pocket file ``dst``.
 
-    ``weights`` is ``int8``, ``int4`` (indices into a codebook of 16 that is learned for each weight) or ``fp32``; or
-    ``gguf``: the integers of a quantized GGUF file are kept as they are, and what it holds as floats becomes int8. The
-    default is ``gguf`` for such a file, unless ``table_bits``, ``group``, a budget or a plan asks for rounding anew,
-    and ``int8`` else.
+    ``weights`` is ``int8``, ``int4`` (indices into a codebook of 16 that is learned for each weight), ``fp16`` (linears
+    and tables are rounded to that, and computed with as ``fp32`` is) or ``fp32``; or ``gguf``: the integers of a
+    quantized GGUF file are kept as they are, and what it holds as floats becomes int8. The default is
+    ``gguf`` for such a file, unless ``table_bits``, ``group``, a budget or a plan asks for rounding anew, and ``int8``
+    else.
     ``table_bits``: of the table of words, which is only looked up, 3 to 8; by default 8, or 4 with ``int4``. ``group``:
     how many inputs of a 4-bit weight share a scale, 16, 32, 64 (the default) or 128; 0: all of an output channel.
     ``precision``: that of single weights, by name or pattern (``{"layers.5.*": Precision(8)}``).
@@ -144,7 +146,7 @@ def compress(
         loaded = _narrowed(loaded, width, options, calibration)
         apart = sum(array.nbytes for array in loaded.graph.params.values())
         loaded, unfused = _fused(loaded) if fuse_attention else (loaded, {})
-        if width != 1 and weights == "fp32" and plan is None and limits is None:
+        if width != 1 and plan is None and limits is None and not rounds_weights(loaded.graph, weights, options):
             calibration = None  # what is not rounded is not watched again
         if limits is not None:
             plan = replace(
@@ -162,7 +164,9 @@ def compress(
         profiler = make_profiler(loaded, options, calibration)
         loaded, pruned = carry_out(loaded, plan, prune, profiler, progress)
         options = plan.options(options)
-        read = None if plan.weights == "fp32" else calibration  # what is not rounded is not watched again
+        read = (
+            calibration if rounds_weights(loaded.graph, plan.weights, options) else None
+        )  # what is not rounded is not watched again
         report = compress_checkpoint(loaded, dst, plan.weights, progress, options, read, save_profile)
         report = report.with_pruning(before, tuple(pruned)) if pruned else report
         return report.with_vocabulary(trimmed, whole)

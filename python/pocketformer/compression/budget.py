@@ -199,7 +199,7 @@ class Planner:
         for (parameter, axis), labels in self.channels.axes.items():
             shape = self.loaded.graph.params[parameter].shape
             total += float((labels == label).sum()) * float(np.prod(shape)) / shape[axis]
-        return total * (4 if self.weights == "fp32" else 1)
+        return total * {"fp32": 4, "fp16": 2}.get(self.weights, 1)
 
     def _turns(self, chosen: Mapping[str, int]) -> list[tuple[str, int]]:
         return [

@@ -18,6 +18,7 @@ from ..layout import (
     BLOCK,
     LANES,
     codebook_size,
+    fp16_panels,
     fp32_panels,
     group_panels,
     high_panels,
@@ -29,6 +30,8 @@ from ..layout import (
 )
 from ..packing import pack_bits, pack_high, pack_nibbles, pack_panels, pack_scales, pad, vectors
 
+LEAST_INFINITE = 65520.0
+"""Half-way between the largest fp16 and what would follow it, to which it rounds."""
 ELEMENTS_AT_ONCE = 1 << 20
 """Of a weight that is copied: 8 MB in float64. A vocabulary of 250,000 rows is never held as a whole."""
 
@@ -72,15 +75,15 @@ def layout(target: Graph, minima: Collection[str] = ()) -> dict[str, Slot]:
     slots: dict[str, Slot] = {}
     for name, facts in target.weights.items():
         n, k, bits, rows = facts["n"], facts["k"], BITS[facts["format"]], facts.get("layout") == "rows"
-        dtype = np.dtype(np.float32 if bits == 32 else np.int8 if bits == 8 else np.uint8)
+        dtype = np.dtype({32: np.float32, 16: np.float16, 8: np.int8}.get(bits, np.uint8))
         shape: tuple[int, ...]
         if rows:
             columns = table_columns(k, bits) if bits < 8 else k
             shape = (table_rows(n, columns, dtype.itemsize), columns)
         else:
-            shape = {32: fp32_panels, 8: int8_panels}.get(bits, int4_panels)(n, k)
+            shape = {32: fp32_panels, 16: fp16_panels, 8: int8_panels}.get(bits, int4_panels)(n, k)
         slots[f"{name}.weight"] = Slot(dtype, shape, (n, k), bits if bits < 8 else 0)
-        if bits == 32:
+        if bits >= 16:
             continue
         if bits in (5, 6) and not rows:
             slots[f"{name}.high"] = Slot(np.dtype(np.uint8), high_panels(n, k, bits), (n, k), bits - 4)
@@ -135,13 +138,38 @@ def write_part(sink: Sink, name: str, part: str, slots: Mapping[str, Slot], begi
         sink.write(f"{name}.high", begin // LANES, pack_high(rows >> np.uint8(4), 4 + high.bits))
 
 
-def write_plain(sink: Sink, name: str, slot: Slot, tensor: Array) -> None:
-    """Packs a parameter that stays float32."""
+def write_plain(sink: Sink, name: str, slot: Slot, tensor: Array) -> tuple[float, float]:
+    """Packs a parameter that is stored as floats.
+
+    Returns the sums of squares of what fp16 changed and of the parameter; 0 and 1 where it is float32. Raises
+    ValueError for a number that fp16 does not reach.
+    """
     if not slot.by_rows:
         sink.write(name, 0, pad(np.asarray(tensor, np.float32), *slot.shape))
-        return
+        return 0.0, 1.0
+    changed, whole = 0.0, 0.0
     for begin, end in row_parts(slot.plain):
-        write_rows(sink, name, slot, begin, np.asarray(tensor[begin:end], np.float32))
+        rows = np.asarray(tensor[begin:end], np.float32)
+        stored = rows if slot.dtype == np.float32 else as_halves(name.removesuffix(".weight"), rows)
+        write_rows(sink, name, slot, begin, stored)
+        if stored is not rows:
+            changed += float(np.square(rows - stored.astype(np.float64)).sum())
+            whole += float(np.square(rows, dtype=np.float64).sum())
+    return (changed, whole) if slot.dtype == np.float16 else (0.0, 1.0)
+
+
+def as_halves(name: str, rows: Array) -> Array:
+    """``rows`` float32 of the weight ``name`` as float16, to the nearest, of two equally near ones the even.
+
+    Raises ValueError where that does not reach.
+    """
+    highest = float(np.abs(rows).max(initial=0.0))
+    if highest >= LEAST_INFINITE:
+        raise ValueError(
+            f"the weight {name!r} holds {highest:g}, more than the 65504 of fp16; give it 32 bits: "
+            f"precision={{{name!r}: Precision(32)}}, or --precision '{name}=32'"
+        )
+    return rows.astype(np.float16)
 
 
 def row_parts(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:

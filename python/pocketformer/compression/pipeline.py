@@ -20,6 +20,7 @@ from ..pocketwriter import writing
 from .calibration import FEW_TOKENS, TOKENS, Samples, calibrate, default_calibration, random_tokens, takes_tokens
 from .dataflow import Dataflow
 from .packed import Sink, Slot, layout, row_parts, write_part, write_plain
+from .precision import FP16, INT8
 from .profile import Observer, Progress, load_profile
 from .profile import save_profile as keep_profile
 from .quantize import Profiler, Quantization, QuantizeOptions, calibrated_profiler
@@ -28,8 +29,8 @@ from .report import CompressionReport, Stage, TensorReport
 if TYPE_CHECKING:
     from ..sources.huggingface import Checkpoint
 
-WEIGHTS = {"int8": 8, "int4": 4, "fp32": 32, "gguf": 8}
-"""Bits of linears that are rounded."""
+WEIGHTS = {"int8": 8, "int4": 4, "fp16": 16, "fp32": 32, "gguf": 8}
+"""Bits of linears."""
 
 
 EXTRAS = (*GROUP_PARTS, "high", "codebook", "colsum")
@@ -50,8 +51,10 @@ class Compression:
     """A plain fp32 ``graph`` on its way to be packed: its ``target`` without parameters, and the ``slots`` of these.
 
     ``weights`` is the precision of linears where ``options`` name no other: ``int8`` or ``int4``, and tables and
-    attention are rounded too, or ``fp32``, and nothing is; with ``gguf`` the integers of a GGUF file are kept, and what
-    has none becomes int8. ``profiler``: see Quantization. Raises ValueError for another word.
+    attention are rounded too, ``fp16``, which is that of tables too, or ``fp32``, and nothing is rounded; with ``gguf``
+    the integers of a GGUF file are kept, and what has none becomes int8. ``profiler``: see Quantization.
+
+    Raises ValueError for another word.
     """
 
     def __init__(
@@ -103,7 +106,7 @@ class Compression:
         params = (self.quantization or self).graph.params
         for name, slot in self.slots.items():
             if name in params and name not in errors:
-                write_plain(sink, name, slot, params[name])
+                errors[name] = write_plain(sink, name, slot, params[name])
         return self._report({name: sqrt(error / max(norm, 1e-60)) for name, (error, norm) in errors.items()}, peaks)
 
     def _report(self, errors: Mapping[str, float], peaks: Mapping[str, float]) -> CompressionReport:
@@ -183,7 +186,7 @@ def compress_checkpoint(
     """
     options = options or QuantizeOptions()
     profiler = None
-    if weights in WEIGHTS and weights != "fp32":
+    if weights in WEIGHTS and rounds(loaded.graph, weights, options):
         profiler = make_profiler(loaded, options, calibration, save_profile, WEIGHTS[weights])
     if profiler is None and (calibration is not None or save_profile is not None):
         raise ValueError(f"weights is {weights!r} and rounded without calibration; leave calibration out")
@@ -195,6 +198,13 @@ def compress_checkpoint(
         if progress:
             progress("write", 1.0)
     return replace(report, file_bytes=os.stat(dst).st_size, weights=weights)
+
+
+def rounds(graph: Graph, weights: str, options: QuantizeOptions) -> bool:
+    """Whether weights of ``graph`` become integers, for which the model is run on a calibration."""
+    if weights != "fp16":
+        return weights != "fp32"
+    return any(precision.bits <= INT8 for precision in options.precisions(graph, FP16).values())
 
 
 def make_profiler(

@@ -11,15 +11,15 @@ from ..layout import LONGEST_JOINED, MAX_INT8_K
 from .dataflow import Dataflow
 
 GROUPS = (16, 32, 64, 128)
-FP32, INT8, INT4 = 32, 8, 4
+FP32, FP16, INT8, INT4 = 32, 16, 8, 4
 ROTATED_TABLE = 5
 """Bits up to which the rows of a table gain by being rotated."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """``bits`` of a stored number: 32 (fp32), 8 (int8), 6 or 5 (evenly spaced), or 4 (indices into a learned codebook
-    of 16); of a table that is only looked up also 3, 5, 6 or 7, all of a learned codebook.
+    """``bits`` of a stored number: 32 (fp32), 16 (fp16), 8 (int8), 6 or 5 (evenly spaced), or 4 (indices into a learned
+    codebook of 16); of a table that is only looked up also 3, 5, 6 or 7, all of a learned codebook.
 
     ``group``: how many inputs of a linear of 4 to 6 bits share a scale, 16, 32, 64 or 128; 0, for 4 bits alone: all of
     an output channel.
@@ -31,7 +31,7 @@ class Precision:
     @property
     def format(self) -> str:
         """As docs/format.md names it."""
-        return "f32" if self.bits == FP32 else f"i{self.bits}"
+        return f"{'f' if self.bits >= FP16 else 'i'}{self.bits}"
 
 
 def choose_precisions(
@@ -45,21 +45,22 @@ def choose_precisions(
     """The precision of every weight that an operator reads, tables first.
 
     Tables and final linears of at most ``fp32_rows`` rows stay fp32; ``table_bits`` is of the first table of a lookup
-    alone, as the others are small and part of every token. ``overrides`` names weights, or patterns of their names
-    (``layers.5.*``), of which the last that matches counts.
+    alone, as the others are small and part of every token; where linears are fp16, these are too. ``overrides`` names
+    weights, or patterns of their names (``layers.5.*``), of which the last that matches counts.
 
     Raises ValueError when an override matches nothing, or asks for what the weight cannot be.
     """
     flow = Dataflow(graph)
     chosen: dict[str, Precision] = {}
+    floats = linear_bits == FP16
     for name in {**flow.tables, **flow.linears}:
         linears, place = flow.linears.get(name, []), flow.tables.get(name)
         rows, k = graph.weights[name]["n"], graph.weights[name]["k"]
         final = any(op["out"] == graph.output for op in linears)
-        if (linears and k > MAX_INT8_K) or (rows <= fp32_rows and (final or place is not None)):
+        if (linears and k > MAX_INT8_K and not floats) or (rows <= fp32_rows and (final or place is not None)):
             chosen[name] = Precision(FP32)
         elif place is not None:
-            chosen[name] = Precision(table_bits if place == 0 and not linears else INT8)
+            chosen[name] = Precision(table_bits if place == 0 and not linears else FP16 if floats else INT8)
         else:
             chosen[name] = Precision(linear_bits, _divisor(group, k) if linear_bits == INT4 else 0)
     for pattern, precision in (overrides or {}).items():
@@ -79,9 +80,9 @@ def _divisor(group: int, k: int) -> int:
 
 def _check(name: str, precision: Precision, k: int, linear: bool, table: bool) -> None:
     grouped_bits = {INT4, 5, 6} if k <= LONGEST_JOINED else {INT4}
-    allowed = {FP32, INT8} | (grouped_bits if not table else set()) | ({3, 4, 5, 6, 7} if not linear else set())
+    allowed = {FP32, FP16, INT8} | (grouped_bits if not table else set()) | ({3, 4, 5, 6, 7} if not linear else set())
     if linear and k > MAX_INT8_K:
-        allowed = {FP32}
+        allowed = {FP32, FP16}
     if precision.bits not in allowed:
         kind = "a table that a product reads too" if table and linear else "a table" if table else "a linear"
         known = ", ".join(map(str, sorted(allowed)))
@@ -99,7 +100,7 @@ def _check(name: str, precision: Precision, k: int, linear: bool, table: bool) -
 def choose_block(bits: int, k: int, largest: int, linear: bool, place: int | None, averages: bool) -> int:
     """The Hadamard block of a weight. A lookup undoes the rotation of its first table only; ``averages`` are rows that
     attention produces, free of outliers."""
-    if bits == FP32 or place:
+    if bits >= FP16 or place:
         return 0
     rotated = (bits < INT8 or not averages) if linear else bits <= ROTATED_TABLE
     block = min(k & -k, largest) if rotated else 0

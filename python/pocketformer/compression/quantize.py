@@ -30,8 +30,8 @@ from .gptq import (
     round_with_feedback,
     steps,
 )
-from .packed import row_parts
-from .precision import FP32, INT4, INT8, Precision, choose_block, choose_precisions
+from .packed import as_halves, row_parts
+from .precision import FP16, INT4, INT8, Precision, choose_block, choose_precisions
 from .profile import Observer, Progress, profile
 from .scaling import METHODS, SMALL_BLOCK, scaled
 from .zeros import after_relu, zero_groups
@@ -60,10 +60,10 @@ class Profiler:
 
 @dataclass(frozen=True)
 class QuantizeOptions:
-    """``table_bits``: of the table of words, 3 to 8 or 32; None: 4 where linears have 4, else 8. ``group``: inputs of a
-    4-bit linear that share a scale, 16, 32, 64 or 128, or 0 for a scale a channel; where it does not divide the inputs,
-    the largest of these below it that does. ``precision``: of single weights, by name or by a pattern such as
-    ``layers.5.*``; the last that matches counts.
+    """``table_bits``: of the table of words, 3 to 8, 16 or 32; None: 4 where linears have 4, 16 where they are fp16,
+    else 8. ``group``: inputs of a 4-bit linear that share a scale, 16, 32, 64 or 128, or 0 for a scale a channel; where
+    it does not divide the inputs, the largest of these below it that does. ``precision``: of single weights, by name or
+    by a pattern such as ``layers.5.*``; the last that matches counts.
 
     ``block``: largest rotation block. ``rotate_attention_output``: also rotate what attention produces for int8
     linears; its rows are averages, free of outliers. ``clip``: candidates for the share of a channel's range that int8
@@ -102,8 +102,8 @@ class QuantizeOptions:
             raise ValueError(f"scaling is {self.scaling!r}; it must be one of {', '.join(METHODS)}")
         if self.block < 0 or self.block & (self.block - 1):
             raise ValueError(f"block is {self.block}; it must be 0 or a power of two")
-        if self.table_bits not in (None, 3, 4, 5, 6, 7, 8, 32):
-            raise ValueError(f"table_bits is {self.table_bits}; it must lie in 3…8, or be 32")
+        if self.table_bits not in (None, 3, 4, 5, 6, 7, 8, 16, 32):
+            raise ValueError(f"table_bits is {self.table_bits}; it must lie in 3…8, or be 16 or 32")
         if self.group not in (0, 16, 32, 64, 128):
             raise ValueError(f"group is {self.group}; it must be 16, 32, 64 or 128, or 0 for a scale a channel")
 
@@ -176,6 +176,9 @@ def quantize_graph(
     for part in quantization.round(progress):
         parts.setdefault(part.name, []).append(part)
     params = dict(quantization.graph.params)
+    for name, precision in quantization.precisions.items():
+        if precision.bits == FP16:
+            params[f"{name}.weight"] = as_halves(name, np.asarray(params[f"{name}.weight"], np.float32))
     for name, rounded in parts.items():
         params[f"{name}.weight"] = np.concatenate([part.values for part in rounded])
         params[f"{name}.scale"] = np.concatenate([part.scale for part in rounded])
@@ -210,7 +213,7 @@ class Quantization:
         self.rotations = {
             name: self._block(name, precision)
             for name, precision in self.precisions.items()
-            if precision.bits < FP32 and name not in kept
+            if precision.bits < FP16 and name not in kept
         }
         if profiler is None and options.random_tokens > 0 and takes_tokens(graph):
             profiler = random_profiler(graph, options.random_tokens)
@@ -218,7 +221,8 @@ class Quantization:
         self.zeros = self._skipping()
         self.rotations |= dict.fromkeys(self.zeros, 0)
         self.rounded: dict[str, Array] | None = {} if options.refit and options.few_bits(graph, linear_bits) else None
-        self.target = as_quantized(graph, self.rotations, self.precisions, self.zeros)
+        attention = linear_bits < FP16
+        self.target = as_quantized(graph, self.rotations, self.precisions, self.zeros, attention)
         self.unscaled: dict[str, str] = {}
         for name, grouped in kept.items():
             self.target.weights[name] = {**self.target.weights[name], **grouped.facts()}
@@ -398,11 +402,16 @@ def as_quantized(
     rotations: Mapping[str, int],
     precisions: Mapping[str, Precision] | None = None,
     zeros: Mapping[str, float] | None = None,
+    attention: bool = True,
 ) -> Graph:
-    """``graph`` without parameters, its attention being int8 and the weights that ``rotations`` names being rounded, to
-    int8 where ``precisions`` says nothing else; linears of the weights of ``zeros`` skip these.
+    """``graph`` without parameters, with ``attention`` that being int8, and the weights that ``rotations`` names being
+    rounded, to int8 where ``precisions`` says nothing else; those that become fp16 need no rotation. Linears of the
+    weights of ``zeros`` skip these.
     """
     weights = dict(graph.weights)
+    for name, precision in (precisions or {}).items():
+        if precision.bits == FP16:
+            weights[name] = {**weights[name], "format": precision.format}
     for name, block in rotations.items():
         precision = (precisions or {}).get(name, Precision())
         half = precision.group and _scales_fit(graph, name, precision.group, block)
@@ -413,8 +422,10 @@ def as_quantized(
             "scales": "f16" if half else "",
         }
         weights[name] = {**weights[name], **{key: value for key, value in rounded.items() if value}}
-    states = _int8_states(graph)
-    ops = _with_int8_queries(graph, {state["name"]: state for state in states})
+    states, ops = graph.states, graph.ops
+    if attention:
+        states = _int8_states(graph)
+        ops = _with_int8_queries(graph, {state["name"]: state for state in states})
     seen = zeros or {}
     ops = [{**op, "zeros": round(seen[op["weight"]], 4)} if op.get("weight") in seen else op for op in ops]
     return replace(graph, weights=weights, states=states, ops=ops, params={})

@@ -13,7 +13,7 @@ import numpy as np
 
 from .._core import Program, Session
 from ..graph import SELECTED, Array, Graph
-from ..layout import LONGEST_JOINED
+from ..layout import LONGEST_JOINED, MAX_INT8_K
 from ..packing import pack_graph
 from ..segments import aligned
 from ..similarity import row_cosines
@@ -21,7 +21,7 @@ from .calibration import Calibration
 from .channels import Space
 from .dataflow import Dataflow
 from .importance import Seen
-from .precision import FP32, GROUPS, INT8, Precision
+from .precision import FP16, FP32, GROUPS, INT8, Precision
 from .prune import MULTIPLE, PruneOptions, at_widths
 from .quantize import Profiler, Quantization, QuantizeOptions
 
@@ -62,20 +62,26 @@ def width_curve(
 
 
 def fewer_bits(graph: Graph, chosen: Mapping[str, Precision], group: int) -> dict[str, list[Precision]]:
-    """The precisions with fewer bits than ``chosen`` that each weight may have, most bits first: 6 to 4 for linears, 4
-    alone where they have no groups, and 6 to 3 for a table that is only looked up and is large enough to matter."""
+    """The precisions with fewer bits than ``chosen`` that each weight may have, most bits first: 8 for what is fp16, 6
+    to 4 for linears, 4 alone where they have no groups, and 6 to 3 for a table that is only looked up and is large
+    enough to matter."""
     flow = Dataflow(graph)
     found: dict[str, list[Precision]] = {}
     for name, precision in chosen.items():
         k = graph.weights[name]["k"]
         if precision.bits == FP32:
             continue
+        int8 = precision.bits == FP16 and not (name in flow.linears and k > MAX_INT8_K)
+        levels = [Precision(INT8)] if int8 else []
         if name not in flow.tables:
             fits = next((size for size in reversed(GROUPS) if size <= group and k % size == 0), 0)
             bits = LINEAR_BITS if fits and k <= LONGEST_JOINED else LINEAR_BITS[-1:]
-            found[name] = [Precision(of, fits) for of in bits] if precision.bits == INT8 else []
+            few = [Precision(of, fits) for of in bits] if int8 or precision.bits == INT8 else []
+            found[name] = [*levels, *few]
         elif name not in flow.linears and flow.tables[name] == 0:
-            found[name] = [Precision(bits) for bits in TABLE_BITS if bits < precision.bits]
+            found[name] = [*levels, *(Precision(bits) for bits in TABLE_BITS if bits < precision.bits)]
+        else:
+            found[name] = levels
     return {name: levels for name, levels in found.items() if levels}
 
 

@@ -74,7 +74,7 @@ def measure(
     allowed = [n for n in lengths if n <= longest]
     if not allowed:
         raise ValueError(f"all lengths are above {longest}, the longest sequence that {path} allows")
-    int8 = reference.file.model["weights"] != "fp32"
+    int8 = reference.file.model["weights"] not in ("fp16", "fp32")
     stored = weight_bytes(reference)
     probe = _core.probe_int8 if int8 else _core.probe_f32
     runs = []

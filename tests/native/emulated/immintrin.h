@@ -46,6 +46,13 @@ inline __m512i cvtepi8_epi32(__m128i x) {
   std::memcpy(bytes, &x, 16);
   return bits<__m512i>(lanes<Integers>([&](int i) { return bytes[i]; }));
 }
+inline __m512 cvtph_ps(__m256i x) {
+  const __m256 halves[2] = {_mm256_cvtph_ps(_mm256_castsi256_si128(x)),
+                            _mm256_cvtph_ps(_mm256_extracti128_si256(x, 1))};
+  __m512 r;
+  std::memcpy(&r, halves, 64);
+  return r;
+}
 inline __m128i cvtepi32_epi8(__m512i x) {
   int8_t bytes[16];
   const Integers a = integers(x);
@@ -93,6 +100,7 @@ inline int32_t reduce_add_epi32(__m512i x) {
 #define _mm512_cvtepi32_ps(x) emulated::cvtepi32_ps(x)
 #define _mm512_cvtps_epi32(x) emulated::cvtps_epi32(x)
 #define _mm512_cvtepi8_epi32(x) emulated::cvtepi8_epi32(x)
+#define _mm512_cvtph_ps(x) emulated::cvtph_ps(x)
 #define _mm512_cvtepi32_epi8(x) emulated::cvtepi32_epi8(x)
 #define _mm512_maskz_loadu_ps(mask, p) emulated::maskz_loadu_ps(mask, p)
 #define _mm512_mask_storeu_ps(p, mask, x) emulated::mask_storeu_ps(p, mask, x)

@@ -6,13 +6,13 @@
 #include "kernels/gemm_skip.h"
 #include "kernels/quantize.h"
 
-#define POCKETFORMER_EXPORT_KERNELS(name)                                                                 \
-  namespace pocketformer {                                                                                \
-  const KernelTable* kernel_table_##name() {                                                              \
-    static constexpr KernelTable kTable = {.isa = Isa::kName,                                             \
-                                           .activation_offset = Isa::kActivationOffset,                   \
-                                           .quantize_rows = quantize_rows<Isa>,                           \
-                                           .gemm = {gemm_f32<Isa>, nullptr, gemm_i8<Isa>, gemm_i4<Isa>}}; \
-    return &kTable;                                                                                       \
-  }                                                                                                       \
+#define POCKETFORMER_EXPORT_KERNELS(name)                                                                       \
+  namespace pocketformer {                                                                                      \
+  const KernelTable* kernel_table_##name() {                                                                    \
+    static constexpr KernelTable kTable = {.isa = Isa::kName,                                                   \
+                                           .activation_offset = Isa::kActivationOffset,                         \
+                                           .quantize_rows = quantize_rows<Isa>,                                 \
+                                           .gemm = {gemm_f32<Isa>, gemm_f16<Isa>, gemm_i8<Isa>, gemm_i4<Isa>}}; \
+    return &kTable;                                                                                             \
+  }                                                                                                             \
   }
