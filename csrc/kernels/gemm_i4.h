@@ -215,7 +215,7 @@ void gemm_i4_tile(const GemmArgs& g, int row, int panel) {
   const uint8_t* x = static_cast<const uint8_t*>(g.x) + row * ldx;
   const int8_t* w = static_cast<const int8_t*>(weight.panels) + panel * panel_bytes;
   const int32_t* sum = g.x_sum + row * ld_sum;
-  const int32_t* start = Source::kNarrow && Source::kBytes == 128 ? g.start + row * ld_sum : nullptr;
+  const int32_t* start = Source::kNarrow && Source::kBytes == 128 ? g.x_start + row * ld_sum : nullptr;
   const size_t ld_scale = g.ld_scale;  // 0: the inputs have a scale a row, which comes at the end
   const float* x_scale = g.x_scale + (ld_scale != 0 ? row * ld_scale : row);
   const float* scale = weight.scale + panel * panel_scales;
@@ -465,7 +465,7 @@ __attribute__((noinline)) void gemm_indices(const GemmArgs& g) {
   for (int row = 0; row < g.m; row += rows) {
     GemmArgs part = part_of<uint8_t>(g, row, g.m - row < rows ? g.m - row : rows, g.panel_begin);
     narrow_starts<V>(part, Indices<V, 128>::middle(g.weight), starts);
-    part.start = starts;
+    part.x_start = starts;
     gemm_prepared<V>(part, true, true);
   }
 }

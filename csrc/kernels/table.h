@@ -95,7 +95,7 @@ struct GemmArgs {
   size_t ld_scale = 0;
   const int32_t* x_sum = nullptr;  // kI4 and groups: [m][ld_sum], by the weight's group
   size_t ld_sum = 0;
-  const int32_t* start = nullptr;  // like x_sum, the kernel's own: what sums of 16 bits begin with
+  const int32_t* x_start = nullptr;  // like x_sum, the kernel's own: what sums of 16 bits begin with
   WeightView weight;
   float* out;
   size_t ldo;

@@ -40,7 +40,7 @@ struct Value {
   int domain;
   Operand scale;  // of heads
   int head_dim = 0, rotate = 0;
-  bool negative = true;  // whether numbers below zero are possible
+  bool negative = true;                      // whether numbers below zero are possible
   int64_t places = 0, sizes = 0, total = 0;  // of match: tokens, those that remain, and those there were at first
   bool heads() const { return static_cast<bool>(scale); }
 };

@@ -22,8 +22,10 @@ SKIPPED, SEEN, GLOBALS = "skipped", "seen", "globals"
 """Inputs that some text models have, a number for each text: first tokens that are not pooled; first tokens that all
 others attend to, the rest to none but them; first tokens that all attend to, as they do to all, beside a window."""
 
-READS = ("in", "with", "q", "k", "v", "global_q", "multiply", "residual")
-READS += ("matches", "after", "sizes", "moments", "scores")
+READS = (
+    *("in", "with", "q", "k", "v", "global_q", "multiply", "residual"),
+    *("matches", "after", "sizes", "moments", "scores"),
+)
 STATES = ("state", "global_state")
 TENSORS = ("bias", "pair_bias", "frequencies", "rows", "logarithms")
 """Fields of an operator that name a value that it reads, a state, and a plain parameter."""

@@ -86,7 +86,7 @@ def build(config: Config, tensors: Tensors, architecture: str, size: Size) -> tu
     heads = ["classifier", *["distillation_classifier"] * architecture.endswith("WithTeacher")]
     shape = tensors.shape("classifier.weight")
     weight, bias = (
-        np.mean([np.asarray(read) for read in reads], axis=0, dtype=np.float32)
+        np.asarray(np.mean([np.asarray(read) for read in reads], axis=0, dtype=np.float32))
         for reads in (
             [tensors.weight(f"{head}.weight", *shape) for head in heads],
             [tensors.vector(f"{head}.bias", shape[0]) for head in heads],

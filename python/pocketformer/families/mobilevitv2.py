@@ -4,6 +4,7 @@ Mehta and Rastegari, arXiv 2206.02680)."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -119,7 +120,7 @@ class _Layer:
             normed, weight[values], bias[values], name=f"{name}.values", activation="relu", multiply=context
         )
 
-    def linear(self, x: str, name: str, outputs: int, inputs: int, **options: str) -> str:
+    def linear(self, x: str, name: str, outputs: int, inputs: int, **options: Any) -> str:
         return self.net.b.linear(x, *self.read(name, outputs, inputs), name=f"{self.name}.{name}", **options)
 
     def read(self, name: str, outputs: int, inputs: int) -> tuple[Array, Array]:
