@@ -24,7 +24,7 @@ MEAN, STD = (np.array(x, np.float32) for x in ([0.485, 0.456, 0.406], [0.229, 0.
 
 def build(folder: Path, heads: int = 1, side: int = 64, **options: Any) -> EfficientFormer:
     model = EfficientFormer(heads, **options).eval()
-    make_convolutions_adversarial(model, (side, side))
+    seen = make_convolutions_adversarial(model, (side, side))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("qkv.weight"):
@@ -32,7 +32,8 @@ def build(folder: Path, heads: int = 1, side: int = 64, **options: Any) -> Effic
             if "attention_biases" in name or "layer_scale" in name:
                 parameter.normal_(generator=torch.Generator().manual_seed(len(name)))
     if heads:
-        spread_logits(model, (side, side), *[m for name, m in model.named_children() if name.endswith("classifier")])
+        classifiers = [part for name, part in model.named_children() if name.endswith("classifier")]
+        spread_logits(model, seen, *classifiers, most=8)
     model.save(folder)
     processor = {
         "image_processor_type": "EfficientFormerImageProcessor",

@@ -37,9 +37,9 @@ def build(
 ) -> Any:
     config = transformers.MobileViTConfig(**{**SIZES, **options})
     model = getattr(transformers, f"MobileViT{suffix}")(config).eval()
-    make_convolutions_adversarial(model, size)
+    pixels = make_convolutions_adversarial(model, size)
     if suffix != "Model":
-        spread_logits(model, size, model.classifier)
+        spread_logits(model, pixels, model.classifier)
     model.save_pretrained(folder)
     processor = MobileViTImageProcessorPil(
         size={"shortest_edge": max(size)}, crop_size={"height": size[0], "width": size[1]}

@@ -37,13 +37,13 @@ def build(
 ) -> Any:
     config = transformers.MobileViTV2Config(**{**SIZES, **options})
     model = getattr(transformers, f"MobileViTV2{suffix}")(config).eval()
-    make_convolutions_adversarial(model, size)
+    pixels = make_convolutions_adversarial(model, size)
     with torch.no_grad():  # scores that differ, of keys and values that stay in range
         for name, parameter in model.named_parameters():
             if "qkv_proj.convolution" in name:
                 parameter[0] *= 3
     if suffix != "Model":
-        spread_logits(model, size, model.classifier)
+        spread_logits(model, pixels, model.classifier)
     model.save_pretrained(folder)
     processor = MobileViTImageProcessorPil(
         size={"shortest_edge": max(size)}, crop_size={"height": size[0], "width": size[1]}

@@ -10,12 +10,13 @@ import torch
 from helpers.torch_models import make_adversarial
 
 
-def make_convolutions_adversarial(model: torch.nn.Module, size: tuple[int, int]) -> None:
+def make_convolutions_adversarial(model: torch.nn.Module, size: tuple[int, int]) -> torch.Tensor:
     """Fills every parameter, and the batch norms' statistics with such as keep what follows in range and are none of
-    what the norms would see of images of ``size``."""
+    what the norms would see of the images [4, 3, …] of ``size`` that are returned."""
     make_adversarial(model, 3)
     generator = torch.Generator().manual_seed(5)
     norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    pixels = torch.rand(4, 3, *size, generator=generator)
     with torch.no_grad():
         for weight in model.parameters():
             if weight.ndim == 4:
@@ -23,21 +24,23 @@ def make_convolutions_adversarial(model: torch.nn.Module, size: tuple[int, int])
         for norm in norms:
             norm.weight[::3] *= -1
             norm.momentum = 1.0
-        model.train()(torch.rand(4, 3, *size, generator=generator))
+        model.train()(pixels)
         model.eval()
         for norm in norms:
             spread = norm.running_var.sqrt()
             norm.running_mean += 0.5 * spread * torch.randn(spread.shape, generator=generator)
             norm.running_var *= 0.3 + 2 * torch.rand(spread.shape, generator=generator)
+    return pixels
 
 
-def spread_logits(model: torch.nn.Module, size: tuple[int, int], *classifiers: Any) -> None:
-    """Scales ``classifiers`` so that the logits differ from image to image, and their softmax is not certain."""
+def spread_logits(model: torch.nn.Module, pixels: torch.Tensor, *classifiers: Any, most: float = np.inf) -> None:
+    """Scales ``classifiers`` so that the logits of an image differ from those of others by 2, and among themselves by
+    no more than ``most``: their softmax is neither even nor certain."""
     with torch.no_grad():
-        found = model(torch.rand(4, 3, *size, generator=torch.Generator().manual_seed(6))).logits
+        found = model(pixels).logits
         by_image, by_label = ((found - found.mean(dim=dim, keepdim=True)).std() for dim in (0, 1))
         for classifier in classifiers:
-            classifier.weight *= min(2 / by_image, 8 / by_label)
+            classifier.weight *= min(2 / by_image, most / by_label)
 
 
 def logits(model: Any, pictures: Any, labels: int = 5) -> np.ndarray:

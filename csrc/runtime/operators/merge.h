@@ -185,11 +185,12 @@ struct Match {
     const Value before = after.empty() ? Value{} : l.matches("after", after, from.domain);
     const int64_t tokens = of.max_rows, left = tokens - merged, width = tokens + 2 * left;
     const int64_t total = after.empty() ? tokens : before.total;
-    l.check(width <= kMaxWidth, "in", "names '", in, "' of ", tokens, " tokens a sequence, which are too many");
+    l.check(3 * total <= kMaxWidth, "in", "names '", in, "' of ", tokens, " tokens a sequence, which are too many");
     const float* table = l.tensors().take_floats(l.place(), logarithms, {padded(total)});
     l.begin_stage(one);
     const int columns = static_cast<int>(width);
-    Value to{l.scratch(one, columns, static_cast<int>(padded(width)), sizeof(float)), one, {}};
+    // Rows of one size take each other's place in memory, layer after layer.
+    Value to{l.scratch(one, columns, static_cast<int>(padded(3 * total)), sizeof(float)), one, {}};
     to.places = tokens, to.sizes = left, to.total = total;
     l.define(out, to);
     const MatchStep::Shape shape{.from = from.domain,
