@@ -111,7 +111,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             figures = " | ".join(f"{speed[name, cell]:.4g}" for cell in cells)
             lines.append(f"| {name} | {figures} | {peak / 1e6:.0f} MB |")
         peers = [name for name in names if name != OURS]
-        if peers:
+        if peers and OURS in names:
             ratios = [speed[OURS, cell] / max(speed[name, cell] for name in peers) for cell in cells]
             lines.append(
                 "| ours / the better llama.cpp | " + " | ".join(f"**{ratio:.2f}**" for ratio in ratios) + " | |"
