@@ -82,7 +82,7 @@ def test_rows_of_values_wait_in_a_file_where_they_are_many(monkeypatch: pytest.M
     graph = tiny_graph()
     names = ["layer0.qkv", "layer1.down"]
     expected = list(profile.profile(graph, names, random_tokens(graph, 400)))
-    monkeypatch.setattr(profile, "IN_MEMORY", 10_000)
+    monkeypatch.setattr(operators, "IN_MEMORY", 10_000)
     monkeypatch.setattr(profile, "CHUNK", 50)
     for seen, wanted in zip(profile.profile(graph, names, random_tokens(graph, 400)), expected, strict=True):
         assert (seen.weights, seen.rows) == (wanted.weights, wanted.rows)
