@@ -14,7 +14,7 @@ import pytest
 from helpers.graphs import MODEL, TEXT, tiny_graph
 from helpers.tokenizers import WORDS, word_pieces
 from pocketformer import reference
-from pocketformer.compression import QuantizeOptions, calibration, compress_checkpoint, gptq, profile
+from pocketformer.compression import QuantizeOptions, calibration, compress_checkpoint, gptq, operators, profile
 from pocketformer.compression.calibration import (
     Calibration,
     calibrate,
@@ -84,6 +84,7 @@ def test_rows_of_values_wait_in_a_file_where_they_are_many(monkeypatch: pytest.M
     expected = list(profile.profile(graph, names, random_tokens(graph, 400)))
     monkeypatch.setattr(operators, "IN_MEMORY", 10_000)
     monkeypatch.setattr(profile, "CHUNK", 50)
+    monkeypatch.setattr(operators, "CHUNK", 50)
     for seen, wanted in zip(profile.profile(graph, names, random_tokens(graph, 400)), expected, strict=True):
         assert (seen.weights, seen.rows) == (wanted.weights, wanted.rows)
         np.testing.assert_allclose(seen.squares, wanted.squares, rtol=1e-6)
