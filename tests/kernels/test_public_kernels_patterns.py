@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from helpers.timing import best_of
-from pocketformer import _core, kernels, reference
+from pocketformer import _core, kernels
 from pocketformer.graph import Array
 from pocketformer.kernels import Blocks, Window
+from pocketformer.reference import attention
+from pocketformer.reference.rows import quantize
 
 every_isa = pytest.mark.parametrize("isa", _core.isas())
 RAGGED = [[0, 1], [0], [2, 0, 3], [], [1, 1, 4, 5], [5]]
@@ -113,10 +115,10 @@ def test_integers_of_global_rows(globals: int) -> None:
     walks = [np.broadcast_to(key < globals, (300, 300)), (np.abs(key - position) <= 20) & (key >= globals)]
     q8, k8, v8 = (x.swapaxes(0, 1) for x in (q, k, v))
     local = slice(globals, None)
-    part = reference.Heads(*reference.quantize(q8[:, local]))
+    part = attention.Heads(*quantize(q8[:, local]))
     no_bias = np.zeros((2, 300 - globals, 300), np.float32)
     if globals < 300:
-        near = reference._attend_int8(part, k8, v8, 32**-0.5, no_bias, *(walk[local] for walk in walks))
+        near = attention._attend_int8(part, k8, v8, 32**-0.5, no_bias, *(walk[local] for walk in walks))
         found = result[local].swapaxes(0, 1)
         assert np.abs(found - near).max() < 0.05
         assert np.median(np.abs(found - near)) < 1e-4

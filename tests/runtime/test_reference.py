@@ -15,9 +15,11 @@ from helpers.programs import quantize_graph
 from pocketformer import reference
 from pocketformer.graph import Array, Graph, GraphBuilder, Op, Table
 from pocketformer.packing import pack_graph
+from pocketformer.reference import Batch, attention
+from pocketformer.reference.rows import ACTIVATIONS, erf, linear, norm, quantize
 
 LENGTHS = [1, 40, 2, 33, 7]
-NOTHING = reference.Batch({}, {}, {}, {})
+NOTHING = Batch({}, {}, {}, {})
 
 
 def tokens(lengths: list[int], seed: int = 0) -> Array:
@@ -47,7 +49,7 @@ def test_a_sequence_does_not_depend_on_its_neighbours(int8: bool) -> None:
 
 def test_erf() -> None:
     x = np.linspace(-7, 7, 20_001)
-    np.testing.assert_allclose(reference.erf(x), [math.erf(value) for value in x], atol=1e-14)
+    np.testing.assert_allclose(erf(x), [math.erf(value) for value in x], atol=1e-14)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,7 @@ def test_erf() -> None:
 )
 def test_activations(name: str, function: Any) -> None:
     x = np.linspace(-20, 20, 401)
-    np.testing.assert_allclose(reference.ACTIVATIONS[name](x), [function(value) for value in x], atol=1e-13)
+    np.testing.assert_allclose(ACTIVATIONS[name](x), [function(value) for value in x], atol=1e-13)
 
 
 def loop_attention(op: Op, x: Array, heads: int, kv_heads: int, bias: Array | None, centre: int) -> Array:
@@ -106,11 +108,11 @@ def test_attention_against_plain_loops(left: int, right: int, causal: bool, dtyp
     ends = np.cumsum(lengths)
     rows = [slice(int(end - n), int(end)) for end, n in zip(ends, lengths, strict=True)]
     k, v = np.split(x[:, width:], 2, axis=1)
-    batch = reference.Batch({}, {"tokens": rows}, {}, {op["state"]: (k, v)})
+    batch = Batch({}, {"tokens": rows}, {}, {op["state"]: (k, v)})
     graph, queries = build.build("x"), x[:, :width]
     if dtype == "int8":
-        queries = reference.quantize_heads({"head_dim": d}, graph, batch, "tokens", [queries])
-    found = reference.attention(op, graph, batch, "tokens", [queries])
+        queries = attention.quantize_heads({"head_dim": d}, graph, batch, "tokens", [queries])
+    found = attention.attention(op, graph, batch, "tokens", [queries])
     parts = np.split(x.astype(np.float64), ends[:-1])
     expected = np.concatenate([loop_attention(op, part, heads, kv_heads, bias, longest - 1) for part in parts])
     if dtype == "fp32":
@@ -130,8 +132,8 @@ def test_int8_attention_keeps_small_values_beside_a_sink() -> None:
     v = rng.standard_normal((1, length, d)).astype(np.float32)
     k[:, 0], v[:, 0] = 2.0, v[:, 0] * 1e-3
     seen, bias = np.ones((length, length), bool), np.zeros((1, length, length), np.float32)
-    exact = reference._attend_fp32(q, k, v, 0.25, bias, seen)
-    rounded = reference._attend_int8(reference.Heads(*reference.quantize(q)), k, v, 0.25, bias, seen)
+    exact = attention._attend_fp32(q, k, v, 0.25, bias, seen)
+    rounded = attention._attend_int8(attention.Heads(*quantize(q)), k, v, 0.25, bias, seen)
     assert np.linalg.norm(rounded - exact) < 0.015 * np.linalg.norm(exact)
 
 
@@ -140,7 +142,7 @@ def test_int8_linear_follows_the_arithmetic() -> None:
     op = next(op for op in graph.ops if op["op"] == "linear")
     x = np.random.default_rng(1).standard_normal((3, 36)).astype(np.float32)
     x[1] = 0
-    found = reference.linear(op, graph, NOTHING, "tokens", [x])
+    found = linear(op, graph, NOTHING, "tokens", [x])
     weight, scale = graph.params["layer0.qkv.weight"], graph.params["layer0.qkv.scale"]
     bias = graph.params["layer0.qkv.bias"]
     sylvester = np.kron([[1, 1], [1, -1]], [[1, 1], [1, -1]])
@@ -160,7 +162,7 @@ def test_norms(kind: str) -> None:
     x, weight, bias = (rng.standard_normal(shape).astype(np.float32) for shape in ((5, 26), 26, 26))
     build = GraphBuilder.text(1, 0, 1)
     build.norm("x", weight, bias, name="norm", eps=1e-3, kind=kind)
-    found = reference.norm(build.ops[0], build.build("x"), NOTHING, "tokens", [x])
+    found = norm(build.ops[0], build.build("x"), NOTHING, "tokens", [x])
     for row, y in zip(x.astype(np.float64), found, strict=True):
         centred = row - row.mean() if kind == "layer" else row
         np.testing.assert_allclose(y, centred / math.sqrt((centred**2).mean() + 1e-3) * weight + bias, atol=1e-6)
