@@ -167,7 +167,7 @@ def test_a_plan_is_saved_edited_and_followed(loaded: Checkpoint, tmp_path: Path)
         ({"layer0.down": {"width": 64}, "bits": {"nothing": {"bits": 4}}}, "names 'nothing', which is no weight"),
         (
             {"layer0.down": {"width": 64}, "bits": {"layer0.up": {"bits": 7}}},
-            "'layer0.up' is 7 bits; a linear has one of 4, 5, 6, 8, 32",
+            "'layer0.up' is 7 bits; a linear has one of 4, 5, 6, 8, 16, 32",
         ),
         (
             {"layer0.down": {"width": 64}, "bits": {"layer0.up": {"bits": 5}}},
