@@ -143,19 +143,38 @@ class Planner:
                     f"{MULTIPLE} hidden channels a layer, and little of its quality); give at least that"
                 )
         chosen: dict[str, int] = {}
+        found: list[dict[str, int]] = []
         while broken := [n for n, limit in wanted.items() if _figure(plan := self._chosen(chosen), n) > limit]:
             turns = [turn for turn in self._turns(chosen) if self._saved(chosen, *turn, broken, wanted) > 0]
             if not turns:
                 missed = " and ".join(FIGURES[n][2](_figure(plan, n)) for n in broken)
                 raise ValueError(f"the limits cannot all be kept; the nearest found has {missed}: allow more")
+            missing = {n: _figure(plan, n) / wanted[n] - 1 for n in broken}
+            last = [t for t in turns if all(self._saved(chosen, *t, [n], wanted) >= missing[n] for n in broken)]
+            if last:  # one turn would do: the one that costs least, whatever else it saves
+                name, step = min(last, key=lambda turn: self._lost(chosen, *turn))
+                found.append({**chosen, name: step})
             costs = [self._cost(chosen, name, step, broken, wanted) for name, step in turns]
             name, step = turns[costs.index(min(costs))]
             chosen = {**chosen, name: step}
+        found = sorted(found, key=lambda steps: sum(self.knobs()[name][step].error for name, step in steps.items()))
+        plans = [self._taken_back(steps, wanted) for steps in (chosen, *found[:2])]
+        return min((plan for plan in plans if plan is not None), key=lambda plan: plan.error)
+
+    def _taken_back(self, chosen: dict[str, int], wanted: Mapping[str, float]) -> Plan | None:
+        """The plan of ``chosen`` without what it does not need; None where it does not keep to what is ``wanted``."""
+
+        def kept(plan: Plan) -> bool:
+            return all(_figure(plan, figure) <= limit for figure, limit in wanted.items())
+
+        plan = self._chosen(chosen)
+        if not kept(plan):
+            return None
         for name, step in sorted(chosen.items(), key=lambda item: -self.knobs()[item[0]][item[1]].error):
             for back in range(step):
                 relaxed = {**chosen, name: back}
                 candidate = self._chosen(relaxed)
-                if all(_figure(candidate, figure) <= limit for figure, limit in wanted.items()):
+                if kept(candidate):
                     chosen, plan = relaxed, candidate
                     break
         return plan
@@ -210,8 +229,11 @@ class Planner:
         self, chosen: Mapping[str, int], name: str, step: int, broken: list[str], wanted: Mapping[str, float]
     ) -> float:
         """Error for what is saved of the limits that are ``broken``."""
-        before, after = self.knobs()[name][chosen.get(name, 0)], self.knobs()[name][step]
-        return (after.error - before.error) / self._saved(chosen, name, step, broken, wanted)
+        return self._lost(chosen, name, step) / self._saved(chosen, name, step, broken, wanted)
+
+    def _lost(self, chosen: Mapping[str, int], name: str, step: int) -> float:
+        """Error that a turn adds."""
+        return self.knobs()[name][step].error - self.knobs()[name][chosen.get(name, 0)].error
 
     def _saved(
         self, chosen: Mapping[str, int], name: str, step: int, broken: list[str], wanted: Mapping[str, float]
