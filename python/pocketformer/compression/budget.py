@@ -159,7 +159,7 @@ class Planner:
             chosen = {**chosen, name: step}
         found = sorted(found, key=lambda steps: sum(self.knobs()[name][step].error for name, step in steps.items()))
         plans = [self._taken_back(steps, wanted) for steps in (chosen, *found[:2])]
-        return min((plan for plan in plans if plan is not None), key=lambda plan: plan.error)
+        return min((plan for plan in plans if plan is not None), key=lambda plan: plan.error or 0.0)
 
     def _taken_back(self, chosen: dict[str, int], wanted: Mapping[str, float]) -> Plan | None:
         """The plan of ``chosen`` without what it does not need; None where it does not keep to what is ``wanted``."""
