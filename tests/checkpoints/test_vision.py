@@ -239,9 +239,9 @@ def test_the_command_line_takes_images(tmp_path: Path, capsys: pytest.CaptureFix
     assert "40 × 40 pixels" in run("info", pocket)
     assert main(["encode", str(pocket), str(photos), "--prompt", "query"]) == 1
     assert "leave it out" in capsys.readouterr().err
-    for command in (["bench", str(pocket)], ["predict", str(pocket), "--board", "pi5"]):
-        assert main(command) == 1
-        assert "takes no texts (task 'embed_image')" in capsys.readouterr().err
+    assert main(["bench", str(pocket)]) == 1
+    assert "takes no texts (task 'embed_image')" in capsys.readouterr().err
+    assert "Raspberry Pi 5" in run("predict", pocket, "--board", "pi5")
     build("dinov2 labels", tmp_path, (40, 40))
     pocketformer.compress(tmp_path, pocket, weights="fp32")
     assert "LABEL_" in run("run", pocket, photos)
