@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,18 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from safetensors.numpy import load_file, save_file
 from transformers.models.mobilevit.image_processing_pil_mobilevit import MobileViTImageProcessorPil
 
 import pocketformer
-from helpers.checkpoints import refused
-from helpers.torch_images import logits, make_convolutions_adversarial, spread_logits
+from helpers.torch_images import (
+    assert_int8_is_near,
+    assert_notices,
+    assert_refused,
+    load,
+    logits,
+    make_convolutions_adversarial,
+    spread_logits,
+)
 from helpers.torch_models import deviation
 from pocketformer.errors import CheckpointError, UnsupportedModelError
 
@@ -46,12 +51,6 @@ def build(
     )
     processor.save_pretrained(folder)
     return model, processor
-
-
-def load(folder: Path, weights: str = "fp32", **options: Any) -> Any:
-    pocket = folder / f"{weights}.pocket"
-    pocketformer.compress(folder, pocket, weights=weights)
-    return pocketformer.load(pocket, **options)
 
 
 @pytest.mark.parametrize(
@@ -101,36 +100,27 @@ def test_features(tmp_path: Path) -> None:
 def test_parity_would_notice(part: str, tmp_path: Path) -> None:
     """One row of a tensor changes what comes out by more than the tolerance."""
     build(tmp_path)
-    results = []
-    for change in (0.0, 2.0):
-        tensors = load_file(tmp_path / "model.safetensors")
-        tensors[f"mobilevit.{part}"][3] += change
-        save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
-        results.append(logits(load(tmp_path), PICTURES))
-    assert deviation(results[0], results[1]) > 10
+    assert_notices(tmp_path, f"mobilevit.{part}", 3, PICTURES)
 
 
 def test_int8_is_near_and_the_same_in_any_batch(tmp_path: Path) -> None:
     build(tmp_path, "Model")
-    exact = load(tmp_path).encode(PICTURES, normalize=True)
-    model = load(tmp_path, "int8", threads=1)
-    rounded = model.encode(PICTURES, normalize=True)
-    assert (exact * rounded).sum(axis=1).min() > 0.99
-    assert model.encode(PICTURES * 3, normalize=True).tobytes() == rounded.tobytes() * 3
-    two = pocketformer.load(tmp_path / "int8.pocket", threads=2)
-    assert two.encode(PICTURES, normalize=True).tobytes() == rounded.tobytes()
+    assert_int8_is_near(tmp_path, PICTURES)
 
 
 def test_what_is_refused(tmp_path: Path) -> None:
     build(tmp_path)
-    path = tmp_path / "config.json"
-    values = json.loads(path.read_text(encoding="utf-8"))
-    for change, error, words in [
-        ({"output_stride": 16}, UnsupportedModelError, ("output_stride", "16", "dilated")),
-        ({"conv_kernel_size": 4}, UnsupportedModelError, ("conv_kernel_size", "4")),
-        ({"num_channels": 4}, UnsupportedModelError, ("num_channels",)),
-        ({"hidden_sizes": [24, 32]}, CheckpointError, ("hidden_sizes", "a list of 3 integers")),
-        ({"architectures": ["MobileViTForSemanticSegmentation"]}, UnsupportedModelError, ("ForSemanticSegmentation",)),
-    ]:
-        path.write_text(json.dumps({**values, **change}), encoding="utf-8")
-        refused(tmp_path, error, *words)
+    assert_refused(
+        tmp_path,
+        [
+            ({"output_stride": 16}, UnsupportedModelError, ("output_stride", "16", "dilated")),
+            ({"conv_kernel_size": 4}, UnsupportedModelError, ("conv_kernel_size", "4")),
+            ({"num_channels": 4}, UnsupportedModelError, ("num_channels",)),
+            ({"hidden_sizes": [24, 32]}, CheckpointError, ("hidden_sizes", "a list of 3 integers")),
+            (
+                {"architectures": ["MobileViTForSemanticSegmentation"]},
+                UnsupportedModelError,
+                ("ForSemanticSegmentation",),
+            ),
+        ],
+    )

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.numpy import load_file, save_file
 
-from helpers.torch_models import make_adversarial
+import pocketformer
+from helpers.checkpoints import refused
+from helpers.torch_models import deviation, make_adversarial
+
+Pictures = list[np.ndarray]
 
 
 def make_convolutions_adversarial(model: torch.nn.Module, size: tuple[int, int]) -> torch.Tensor:
@@ -48,3 +56,40 @@ def logits(model: Any, pictures: Any, labels: int = 5) -> np.ndarray:
     scores = np.array([[dict(found)[f"LABEL_{i}"] for i in range(labels)] for found in model.classify(pictures)])
     scores = np.log(np.maximum(scores, 1e-37))
     return scores - scores.mean(axis=1, keepdims=True)
+
+
+def load(folder: Path, weights: str = "fp32", **options: Any) -> Any:
+    pocket = folder / f"{weights}.pocket"
+    pocketformer.compress(folder, pocket, weights=weights)
+    return pocketformer.load(pocket, **options)
+
+
+def assert_notices(folder: Path, tensor: str, place: Any, pictures: Pictures) -> None:
+    """What is added to a ``place`` of a ``tensor`` changes the logits by more than the tolerance."""
+    results = []
+    for change in (0.0, 2.0):
+        tensors = load_file(folder / "model.safetensors")
+        tensors[tensor][place] += change
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+        results.append(logits(load(folder), pictures))
+    assert deviation(results[0], results[1]) > 10
+
+
+def assert_int8_is_near(folder: Path, pictures: Pictures) -> None:
+    """And gives the same bytes in any batch and on any number of threads."""
+    exact = load(folder).encode(pictures, normalize=True)
+    model = load(folder, "int8", threads=1)
+    rounded = model.encode(pictures, normalize=True)
+    assert (exact * rounded).sum(axis=1).min() > 0.99
+    assert model.encode(pictures * 3, normalize=True).tobytes() == rounded.tobytes() * 3
+    two = pocketformer.load(folder / "int8.pocket", threads=2)
+    assert two.encode(pictures, normalize=True).tobytes() == rounded.tobytes()
+
+
+def assert_refused(folder: Path, cases: Iterable[tuple[Mapping[str, Any], type[Exception], tuple[str, ...]]]) -> None:
+    """Of each case a change of the config, and the error and its words."""
+    path = folder / "config.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    for change, error, words in cases:
+        path.write_text(json.dumps({**values, **change}), encoding="utf-8")
+        refused(folder, error, *words)
