@@ -12,6 +12,8 @@ ALIGNMENT = 64
 """Every tensor starts at, and spans, a multiple of this many bytes: one cache line, one AVX-512 register."""
 MAX_INT8_K = (2**31 - 1) // (255 * 128)
 """Longest int8 dot product whose int32 sum cannot overflow, whatever the bytes of a file are."""
+MAX_SKIPPED_K = 16384
+"""Inputs of the widest linear whose zeros the kernels list."""
 MAX_HEAD_DIM = 256
 """Bounds the stack scratch of the attention kernels."""
 MAX_HADAMARD = 128

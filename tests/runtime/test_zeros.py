@@ -16,9 +16,9 @@ from pocketformer import _core, compress, load
 from pocketformer.compression import Plan, QuantizeOptions, compress_graph
 from pocketformer.compression.calibration import random_tokens
 from pocketformer.compression.quantize import calibrated_profiler, quantize_rows
-from pocketformer.compression.zeros import MAX_SKIPPED_K, after_relu, zero_groups
+from pocketformer.compression.zeros import after_relu, zero_groups
 from pocketformer.graph import Array, Graph, GraphBuilder
-from pocketformer.layout import round_up
+from pocketformer.layout import MAX_SKIPPED_K, round_up
 from pocketformer.perf.boards import BOARDS
 from pocketformer.perf.predict import predict_program
 from pocketformer.reference import run

@@ -232,7 +232,7 @@ def share(text: str) -> float:
 
 
 def show(result: dict[str, Any]) -> None:
-    from ..compression.report import TrimmedVocabulary
+    from ..compression.report import TrimmedVocabulary, notes
 
     if "plan" in result:
         _show_plan(result["plan"])
@@ -253,12 +253,8 @@ def show(result: dict[str, Any]) -> None:
         print(f"inputs of {len(result['unscaled'])} linears are not scaled:")
         for name, reason in result["unscaled"].items():
             print(f"  {name}: {reason}")
-    if result["unfused"]:
-        where, reason = next(iter(result["unfused"].items()))
-        print(f"attention of {len(result['unfused'])} layers is not fused; {where}: {reason}")
-    if result["zeros"]:
-        share = sum(result["zeros"].values()) / len(result["zeros"])
-        print(f"{len(result['zeros'])} linears pass over zeros, {share:.0%} of their inputs by groups of four")
+    for line in notes(result["zeros"], result["unfused"]):
+        print(line)
     print(f"{result['file']}: {console.megabytes(result['file_bytes'])} in {result['seconds']:.1f} s")
 
 

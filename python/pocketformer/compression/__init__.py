@@ -164,10 +164,9 @@ def compress(
         profiler = make_profiler(loaded, options, calibration)
         loaded, pruned = carry_out(loaded, plan, prune, profiler, progress)
         options = plan.options(options)
-        read = (
-            calibration if rounds_weights(loaded.graph, plan.weights, options) else None
-        )  # what is not rounded is not watched again
-        report = compress_checkpoint(loaded, dst, plan.weights, progress, options, read, save_profile)
+        if not rounds_weights(loaded.graph, plan.weights, options):
+            calibration = None  # what is not rounded is not watched again
+        report = compress_checkpoint(loaded, dst, plan.weights, progress, options, calibration, save_profile)
         report = report.with_pruning(before, tuple(pruned)) if pruned else report
         return report.with_vocabulary(trimmed, whole)
 

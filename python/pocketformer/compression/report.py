@@ -109,12 +109,7 @@ class CompressionReport:
         widest = max(self.tensors, key=lambda tensor: tensor.peak, default=None)
         if self.unscaled:
             lines.append(f"inputs of {len(self.unscaled)} linears are not scaled: {next(iter(self.unscaled.values()))}")
-        if self.zeros:
-            share = sum(self.zeros.values()) / len(self.zeros)
-            lines.append(f"{len(self.zeros)} linears pass over zeros, {share:.0%} of their inputs by groups of four")
-        if self.unfused:
-            where, reason = next(iter(self.unfused.items()))
-            lines.append(f"attention of {len(self.unfused)} layers is not fused; {where}: {reason}")
+        lines += notes(self.zeros, self.unfused)
         if widest is not None and widest.peak:
             lines.append(f"largest input outlier {widest.peak:.0f} times the mean, of {widest.name}")
         if self.vocabulary is not None:
@@ -129,3 +124,15 @@ def _line(name: str, before: int, after: int) -> str:
 
 def _megabytes(count: int) -> str:
     return f"{count / 1e6:.2f} MB"
+
+
+def notes(zeros: Mapping[str, float], unfused: Mapping[str, str]) -> list[str]:
+    """A report's lines of what passes over zeros, and of attention that is not fused."""
+    lines = []
+    if zeros:
+        share = sum(zeros.values()) / len(zeros)
+        lines.append(f"{len(zeros)} linears pass over zeros, {share:.0%} of their inputs by groups of four")
+    if unfused:
+        where, reason = next(iter(unfused.items()))
+        lines.append(f"attention of {len(unfused)} layers is not fused; {where}: {reason}")
+    return lines

@@ -11,13 +11,10 @@ from collections.abc import Collection
 import numpy as np
 
 from ..graph import Array, Graph
+from ..layout import GROUP, MAX_SKIPPED_K
 from .calibration import Calibration
 from .dataflow import Dataflow
 from .profile import values_written
-
-GROUP = 4
-MAX_SKIPPED_K = 16384
-"""Inputs of the widest linear that the kernels list the zeros of."""
 
 
 def after_relu(graph: Graph, names: Collection[str]) -> list[str]:
