@@ -28,7 +28,7 @@ from bench.peers.texts import texts
 from bench.random_models import bert_base_folder
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-Feed = dict[str, NDArray[np.int64]]
+Feed = dict[str, NDArray[Any]]
 
 
 def huggingface(model: Path, cache: Path) -> None:
@@ -130,11 +130,11 @@ def quantize_onnx(sources: list[Path], target: Path) -> None:
         shutil.copy(fastest(candidates, onnx_session), target)
 
 
-def onnx_session(path: Path) -> Callable[[Feed], Any]:
+def onnx_session(path: Path, threads: int = 1) -> Callable[[Feed], Any]:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda feed: session.run(None, feed)
 
@@ -183,10 +183,10 @@ def openvino_sdpa(model: Path) -> Any:
     return converted
 
 
-def openvino_request(path: Path) -> Callable[[Feed], Any]:
+def openvino_request(path: Path, threads: int = 1) -> Callable[[Feed], Any]:
     import openvino as ov
 
-    settings = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": 1}
+    settings = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": threads}
     request = ov.Core().compile_model(path, "CPU", settings).create_infer_request()
     return lambda feed: request.infer(feed, share_inputs=True, share_outputs=True)
 

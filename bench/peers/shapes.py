@@ -9,85 +9,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import random
-import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bench.peers.machine import describe
-from bench.peers.peer import benchmark_environment, default_cache
+from bench.peers.peer import Child, benchmark_environment, default_cache
+from bench.peers.prepare import Feed, onnx_session
+from bench.peers.shapes_worker import RUNTIMES, SHAPES, Shape, torch_model
 from bench.statistics import ratio_text
-from pocketformer.perf.measure import peak_rss
-
-Feed = dict[str, NDArray[Any]]
-Call = Callable[[Feed], Any]
-VIT = {"model_type": "vit", "num_labels": 1000}
-
-
-@dataclass(frozen=True)
-class Shape:
-    """One model: the keys of its config, and the class of transformers that has these weights."""
-
-    config: dict[str, Any]
-    auto: str
-    side: int = 0
-    """Pixels of a side of the image; 0: a model of texts."""
-
-    def feed(self, batch: int, tokens: int) -> Feed:
-        """What the other runtimes are given: pixels [batch, 3, side, side] or ids [batch, tokens]."""
-        rng = np.random.default_rng(0)
-        if self.side:
-            return {"pixel_values": rng.standard_normal((batch, 3, self.side, self.side), np.float32)}
-        return {"input_ids": rng.integers(5, self.config["vocab_size"], (batch, tokens))}
-
-
-def vit(width: int, layers: int, heads: int, patch: int = 16, ffn: int = 0) -> Shape:
-    sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
-    more = {"patch_size": patch, "image_size": 224, "intermediate_size": ffn or 4 * width}
-    return Shape(VIT | sizes | more, "AutoModelForImageClassification", 224)
-
-
-def mobilevit(hidden: list[int], neck: list[int]) -> Shape:
-    config = {"model_type": "mobilevit", "hidden_sizes": hidden, "neck_hidden_sizes": neck, "num_labels": 1000}
-    return Shape(config | {"image_size": 256}, "AutoModelForImageClassification", 256)
-
-
-DINO = {"model_type": "dinov2", "hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6}
-MODERN = {"model_type": "modernbert", "vocab_size": 50368, "max_position_embeddings": 8192, "num_hidden_layers": 22}
-SHAPES = {
-    "deit-tiny": vit(192, 12, 3),
-    "deit-small": vit(384, 12, 6),
-    "vit-base": vit(768, 12, 12),
-    "vit-huge": vit(1280, 32, 16, patch=14, ffn=5120),
-    "dinov2-small": Shape(DINO | {"patch_size": 14, "image_size": 224}, "AutoModel", 224),
-    "mobilevit-small": mobilevit([144, 192, 240], [16, 32, 64, 96, 128, 160, 640]),
-    "mobilevit-xsmall": mobilevit([96, 120, 144], [16, 32, 48, 64, 80, 96, 384]),
-    "modernbert-base": Shape(MODERN, "AutoModel"),
-}
-
-
-def torch_model(shape: Shape, folder: Path) -> Any:
-    import torch
-    import transformers
-
-    auto = getattr(transformers, shape.auto)
-    return auto.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention(shape, "sdpa")).eval()
-
-
-def attention(shape: Shape, wanted: str) -> str:
-    return "eager" if shape.config["model_type"] == "mobilevit" else wanted
 
 
 def prepare(name: str, folder: Path) -> None:
@@ -170,7 +109,7 @@ def onnx_int8(shape: Shape, folder: Path) -> None:
     feed = shape.feed(1, 128)
     times = []
     for path in made:
-        call = onnxruntime(path, 1)
+        call = onnx_session(path)
         call(feed)
         begin = time.perf_counter()
         call(feed)
@@ -188,78 +127,6 @@ def openvino_int8(shape: Shape, folder: Path) -> None:
     ov.save_model(nncf.quantize(plain, samples, model_type=kind, subset_size=8), folder / "int8.xml")
 
 
-def ours(path: Path, threads: int) -> Call:
-    from pocketformer.engine import Engine
-
-    engine = Engine(path, threads)
-
-    def call(feed: Feed) -> Any:
-        if "pixel_values" in feed:
-            return engine.run_inputs(
-                {"pixels": np.ascontiguousarray(feed["pixel_values"].transpose(0, 2, 3, 1).reshape(-1, 3))}
-            )
-        return engine.run([ids.astype(np.int32) for ids in feed["input_ids"]])
-
-    return call
-
-
-def onnxruntime(path: Path, threads: int) -> Call:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda feed: session.run(None, feed)
-
-
-def openvino(path: Path, threads: int) -> Call:
-    import openvino as ov
-
-    settings = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": threads}
-    request = ov.Core().compile_model(path, "CPU", settings).create_infer_request()
-    return lambda feed: request.infer(feed, share_inputs=True, share_outputs=True)
-
-
-def torch_fp32(path: Path, threads: int) -> Call:
-    import torch
-
-    torch.set_num_threads(threads)
-    model = torch_model(SHAPES[path.parent.name], path.parent)
-
-    def call(feed: Feed) -> Any:
-        with torch.inference_mode():
-            return model(**{key: torch.from_numpy(value) for key, value in feed.items()})
-
-    return call
-
-
-RUNTIMES: dict[str, tuple[Callable[[Path, int], Call], str]] = {
-    "pocketformer int8": (ours, "int8.pocket"),
-    "pocketformer fp32": (ours, "fp32.pocket"),
-    "OpenVINO int8": (openvino, "int8.xml"),
-    "ONNX Runtime int8": (onnxruntime, "int8.onnx"),
-    "ONNX Runtime fp32": (onnxruntime, "fp32.onnx"),
-    "torch fp32": (torch_fp32, "config.json"),
-}
-
-
-def child(runtime: str, folder: Path, threads: int, pipe: Connection) -> None:
-    """Answers (batch, tokens, seconds) with the seconds of every call, and the peak of the process's memory."""
-    load, file = RUNTIMES[runtime]
-    shape, call = SHAPES[folder.name], load(folder / file, threads)
-    pipe.send("loaded")
-    while (request := pipe.recv()) is not None:
-        batch, tokens, seconds = request
-        feed = shape.feed(batch, tokens)
-        call(feed)
-        times: list[float] = []
-        while not times or sum(times) < seconds:
-            begin = time.perf_counter()
-            call(feed)
-            times.append(time.perf_counter() - begin)
-        pipe.send((times, peak_rss()))
-
-
 def compare(
     name: str,
     folder: Path,
@@ -270,33 +137,27 @@ def compare(
     seconds: float,
 ) -> list[dict[str, Any]]:
     """A row for each of ``runtimes`` and each cell (batch, tokens): medians of ``rounds`` rounds, and peak memory."""
-    spawn, rows, order = multiprocessing.get_context("spawn"), [], random.Random(0)
+    rows: list[dict[str, Any]] = []
+    order = random.Random(0)
     for cell in cells:
-        peers = []
-        for runtime in (r for r in runtimes if (folder / RUNTIMES[r][1]).exists()):
-            pipe, end = spawn.Pipe()
-            process = spawn.Process(target=child, args=(runtime, folder, threads, end), daemon=True)
-            process.start()
-            end.close()
-            try:
-                pipe.recv()
-            except EOFError:
-                print(f"{name}: {runtime} does not run", file=sys.stderr)
-                continue
-            os.kill(process.pid or 0, signal.SIGSTOP)
-            peers.append({"name": name, "runtime": runtime, "threads": threads, "cell": cell, "rounds": []})
-            peers[-1] |= {"process": process, "pipe": pipe}
-        for _ in range(rounds):
-            for peer in order.sample(peers, len(peers)):
-                os.kill(peer["process"].pid, signal.SIGCONT)
-                peer["pipe"].send((*cell, seconds))
-                times, peer["peak_rss_bytes"] = peer["pipe"].recv()
-                os.kill(peer["process"].pid, signal.SIGSTOP)
-                peer["rounds"].append(median(times))
-        for peer in peers:
-            peer.pop("process").kill()
-            peer.pop("pipe").close()
-        rows += peers
+        with ExitStack() as stack:
+            peers = {}
+            for runtime in (r for r in runtimes if (folder / RUNTIMES[r][1]).exists()):
+                worker = ["-W", "ignore", "-m", "bench.peers.shapes_worker", runtime, str(folder), str(threads)]
+                try:
+                    child = Child(runtime, [sys.executable, *worker], benchmark_environment())
+                except RuntimeError as error:  # a peer that cannot load its file is left out, and said
+                    print(f"{name}: {error}", file=sys.stderr)
+                    continue
+                stack.callback(child.close)
+                facts = {"name": name, "runtime": runtime, "threads": threads, "cell": cell, "rounds": []}
+                peers[child] = facts
+            for _ in range(rounds):
+                for child in order.sample(list(peers), len(peers)):
+                    found = child.ask({"measure": [*cell, seconds]})
+                    peers[child]["rounds"].append(median(found["times"]))
+                    peers[child]["peak_rss_bytes"] = found["peak_rss_bytes"]
+            rows += peers.values()
     return rows
 
 
