@@ -41,7 +41,15 @@ struct Description {
 
 inline Description describe(const py::handle& object) { return {object}; }
 
-// A C-contiguous array of exactly T with `dimensions` axes.
+// C-contiguous and at a multiple of its item size: numpy itself makes others, from slices and from bytes.
+inline void require_plain(const py::array& array, const std::string& name) {
+  require((array.flags() & py::array::c_style) != 0, name, " is not C-contiguous; pass numpy.ascontiguousarray(", name,
+          ")");
+  require((array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0, name,
+          " does not start at a multiple of its item size; pass a copy");
+}
+
+// A plain array of exactly T with `dimensions` axes.
 template <typename T>
 py::array_t<T> array_of(const py::handle& object, const char* name, int dimensions) {
   require(py::isinstance<py::array_t<T>>(object), name, " is ", describe(object), "; pass a numpy array of ",
@@ -49,8 +57,7 @@ py::array_t<T> array_of(const py::handle& object, const char* name, int dimensio
   auto array = py::reinterpret_borrow<py::array_t<T>>(object);
   require(array.ndim() == dimensions, name, " is ", describe(object), "; it must have ", dimensions, " dimension",
           dimensions == 1 ? "" : "s");
-  require((array.flags() & py::array::c_style) != 0, name, " is not C-contiguous; pass numpy.ascontiguousarray(", name,
-          ")");
+  require_plain(array, name);
   return array;
 }
 
@@ -71,8 +78,7 @@ inline bool is_half(const py::array& array) { return array.dtype().char_() == 'e
 inline Tensor tensor(const py::handle& object, const std::string& name) {
   require(py::isinstance<py::array>(object), "tensor '", name, "' is ", describe(object), "; pass a numpy array");
   const auto array = py::reinterpret_borrow<py::array>(object);
-  require((array.flags() & py::array::c_style) != 0, "tensor '", name,
-          "' is not C-contiguous; pass numpy.ascontiguousarray");
+  require_plain(array, "tensor '" + name + "'");
   Tensor tensor{array.data(), DType::kOther, {array.shape(), array.shape() + array.ndim()}};
   if (py::isinstance<py::array_t<float>>(array)) tensor.dtype = DType::kF32;
   if (py::isinstance<py::array_t<int8_t>>(array)) tensor.dtype = DType::kI8;

@@ -46,17 +46,14 @@ struct Rows {
   explicit operator bool() const { return data != nullptr; }
 };
 
-// C-contiguous, of exactly T, at least one axis.
+// A plain array of exactly T with at least one axis.
 template <typename T>
 py::array_t<T> checked_array(Object object, const char* name) {
   require(py::isinstance<py::array_t<T>>(object), name, " is ", describe(object), "; pass a numpy array of ",
           dtype_name<T>());
   auto array = py::reinterpret_borrow<py::array_t<T>>(object);
   require(array.ndim() >= 1, name, " is ", describe(object), "; it must have at least 1 dimension");
-  require((array.flags() & py::array::c_style) != 0, name, " is not C-contiguous; pass numpy.ascontiguousarray(", name,
-          ")");
-  require(reinterpret_cast<uintptr_t>(array.data()) % alignof(T) == 0, name,
-          " does not start at a multiple of its item size; pass a copy");
+  require_plain(array, name);
   return array;
 }
 

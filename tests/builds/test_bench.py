@@ -19,7 +19,9 @@ from bench.results import Series, load, series
 from bench.statistics import quartiles, ratios
 
 from helpers.graphs import tiny_graph
+from helpers.large_checkpoint import write_checkpoint
 from pocketformer.compression import QuantizeOptions
+from pocketformer.sources.huggingface import load_checkpoint
 
 ROOT = Path(__file__).parents[2]
 RESULT = Path(__file__).parents[1] / "data" / "bench_result.json"
@@ -169,8 +171,10 @@ def test_the_ablation_lowers_all_but_the_last_layer() -> None:
     assert last_layer(tiny_graph(layers=1)) == [f"layer0.{name}" for name in ("qkv", "out", "up", "down")]
 
 
-def test_recipes_of_the_ablation_are_valid_and_named_once() -> None:
+def test_recipes_of_the_ablation_are_valid_and_named_once(tmp_path: Path) -> None:
     names = [recipe.name for recipe in recipes(list(PARTS))]
     assert len(names) == len(set(names))
+    write_checkpoint(tmp_path, words=100, hidden=128, ffn=128, layers=6, positions=16)
+    graph = load_checkpoint(tmp_path).graph
     for recipe in recipes(list(PARTS)):
-        QuantizeOptions(**recipe.options).precisions(tiny_graph(hidden=64, ffn=128))
+        QuantizeOptions(**recipe.options).precisions(graph)

@@ -311,6 +311,8 @@ def test_unaligned_arrays() -> None:
     odd = memory[1:-7].view(np.float32).reshape(5, 32)
     with pytest.raises(ValueError, match="x does not start at a multiple of its item size; pass a copy"):
         kernels.matmul(odd, w)
+    with pytest.raises(ValueError, match="weight does not start at a multiple of its item size; pass a copy"):
+        kernels.pack(odd)
 
 
 # --- instruction sets and threads -------------------------------------------------------------------------------------

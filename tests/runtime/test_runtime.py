@@ -305,6 +305,7 @@ WRONG_INPUT: list[tuple[dict[Any, Any], str]] = [
     ({"ids": IDS.astype(">i4")}, "ids is >i4"),
     ({"ids": IDS.reshape(1, 5)}, "ids is int32 of shape (1, 5); it must have 1 dimension"),
     ({"ids": np.zeros(10, np.int32)[::2]}, "ids is not C-contiguous"),
+    ({"ids": np.zeros(24, np.uint8)[1:21].view(np.int32)}, "ids does not start at a multiple of its item size"),
     ({"ids": np.array([0, 0, 101, 0, 0], np.int32)}, "ids[2] is 101; it must be 0 to 100"),
     ({"ids": np.array([0, 0, 0, 0, -1], np.int32)}, "ids[4] is -1"),
     ({"ids": None}, "ids is missing; the model needs it"),
