@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from ..errors import CheckpointError
 from ..lazy import Float32, lazy
 from .config import Config
-from .gguf_config import Architecture, read_config, read_sampling
+from .gguf_config import Architecture, read_config
 from .gguf_groups import grouped
 from .gguf_reader import GgufHeader, TensorInfo, read_gguf
+from .gguf_sampling import read_sampling
 from .gguf_tokenizer import read_gguf_tokenizer
 from .huggingface import Checkpoint, read_decoder
 from .weights import widen
