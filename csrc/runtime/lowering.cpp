@@ -131,6 +131,21 @@ Operand Lowering::write(const std::string& name, int domain, int64_t width, Oper
   return rows;
 }
 
+Operand Lowering::write_apart(const std::string& name, int domain, int64_t width) {
+  const Operand rows = write(name, domain, width);
+  buffer(rows.buffer).apart = true;
+  return rows;
+}
+
+// Scratch is at least as high as a vector has lanes.
+Operand Lowering::working(int domain, size_t bytes) {
+  const size_t row = round_up((bytes + kLanes - 1) / kLanes, kAlignment);
+  check(row <= kMaxWidth, "in", "needs ", bytes, " bytes of working memory; it has too many rows or columns");
+  const Operand memory = scratch(domain, static_cast<int>(row), static_cast<int>(row), 1);
+  buffer(memory.buffer).working = true;
+  return memory;
+}
+
 Operand Lowering::scratch(int domain, int width, int ld, size_t element_bytes) {
   const int stage = static_cast<int>(program_.stages.size()) - 1, index = static_cast<int>(program_.buffers.size());
   program_.buffers.push_back({.domain = domain,
@@ -220,7 +235,9 @@ void Lowering::add(std::unique_ptr<Step> step) {
   step->reads.swap(reads_);
   step->writes.swap(writes_);
   step->gathers = std::exchange(gathers_, false);
-  for (const int index : step->writes) buffer(index).split = step->split != Split::kRepeat;
+  for (const int index : step->writes) {
+    buffer(index).split = step->split != Split::kRepeat && !buffer(index).working;
+  }
   program_.stages.back().steps.push_back(std::move(step));
   ++steps_;
 }

@@ -107,7 +107,11 @@ class Lowering {
   // Rows of floats under `name`, which may take the place of `overwrites`.
   Operand write(const std::string& name, int domain, int64_t width, Operand overwrites = {});
   void never_negative(const std::string& name) { values_.at(name).negative = false; }
+  // The same of a domain that is not the stage's: by steps that take a sequence at a time.
+  Operand write_apart(const std::string& name, int domain, int64_t width);
   Operand scratch(int domain, int width, int ld, size_t element_bytes);
+  // At least `bytes` for each thread while it runs the step, however many rows that takes.
+  Operand working(int domain, size_t bytes);
 
   // --- steps: what is read and written since the last one belongs to the next ---
   void enter(int domain);                                 // row-local steps on rows of `domain` follow

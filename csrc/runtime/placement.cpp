@@ -114,7 +114,7 @@ void place_buffers(Program& program, const std::vector<Lifetime>& lifetimes) {
   for (size_t b = 0; b < program.buffers.size(); ++b) {
     Buffer& buffer = program.buffers[b];
     const Lifetime& life = lifetimes[b];
-    buffer.shared = life.first_stage != life.last_stage && buffer.input == kNone;
+    buffer.shared = (buffer.apart || life.first_stage != life.last_stage) && buffer.input == kNone;
     if (!buffer.shared) continue;
     use(program, buffer.domain, life.first_stage, life.last_stage);
     std::vector<Slot>& free = slots[{buffer.domain, buffer.row_bytes}];

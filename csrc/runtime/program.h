@@ -49,9 +49,11 @@ struct Input {
 // domain. A buffer starts at `offset` bytes for each row of that height.
 struct Buffer {
   int domain, width;
-  int ld;            // elements from row to row
-  size_t row_bytes;  // ld · size of an element
-  int stage;         // that writes it
+  int ld;                // elements from row to row
+  size_t row_bytes;      // ld · size of an element
+  int stage;             // that writes it
+  bool apart = false;    // of a domain that is not the stage's, so that it is shared
+  bool working = false;  // nothing but memory, of each thread that runs the step
   bool shared = false;
   bool split = false;   // in columns, threads write parts of it for all
   bool output = false;  // the caller's array
@@ -93,6 +95,8 @@ struct Work {
   double score_multiply_adds = 0;  // for each of those
   int64_t left = 0, right = 0;     // keys a query sees before and after its own, where there are scores
   int64_t globals = 0;             // first rows that all see, and that see all
+  int keys = kNone;                // the domain of the keys, all of which are seen, if not the step's
+  int rows = kNone;                // the domain whose rows these are, if not the stage's
 };
 
 struct Step {

@@ -27,9 +27,9 @@ std::vector<StepWork> count_work(const Program& program, const std::vector<int64
   for (size_t s = 0; s < program.stages.size(); ++s) {
     const Stage& stage = program.stages[s];
     const size_t d = static_cast<size_t>(stage.domain);
-    const double rows = static_cast<double>(load.rows[d]);
     for (const auto& step : stage.steps) {
       const Work work = step->work();
+      const double rows = static_cast<double>(load.rows[work.rows == kNone ? d : static_cast<size_t>(work.rows)]);
       StepWork total{.kind = step->kind,
                      .stage = s,
                      .rows = rows,
@@ -44,8 +44,13 @@ std::vector<StepWork> count_work(const Program& program, const std::vector<int64
                      .score_lanes = 0};
       for (size_t i = 0; work.scores != 0 && i < lengths.size(); ++i) {
         const int64_t length = sequence_rows(program, d, lengths[i]);
-        total.scores += work.scores * seen_keys(length, 1, work);
-        total.score_lanes += work.scores * kLanes * seen_keys(length, kLanes, work);
+        const auto keys = [&](int64_t together) {
+          if (work.keys == kNone) return seen_keys(length, together, work);
+          const int64_t others = sequence_rows(program, static_cast<size_t>(work.keys), lengths[i]);
+          return static_cast<double>((length + together - 1) / together * others);
+        };
+        total.scores += work.scores * keys(1);
+        total.score_lanes += work.scores * kLanes * keys(kLanes);
       }
       total.multiply_adds += total.scores * work.score_multiply_adds;
       all.push_back(total);

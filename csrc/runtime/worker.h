@@ -66,6 +66,8 @@ class Worker {
     const int first = local(b) ? scratch_begin_ : 0;
     return reinterpret_cast<T*>(base(b) + static_cast<size_t>(row - first) * b.row_bytes) + operand.column;
   }
+  // Memory of this thread's own, from Lowering::working.
+  float* working(const Operand& operand) const { return reinterpret_cast<float*>(base(buffer(operand))); }
   size_t ld(const Operand& operand) const { return static_cast<size_t>(buffer(operand).ld); }
   size_t row_bytes(const Operand& operand) const { return buffer(operand).row_bytes; }
 

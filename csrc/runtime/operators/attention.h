@@ -1,5 +1,6 @@
-// Attention of queries over a state's keys and values. Global rows, the first of each sequence, are seen by every
-// query, and attend to every key themselves, with queries and a state of their own where these are named.
+// Attention of queries over a state's keys and values, of their own sequence's rows or of those of another domain.
+// Global rows, the first of each sequence, are seen by every query, and attend to every key themselves, with queries
+// and a state of their own where these are named.
 #pragma once
 
 #include <algorithm>
@@ -29,8 +30,9 @@ class AttentionStep final : public Step {
     Operand q, q_scale;
   };
 
-  AttentionStep(const State& s, const Source& local, const Source& global, Operand out, const Shape& shape)
-      : Step("attention", Split::kHeads), local_(local), global_(global), out_(out), shape_(shape) {
+  AttentionStep(const State& s, int domain, const Source& local, const Source& global, Operand out, const Shape& shape)
+      : Step("attention", Split::kHeads), domain_(domain), local_(local), global_(global), out_(out), shape_(shape) {
+    if (domain != s.domain) work_.keys = s.domain;
     work_.int8 = s.int8;
     work_.scores = shape.heads;
     work_.score_multiply_adds = 2.0 * s.head_dim;
@@ -40,7 +42,7 @@ class AttentionStep final : public Step {
   }
 
   void run(const Worker& w) const override {
-    const int domain = w.program().states[static_cast<size_t>(local_.state)].domain;
+    const int key_domain = w.program().states[static_cast<size_t>(local_.state)].domain;
     const int32_t* const first_keys = indices(w, shape_.keys);
     const int32_t* const more = indices(w, shape_.more_globals);
     // Heads first; with more threads than heads, each head's queries are split too.
@@ -48,13 +50,13 @@ class AttentionStep final : public Step {
     const Span heads = share(shape_.heads, w.part() % head_parts, head_parts);
     const int query_part = w.part() / head_parts;
     if (query_part >= query_parts) return;
-    w.for_each_piece(domain, [&](int sequence, int row, int count) {
+    w.for_each_piece(domain_, [&](int sequence, int row, int count) {
       const Span queries = share(count, query_part, query_parts);
       if (queries.empty()) return;
       const int first = row + queries.begin, last = row + queries.end;
-      const int length = w.keys(domain, sequence);
+      const int length = w.keys(key_domain, sequence);
       const int globals = std::min(shape_.globals + (more == nullptr ? 0 : more[sequence]), length);
-      const int local = std::clamp(globals - w.position(domain, sequence, first), 0, last - first) + first;
+      const int local = std::clamp(globals - w.position(domain_, sequence, first), 0, last - first) + first;
       const int keys = seen_keys(first_keys == nullptr ? 0 : first_keys[sequence], length);
       attend(w, global_, sequence, first, local, heads, keys, 0, {kUnlimited, kUnlimited});
       attend(w, local_, sequence, local, last, heads, keys, globals, shape_.range);
@@ -75,7 +77,7 @@ class AttentionStep final : public Step {
     const KeySpan span{0, globals};
     const bool sized = static_cast<bool>(shape_.sizes);
     const AttentionArgs common{.queries = end - begin,
-                               .first_position = w.position(s.domain, sequence, begin) - stored.base,
+                               .first_position = w.position(domain_, sequence, begin) - stored.base,
                                .keys = keys - stored.base,
                                .segment_slot = stored.first_slot,
                                .heads = shape_.heads,
@@ -115,6 +117,7 @@ class AttentionStep final : public Step {
     return count == 0 ? length : std::min(std::max(count, length - shape_.range.left), length);
   }
 
+  int domain_;
   Source local_, global_;
   Operand out_;
   Shape shape_;
@@ -135,7 +138,9 @@ struct Attention {
   static constexpr auto fields() {
     return std::tuple{
         name("q", &Attention::q, "queries: from `quantize_heads` for an int8 state, rows of heads for fp32"),
-        name("state", &Attention::state, "keys and values, each head for as many query heads in a row"),
+        name("state", &Attention::state,
+             "keys and values, each head for as many query heads in a row; where they are of another domain than `q`, "
+             "every row sees all of its sequence"),
         name("out", &Attention::out, "rows of heads side by side"),
         number_above("scale", &Attention::scale, 0, "of q · k, before rotation"),
         optional_from("softcap", &Attention::softcap, 0, "what scores stay below, in absolute value; 0: no such cap"),
@@ -164,6 +169,11 @@ struct Attention {
     const int index = l.state("state", state);
     const State& s = l.program().states[static_cast<size_t>(index)];
     const Value from = queries(l, "q", q, s);
+    const bool across = from.domain != s.domain,
+               whole = left < 0 && right < 0 && !causal && bias.empty() && pair_bias.empty();
+    l.check(!across || (l.domain_of(from).has_offsets() && whole && keys.empty() && !s.kept), "q", "names '", q,
+            "', of another domain than the state; such rows are of sequences, and see all keys of a state that is not "
+            "kept, without a bias");
     const int heads = s.int8 ? from.scale.width : from.rows.width / s.head_dim;
     l.check(heads % s.heads == 0 && (s.int8 || heads * s.head_dim == from.rows.width), "q", "names '", q, "' of ",
             heads, " heads; they must be a multiple of the state's ", s.heads);
@@ -208,17 +218,19 @@ struct Attention {
                                t.rotate == s.rotate && t.domain == s.domain && !t.kept),
             "global_state", "names '", t.name, "', which differs from '", state, "' in more than its name");
     const Value global = global_q.empty() ? from : queries(l, "global_q", global_q, t);
-    l.check(global.rows.width == from.rows.width, "global_q", "names '", global_q, "' of another width than 'q'");
-    l.check(sizes.empty() || (shape.bias == nullptr && softcap == 0 && !some && !s.kept), "sizes", "is '", sizes,
-            "', beside a bias, a softcap, global rows or a kept state");
+    l.check(global.rows.width == from.rows.width && global.domain == from.domain, "global_q", "names '", global_q,
+            "' of another width or domain than 'q'");
+    l.check(!some || !across, "globals", "is given, but '", q, "' is of another domain than the state");
+    l.check(sizes.empty() || (shape.bias == nullptr && softcap == 0 && !some && !s.kept && !across), "sizes", "is '",
+            sizes, "', beside a bias, a softcap, global rows, queries of another domain or a kept state");
     const Value matched = sizes.empty() ? Value{} : l.matches("sizes", sizes, s.domain);
-    l.begin_stage(s.domain);
+    l.begin_stage(from.domain);
     l.attend(index, shape.range);
     if (other != index) l.attend(other, {kUnlimited, kUnlimited});
-    const Operand to = l.write(out, s.domain, static_cast<int64_t>(heads) * s.head_dim);
+    const Operand to = l.write(out, from.domain, static_cast<int64_t>(heads) * s.head_dim);
     shape.sizes = l.read(matched.rows);
     shape.logarithms = static_cast<int>(matched.places + matched.sizes);
-    l.emit<AttentionStep>(s, AttentionStep::Source{index, l.read(from.rows), l.read(from.scale)},
+    l.emit<AttentionStep>(s, from.domain, AttentionStep::Source{index, l.read(from.rows), l.read(from.scale)},
                           AttentionStep::Source{other, l.read(global.rows), l.read(global.scale)}, to, shape);
   }
 
@@ -228,7 +240,6 @@ struct Attention {
     l.check(from.heads() == s.int8 && (!s.int8 || (from.head_dim == s.head_dim && from.rotate == s.rotate)), field,
             "names '", name, "', which is not from a `quantize_heads` of head_dim ", s.head_dim, " and rotate ",
             s.rotate);
-    l.check(from.domain == s.domain, field, "names '", name, "', of another domain than the state");
     return from;
   }
 };

@@ -101,7 +101,7 @@ class EmbedStep final : public Step {
 };
 
 struct Embed {
-  std::string in, out;
+  std::string in, out, domain;
   std::vector<EmbedTable> tables;
   double scale = 1;
 
@@ -110,19 +110,24 @@ struct Embed {
   static constexpr auto fields() {
     return std::tuple{optional_name("in", &Embed::in, "a value that the rows are added to"),
                       name("out", &Embed::out, "the sum"), list("tables", &Embed::tables, 16, "what is summed"),
-                      optional_number("scale", &Embed::scale, 0, "multiplies the sum")};
+                      optional_number("scale", &Embed::scale, 0, "multiplies the sum"),
+                      optional_name("domain", &Embed::domain, "of the rows, where nothing else that is named has one")};
   }
 
   void lower(Lowering& l) const {
     const Value* from = in.empty() ? nullptr : &l.dense("in", in);
     int domain = from == nullptr ? kNone : from->domain;
+    if (!this->domain.empty()) {
+      l.check(domain == kNone, "domain", "is '", this->domain, "', but the rows are those of '", in, "'");
+      domain = l.domain("domain", this->domain);
+    }
     for (const EmbedTable& table : tables) {
       if (table.index == EmbedTable::kPositions) continue;
       const Input& input = l.input("index", table.index);
       l.check(domain == kNone || domain == input.domain, "index", "names '", table.index, "', of another domain");
       domain = input.domain;
     }
-    l.check(domain != kNone, "tables", "has positions alone; give `in`, whose rows they are of");
+    l.check(domain != kNone, "tables", "has positions alone; give `in`, whose rows they are of, or `domain`");
     l.enter(domain);
     int64_t width = from == nullptr ? 0 : from->rows.width;
     std::vector<EmbedStep::Lookup> lookups;

@@ -6,14 +6,19 @@
 #include "runtime/operators/average.h"
 #include "runtime/operators/columns.h"
 #include "runtime/operators/concat.h"
+#include "runtime/operators/convolve.h"
 #include "runtime/operators/depthwise.h"
 #include "runtime/operators/embed.h"
+#include "runtime/operators/fit.h"
 #include "runtime/operators/fold.h"
 #include "runtime/operators/linear.h"
+#include "runtime/operators/linear_attention.h"
 #include "runtime/operators/merge.h"
+#include "runtime/operators/mix.h"
 #include "runtime/operators/moments.h"
 #include "runtime/operators/norm.h"
 #include "runtime/operators/normalize.h"
+#include "runtime/operators/nystrom.h"
 #include "runtime/operators/output.h"
 #include "runtime/operators/pool.h"
 #include "runtime/operators/prepend.h"
@@ -29,9 +34,10 @@
 namespace pocketformer {
 namespace {
 
-using Operators = std::tuple<Embed, Norm, Linear, Columns, Rope, QuantizeHeads, Store, Attention, Pool, Select,
-                             Normalize, Unfold, Prepend, Concat, Depthwise, Fold, Resize, SoftCap, HeadMean, Match,
-                             Merge, Moments, Standardize, SoftPool, Spread, Average>;
+using Operators =
+    std::tuple<Embed, Norm, Linear, Columns, Rope, QuantizeHeads, Store, Attention, Pool, Select, Normalize, Unfold,
+               Prepend, Concat, Depthwise, Fold, Resize, SoftCap, HeadMean, Match, Merge, Moments, Standardize,
+               SoftPool, Spread, Average, Mix, LinearAttentionOp, Fit, Convolve, Nystrom>;
 
 // fn(operator) for each, of which only the type counts.
 template <class Fn>
