@@ -18,6 +18,7 @@ from safetensors.numpy import save
 
 from helpers import hostile_gguf
 from helpers.graphs import MODEL, TEXT, tiny_graph
+from pocketformer import attentions
 from pocketformer.compression import compress
 from pocketformer.compression.quantize import quantize_graph
 from pocketformer.graph import Array, Graph, GraphBuilder, Table
@@ -70,7 +71,7 @@ def pocket_files() -> list[bytes]:
                 packed = pack_graph(quantize_graph(graph, linear_bits=bits) if bits < 32 else graph)
                 write_pocket(path, packed, MODEL | {"weights": weights, "task": task}, TEXT, tokenizers()[0])
                 contents.append(path.read_bytes())
-            for graph in (grids(), patterns()):
+            for graph in (grids(), patterns(), forms()):
                 packed = pack_graph(quantize_graph(graph, linear_bits=bits) if bits < 32 else graph)
                 write_pocket(path, packed, MODEL | {"weights": weights, "task": "features"}, TEXT, None)
                 contents.append(path.read_bytes())
@@ -118,6 +119,24 @@ def patterns() -> Graph:
         mixed = build.attention(qkv, heads=2, kv_heads=1, head_dim=8, **options)
         x = build.linear(mixed, normal(32, 16), name=f"{name}.out", residual=x)
     return build.build(x)
+
+
+def forms() -> Graph:
+    """Attention that is not that of queries to all keys, one form after the other."""
+    rng = np.random.default_rng(3)
+
+    def normal(*shape: int) -> Array:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    build = GraphBuilder.text(20, 1, 8)
+    x = build.embed([Table("words", normal(20, 32), "ids")])
+    x = attentions.linformer(build, x, x, x, normal(3, 8), normal(2, 3, 8), heads=2, name="projected")
+    x = attentions.performer(build, x, x, x, normal(16, 16), heads=2, name="features", causal=True)
+    x = build.convolve(x, normal(3, 32), name="taps", residual=x)
+    x = attentions.nystrom(build, x, x, x, heads=2, landmarks=3)
+    padded = build.domain("padded", "grid", "tokens", height=1, width=9)
+    x = build.fit(build.fit(x, padded, ("filling", normal(32))), "tokens")
+    return build.build(attentions.random_synthesizer(build, x, normal(2, 8, 8), name="learnt"))
 
 
 def safetensors_files() -> list[bytes]:

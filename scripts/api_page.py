@@ -38,6 +38,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         "CompressionReport",
     ),
     "pocketformer.kernels": (),
+    "pocketformer.attentions": (),
 }
 HEAD = """# The Python interface
 

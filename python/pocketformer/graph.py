@@ -27,7 +27,7 @@ READS = (
     *("matches", "after", "sizes", "moments", "scores"),
 )
 STATES = ("state", "global_state")
-TENSORS = ("bias", "pair_bias", "frequencies", "rows", "logarithms")
+TENSORS = ("bias", "pair_bias", "frequencies", "rows", "logarithms", "features", "fill")
 """Fields of an operator that name a value that it reads, a state, and a plain parameter."""
 
 
@@ -113,7 +113,8 @@ class Graph:
             elif op["op"] == "fold":
                 result[op["out"]] = result[op["in"]] // (op["height"] * op["width"])
             elif "out" in op:
-                result[op["out"]] = result[op["q"] if op["op"] == "attention" else op["in"]]
+                like = {"attention": "q", "linear_attention": "v"}.get(op["op"], "in")
+                result[op["out"]] = result[op[like]]
         return result
 
 
@@ -163,14 +164,19 @@ class GraphBuilder:
             raise ValueError(f"domain {name!r} was declared as {known}; use another name")
         return name
 
-    def embed(self, tables: Sequence[Table], add_to: str | None = None, *, scale: float = 1.0) -> str:
+    def embed(
+        self, tables: Sequence[Table], add_to: str | None = None, *, scale: float = 1.0, domain: str | None = None
+    ) -> str:
+        """``domain`` is that of the rows where nothing else tells it: of positions alone."""
         entries = []
         for table in tables:
             self._weight(table.name, table.weight)
             offset = {"offset": table.offset} if table.offset else {}
             entries.append({"weight": table.name, "index": table.index, **offset})
-        scaled = {"scale": float(scale)} if scale != 1 else {}
-        return self._append("embed", add_to, tables=entries, **scaled)
+        options: dict[str, Any] = {"scale": float(scale)} if scale != 1 else {}
+        if domain is not None:
+            options["domain"] = domain
+        return self._append("embed", add_to, tables=entries, **options)
 
     def norm(
         self,
@@ -214,6 +220,10 @@ class GraphBuilder:
         if residual is not None:
             options["residual"] = residual
         return self._append("linear", x, weight=name, **options)
+
+    def width(self, value: str) -> int:
+        """Columns of a value."""
+        return self.build(value).widths()[value]
 
     def columns(self, x: str, begin: int, width: int) -> str:
         return self._append("columns", x, begin=begin, width=width)
@@ -378,15 +388,74 @@ class GraphBuilder:
         """``rows`` [prepended, width] before those of every sequence."""
         return self._append("prepend", x, domain=domain, rows=self._param(name, rows))
 
-    def pool(self, x: str, kind: str, of: str = TOKENS, begin: int = 0, skip: str | None = None) -> str:
-        """A row for each sequence, its first ``begin`` rows left out.
+    def linear_attention(
+        self,
+        q: str,
+        k: str,
+        v: str,
+        features: Array,
+        *,
+        name: str,
+        heads: int,
+        scale: float,
+        eps: float,
+        causal: bool = False,
+        of: str = TOKENS,
+    ) -> str:
+        """Attention by the random ``features`` [count, columns of a head of ``q``] of FAVOR+."""
+        options: dict[str, Any] = {"causal": True} if causal else {}
+        options |= {"features": self._param(name, features), "count": len(features), "heads": heads}
+        sequences = self.domain(f"{of}.each" if of != TOKENS else SEQUENCES, "one", of)
+        options |= {"q": q, "k": k, "v": v, "sequences": sequences, "scale": float(scale), "eps": float(eps)}
+        return self._append("linear_attention", **options)
+
+    def nystrom(self, q: str, k: str, x: str, *, heads: int, scale: float, iterations: int, of: str) -> str:
+        """``x`` times the pseudo-inverse of softmax(q · kᵀ · scale) of the rows of a grid ``of``, head by head."""
+        sequences = self.domain(f"{of}.each", "one", of)
+        fields = {"q": q, "k": k, "sequences": sequences, "scale": float(scale), "iterations": iterations}
+        return self._append("nystrom", x, heads=heads, **fields)
+
+    def fit(self, x: str, domain: str, fill: tuple[str, Array] | None = None) -> str:
+        """As many first rows of ``x`` in each sequence as ``domain`` has, ``fill`` [width] (zeros) behind the last."""
+        return self._append("fit", x, domain=domain, **({} if fill is None else {"fill": self._param(*fill)}))
+
+    def convolve(self, x: str, weight: Array, *, name: str, residual: str | None = None) -> str:
+        """``weight`` [taps, channels], of odd length, slides along each sequence, every channel by itself."""
+        options: dict[str, Any] = {} if residual is None else {"residual": residual}
+        return self._append("convolve", x, weight=self._param(name, weight), taps=len(weight), **options)
+
+    def mix(
+        self, x: str, weight: Array, domain: str = TOKENS, *, name: str, heads: int = 1, softmax: bool = False
+    ) -> str:
+        """Rows of ``domain`` as sums over the rows of ``x`` of their sequence.
+
+        ``weight`` [heads, rows of the longest sequence of ``domain``, of that of ``x``] has a matrix for each of
+        ``heads`` parts of a row, cut to a sequence's length; ``softmax`` is then taken of its rows.
+        """
+        options: dict[str, Any] = {"heads": heads} if heads != 1 else {}
+        if softmax:
+            options["softmax"] = True
+        return self._append("mix", x, domain=domain, weight=self._param(name, weight), **options)
+
+    def pool(
+        self,
+        x: str,
+        kind: str,
+        of: str = TOKENS,
+        begin: int = 0,
+        skip: str | None = None,
+        into: str | None = None,
+    ) -> str:
+        """A row for each sequence, its first ``begin`` rows left out, or for each of as many parts of it as the grid
+        ``into`` has rows.
 
         ``skip`` names a :meth:`sequence_index`: how many more are.
         """
         left_out: dict[str, Any] = {"begin": begin} if begin else {}
         if skip is not None:
             left_out["skip"] = skip
-        return self._append("pool", x, domain=self.domain(SEQUENCES, "one", of), kind=kind, **left_out)
+        domain = self.domain(SEQUENCES, "one", of) if into is None else into
+        return self._append("pool", x, domain=domain, kind=kind, **left_out)
 
     def select(self, x: str, of: str = TOKENS) -> str:
         return self._append("select", x, domain=self.domain(SELECTED, "selected", of))

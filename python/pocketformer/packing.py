@@ -137,6 +137,22 @@ def vectors(graph: Graph) -> Iterator[tuple[str, tuple[int, ...], tuple[int, ...
         elif op["op"] == "prepend":
             count, width = prepended[op["domain"]], widths[op["out"]]
             yield op["rows"], (count, width), (count, round_up(width, LANES))
+        elif op["op"] == "linear_attention":
+            features = (op["count"], widths[op["q"]] // op["heads"])
+            yield op["features"], features, features
+        elif op["op"] == "fit":
+            if "fill" in op:
+                yield op["fill"], (widths[op["in"]],), (round_up(widths[op["in"]], LANES),)
+        elif op["op"] == "convolve":
+            taps, width = op["taps"], widths[op["in"]]
+            yield op["weight"], (taps, width), (taps, round_up(width, LANES))
+        elif op["op"] == "mix":
+            count, rows, columns = (
+                op.get("heads", 1),
+                graph.max_rows(op["domain"]),
+                graph.max_rows(graph.domain_of(op["in"])),
+            )
+            yield op["weight"], (count, rows, columns), (count, rows, round_up(columns, LANES))
         elif op["op"] == "depthwise":
             taps, width = op["height"] * op["width"], widths[op["out"]]
             yield op["weight"], (taps, width), (taps, round_up(width, LANES))

@@ -24,8 +24,9 @@ CHUNK = 2048
 """Rows that an operator runs on at once, and that a product of moments takes."""
 IN_MEMORY = 64 << 20
 """Bytes of rows that wait in memory; more wait in a file."""
-ROW = "row of a value"
-"""The input that looks up values."""
+ROWS = "rows of "
+"""What begins the names of the tables that values are looked up in, and of the inputs by which they are, one for each
+domain."""
 
 
 class _Memory:
@@ -128,14 +129,14 @@ class Run:
 
     def _domain_of_tables(self, op: Op) -> str:
         inputs = {entry["name"]: entry["domain"] for entry in self.graph.inputs}
-        return next(str(inputs[table["index"]]) for table in op["tables"] if table["index"] in inputs)
+        return op.get("domain") or next(str(inputs[t["index"]]) for t in op["tables"] if t["index"] in inputs)
 
 
 class Segment:
     """A graph of one operator, whose weights are packed once."""
 
     def __init__(self, run: Run, op: Op, domain: str, values: Mapping[str, Rows]) -> None:
-        self._run, self._op, self._domain, self._values = run, op, domain, values
+        self._run, self._op, self._values = run, op, values
         graph = run.graph
         params = {name: np.asarray(run.params[name]) for name in parameters(op)}
         weights = {op["weight"]: graph.weights[op["weight"]]} if op["op"] == "linear" else {}
@@ -155,53 +156,66 @@ class Segment:
             weights[name] = {**graph.weights[name], "n": len(distinct)}
         lookups: list[Op] = []
         for value, rows in values.items():
-            table = f"rows of {value}"
+            table, index = f"{ROWS}{value}", f"{ROWS}{rows.domain}"
             weights[table] = {"format": "f32", "n": 1, "k": rows[0].shape[1]}
             params[f"{table}.weight"] = np.zeros((1, rows[0].shape[1]), np.float32)
-            lookups.append({"op": "embed", "out": value, "tables": [{"weight": table, "index": ROW}]})
-        if lookups:
-            limits[ROW] = 1
+            lookups.append({"op": "embed", "out": value, "tables": [{"weight": table, "index": index}]})
+        inputs = [{"name": name, "domain": domain, "dtype": "i32", "limit": n} for name, n in limits.items()]
+        read = list(dict.fromkeys((domain, *(rows.domain for rows in values.values()))))
+        inputs += [{"name": f"{ROWS}{name}", "domain": name, "dtype": "i32", "limit": 1} for name in read]
         stores = run.flow.stored(op)
         self._segment = replace(
             graph,
-            domains=[
-                self._root(),
-                *({**e, "of": domain} for e in graph.domains if e["name"] == op.get("domain", domain) != domain),
-            ],
-            inputs=[{"name": name, "domain": domain, "dtype": "i32", "limit": n} for name, n in limits.items()],
+            domains=self._domains(read),
+            inputs=inputs,
             weights=weights,
             states=[state for state in graph.states if state["name"] in {store["state"] for store in stores}],
             ops=[*lookups, *stores, op],
             output=op["out"],
             params=params,
         )
-        self._packed = pack_graph(replace(self._segment, domains=graph.domains[:1] + self._segment.domains[1:]))
+        self._packed = pack_graph(self._segment)
         self._packed.params = {name: aligned(array) for name, array in self._packed.params.items()}
 
-    def _root(self) -> dict[str, Any]:
-        """The domain of the values, filled by the caller."""
-        entry = self._run.domains[self._domain]
-        if "of" not in entry:
-            return dict(entry)
+    def _domains(self, read: list[str]) -> list[dict[str, Any]]:
+        """Those of the values that are ``read``, filled by the caller, each by itself, and those made of the first."""
+        base, *others = sorted(read, key=lambda name: self._run.domains[name]["kind"] == "one")
+        filled, made = [self._filled(base)], []
+        named = [self._op[field] for field in ("domain", "sequences") if field in self._op]
+        for name in dict.fromkeys((*others, *named)):
+            entry = self._run.domains[name]
+            follows = "of" in entry and name not in read and (entry["kind"] != "ragged" or entry["of"] == base)
+            if follows or (entry["kind"] == "one" and name != base):
+                made.append({**entry, "of": base})
+            elif name != base:
+                filled.append(self._filled(name))
+        return [*filled, *made]
+
+    def _filled(self, name: str) -> dict[str, Any]:
+        """A domain that the caller fills."""
+        entry = self._run.domains[name]
         if entry["kind"] == "grid":
             return {key: value for key, value in entry.items() if key != "of"}
-        longest = int(self._run.lengths(self._domain, self._run.calibration.lengths).max())
-        return {"name": self._domain, "kind": "ragged", "max_rows": longest}
+        return {"name": name, "kind": "ragged", "max_rows": self._run.graph.max_rows(name)}
 
     def run(self, index: int) -> Array:
         part, chunk = self._run.chunks[index]
-        lengths = self._run.lengths(self._domain, chunk)
-        count = int(lengths.sum())
         weights, params = dict(self._packed.weights), dict(self._packed.params)
-        for value, rows in self._values.items():
-            table, chunk_rows = f"rows of {value}", rows[index]
-            weights[table] = {**weights[table], "n": count}
-            params[f"{table}.weight"] = as_table(chunk_rows)
-        inputs = [{**entry, "limit": count} if entry["name"] == ROW else entry for entry in self._segment.inputs]
-        graph = replace(self._segment, weights=weights, inputs=inputs, params={})
         feeds: dict[str, Array | None] = {name: found[part].astype(np.int32) for name, found in self._found.items()}
-        if self._values:
-            feeds[ROW] = np.arange(count, dtype=np.int32)
-        if self._segment.domains[0]["kind"] != "grid":
-            feeds[self._domain] = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        inputs = []
+        for entry in self._segment.inputs:
+            if entry["name"] not in feeds:
+                count = int(self._run.lengths(entry["domain"], chunk).sum())
+                feeds[entry["name"]] = np.arange(count, dtype=np.int32)
+                entry = {**entry, "limit": count}
+            inputs.append(entry)
+        for value, rows in self._values.items():
+            table, chunk_rows = f"{ROWS}{value}", rows[index]
+            weights[table] = {**weights[table], "n": len(chunk_rows)}
+            params[f"{table}.weight"] = as_table(chunk_rows)
+        for entry in self._segment.domains:
+            if entry["kind"] == "ragged" and "of" not in entry:
+                lengths = self._run.lengths(entry["name"], chunk)
+                feeds[entry["name"]] = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        graph = replace(self._segment, weights=weights, inputs=inputs, params={})
         return Session(Program(graph.description(), params)).run(feeds, default_threads())

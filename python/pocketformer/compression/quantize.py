@@ -445,8 +445,13 @@ def _int8_states(graph: Graph) -> list[dict[str, Any]]:
     So are those of encoders that are decoders in all but their mask: their heads are normalised.
     """
     normed = any(op["op"] == "norm" and op.get("heads", 1) > 1 for op in graph.ops)
+    inverted = {op["out"] for op in graph.ops if op["op"] == "nystrom"}  # large numbers whose sums are small
+    precise = {op["state"] for op in graph.ops if op["op"] == "store" and op["v"] in inverted}
     states = []
     for state in graph.states:
+        if state["name"] in precise:
+            states.append(state)
+            continue
         block = hadamard_block(state["head_dim"]) if normed or state.get("kept") else 0
         states.append({**state, "dtype": "int8", **({"rotate": block} if block else {})})
     return states
@@ -460,6 +465,8 @@ def _with_int8_queries(graph: Graph, states: Mapping[str, dict[str, Any]]) -> li
             for field, of in (("q", "state"), ("global_q", "global_state")):
                 if field in op:
                     state = states[op[of] if of in op else op["state"]]
+                    if state["dtype"] != "int8":
+                        continue
                     rounded = f"{op[field]}.int8.{state['name']}"
                     facts = {name: state[name] for name in ("head_dim", "rotate") if name in state}
                     ops.append({"op": "quantize_heads", "in": op[field], "out": rounded, **facts})

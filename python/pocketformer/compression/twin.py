@@ -59,7 +59,9 @@ class Twin:
             read = inputs(op)
             of = next((domains[name] for name in read), "")
             if op["op"] == "embed" and not of:
-                of = next(domains[table["index"]] for table in op["tables"] if table["index"] != "positions")
+                of = op.get("domain") or next(
+                    domains[table["index"]] for table in op["tables"] if table["index"] != "positions"
+                )
             result = OPERATORS[op["op"]](self, op, batch, of, [values[name] for name in read])
             if "out" in op:
                 values[op["out"]] = result

@@ -136,7 +136,9 @@ def _works(program: Program, lengths: list[int], selected: int) -> Iterator[Work
             left = 1 - step["zeros"] ** min(step["rows"], SKIP_ROWS)  # as if rows had theirs apart from each other
             macs, weights = left * step["multiply_adds"], left * step["weight_bytes"]
             yield Work("linear", step["rows"], macs, step["int8"], cost, weights)
-        elif kind == "depthwise":
+        elif kind in ("mix", "linear_attention", "nystrom"):
+            yield Work("attention", step["rows"], step["multiply_adds"], elements=POOL * elements)
+        elif kind in ("depthwise", "convolve"):
             cost = TAP * step["multiply_adds"] + EPILOGUE * elements + ACTIVATION * step["activated"]
             yield Work("depthwise", step["rows"], elements=cost, weight_bytes=step["weight_bytes"])
         elif kind == "quantize":

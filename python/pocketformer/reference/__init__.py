@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from ..graph import READS, Array, Graph, Op
 from ..packing import unpack_graph
-from . import attention, images, rows
+from . import attention, attentions, images, rows
 from .attention import visible
 from .batch import Batch, make_batch
 
@@ -50,6 +50,11 @@ OPERATORS: dict[str, Callable[[Op, Graph, Batch, str, list[Any]], Any]] = {
     "soft_pool": images.soft_pool,
     "spread": images.spread,
     "average": images.average,
+    "mix": attentions.mix,
+    "linear_attention": attentions.linear_attention,
+    "nystrom": attentions.nystrom,
+    "fit": rows.fit,
+    "convolve": rows.convolve,
 }
 
 
@@ -70,7 +75,9 @@ def run(graph: Graph, inputs: Mapping[str, ArrayLike | None], hooks: Hook | None
         read = [values[name] for name in _inputs(op)]
         of = next((domains[name] for name in _inputs(op)), "")
         if op["op"] == "embed" and not of:
-            of = next(domains[table["index"]] for table in op["tables"] if table["index"] != "positions")
+            of = op.get("domain") or next(
+                domains[table["index"]] for table in op["tables"] if table["index"] != "positions"
+            )
         result = OPERATORS[op["op"]](op, plain, batch, of, read)
         if "out" in op:
             values[op["out"]] = result.astype(np.float32, copy=False) if isinstance(result, np.ndarray) else result

@@ -25,14 +25,14 @@ class Heads(NamedTuple):
     scale: Array
 
 
-def _heads(x: Array, head_dim: int) -> Array:
+def heads_of(x: Array, head_dim: int) -> Array:
     """[rows, heads · head_dim] → [heads, rows, head_dim]."""
     heads: Array = x.reshape(len(x), -1, head_dim).swapaxes(0, 1)
     return heads
 
 
 def rope(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
-    x = _heads(inputs[0].astype(np.float64), op["head_dim"])
+    x = heads_of(inputs[0].astype(np.float64), op["head_dim"])
     half = op["rotated"] // 2
     frequencies = graph.params[op["frequencies"]].astype(np.float32)
     angle = (batch.positions(of).astype(np.float32)[:, None] * frequencies).astype(np.float64)
@@ -44,7 +44,7 @@ def rope(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Ar
 
 
 def quantize_heads(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Heads:
-    return Heads(*quantize(hadamard(_heads(inputs[0], op["head_dim"]), op.get("rotate", 0))))
+    return Heads(*quantize(hadamard(heads_of(inputs[0], op["head_dim"]), op.get("rotate", 0))))
 
 
 def store(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> None:
@@ -68,7 +68,9 @@ def attention(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Any]) ->
     """Its rows that are global see every key; the others the keys of these, then those of their range behind them."""
     state = next(state for state in graph.states if state["name"] == op["state"])
     head_dim, rotate = state["head_dim"], state.get("rotate", 0)
-    queries = [x if isinstance(x, Heads) else _heads(x, head_dim) for x in (inputs[0], inputs[int("global_q" in op)])]
+    if state["domain"] != of:
+        return _attend_across(op, state, batch, of, inputs[0])
+    queries = [x if isinstance(x, Heads) else heads_of(x, head_dim) for x in (inputs[0], inputs[int("global_q" in op)])]
     heads = len(queries[0].q if isinstance(queries[0], Heads) else queries[0])
     states = [batch.states[name] for name in (op["state"], op.get("global_state") or op["state"])]
     result = np.empty((len(states[0][0]), heads * head_dim), np.float32)
@@ -95,7 +97,7 @@ def attention(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Any]) ->
                 continue
             q, chosen = queries[which], slice(tokens.start + rows.start, tokens.start + rows.stop)
             repeat = heads // state["heads"]
-            k, v = (np.repeat(_heads(x[tokens], head_dim), repeat, axis=0) for x in states[which])
+            k, v = (np.repeat(heads_of(x[tokens], head_dim), repeat, axis=0) for x in states[which])
             masks = [np.ones((count, length), bool)] if which else [mask[rows] for mask in walks]
             if isinstance(q, Heads):
                 part = Heads(q.q[:, chosen], q.scale[:, chosen])
@@ -104,6 +106,25 @@ def attention(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Any]) ->
             else:
                 mixed = _attend_fp32(q[:, chosen], k, v, op["scale"], bias[:, rows], *masks, cap=cap)
             result[chosen] = mixed.swapaxes(0, 1).reshape(chosen.stop - chosen.start, -1)
+    return result
+
+
+def _attend_across(op: Op, state: dict[str, Any], batch: Batch, of: str, given: Any) -> Array:
+    """Rows of one domain to all keys of the same sequence of another."""
+    head_dim, rotate = state["head_dim"], state.get("rotate", 0)
+    q = given if isinstance(given, Heads) else heads_of(given, head_dim)
+    heads = len(q.q if isinstance(q, Heads) else q)
+    result = np.empty((batch.rows(of), heads * head_dim), np.float32)
+    for rows, keys in zip(batch.sequences[of], batch.sequences[state["domain"]], strict=True):
+        k, v = (np.repeat(heads_of(x[keys], head_dim), heads // state["heads"], 0) for x in batch.states[op["state"]])
+        shape = (rows.stop - rows.start, keys.stop - keys.start)
+        seen, bias, cap = np.ones(shape, bool), np.zeros((heads, *shape), np.float32), op.get("softcap", 0.0)
+        if isinstance(q, Heads):
+            k, scale = hadamard(k, rotate), op["scale"] / max(rotate, 1)
+            mixed = _attend_int8(Heads(q.q[:, rows], q.scale[:, rows]), k, v, scale, bias, seen, cap=cap)
+        else:
+            mixed = _attend_fp32(q[:, rows], k, v, op["scale"], bias, seen, cap=cap)
+        result[rows] = mixed.swapaxes(0, 1).reshape(shape[0], -1)
     return result
 
 

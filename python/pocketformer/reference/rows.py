@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -147,6 +148,14 @@ def pool(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Ar
         "mean_sqrt": lambda x, numbers: x.sum(axis=0) / math.sqrt(len(x)),
         "weighted_mean": lambda x, numbers: numbers @ x / numbers.sum(),
     }
+    if next(domain["kind"] for domain in graph.domains if domain["name"] == op["domain"]) == "grid":
+        count, pooled = graph.max_rows(op["domain"]), []
+        for rows, i in itertools.product(batch.sequences[of], range(count)):
+            length = rows.stop - rows.start
+            first = i * length // count
+            part = inputs[0][rows][first : max((i + 1) * length // count, first + 1)].astype(np.float64)
+            pooled.append(reduce[op["kind"]](part, np.arange(1.0, len(part) + 1)))
+        return np.stack(pooled)
     skipped = batch.inputs[op["skip"]] if "skip" in op else np.zeros(len(batch.sequences[of]), np.int64)
     pooled = []
     for rows, skip in zip(batch.sequences[of], skipped, strict=True):
@@ -154,6 +163,27 @@ def pool(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Ar
         first = min(op.get("begin", 0) + int(skip), len(x) - 1)
         pooled.append(reduce[op["kind"]](x[first:], np.arange(first + 1.0, len(x) + 1)))
     return np.stack(pooled)
+
+
+def fit(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
+    result = np.zeros((batch.rows(op["domain"]), inputs[0].shape[1]), np.float32)
+    if "fill" in op:
+        result += graph.params[op["fill"]]
+    for rows, fitted in zip(batch.sequences[of], batch.sequences[op["domain"]], strict=True):
+        count = min(rows.stop - rows.start, fitted.stop - fitted.start)
+        result[fitted.start : fitted.start + count] = inputs[0][rows.start : rows.start + count]
+    return result
+
+
+def convolve(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
+    weight, half = graph.params[op["weight"]].astype(np.float64), op["taps"] // 2
+    parts = []
+    for rows in batch.sequences[of]:
+        padded = np.pad(inputs[0][rows].astype(np.float64), ((half, half), (0, 0)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, op["taps"], axis=0)
+        parts.append(np.einsum("nct,tc->nc", windows, weight).astype(np.float32))
+    result: Array = np.concatenate(parts)
+    return result + inputs[1] if "residual" in op else result
 
 
 def concat(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
