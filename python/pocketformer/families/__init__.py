@@ -29,6 +29,7 @@ from .mobilevitv2 import MOBILEVITV2
 from .modernbert import MODERNBERT
 from .mpnet import MPNET
 from .nomic import NOMIC_BERT
+from .nystromformer import NYSTROMFORMER
 from .phi3 import PHI3
 from .qwen import QWEN2, QWEN3
 from .roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
@@ -36,7 +37,7 @@ from .t5 import T5
 from .vit import DEIT, VIT
 
 _BERTS = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, MPNET, ALBERT)
-_TEXT = (*_BERTS, MODERNBERT, NOMIC_BERT, EUROBERT, GTE, T5, LONGT5, LONGFORMER, BIG_BIRD)
+_TEXT = (*_BERTS, MODERNBERT, NOMIC_BERT, EUROBERT, GTE, T5, LONGT5, LONGFORMER, BIG_BIRD, NYSTROMFORMER)
 _TRANSFORMERS = (VIT, DEIT, DINOV2, DINOV2_WITH_REGISTERS, CLIP_VISION, SIGLIP_VISION)
 _DECODERS = (LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, GEMMA3, PHI3, GPT2)
 DECODERS: dict[str, DecoderFamily] = {family.name: family for family in _DECODERS}
