@@ -338,6 +338,11 @@ class Decoder : public Parts {
         if (bytes_.ConsumeBool()) op.emplace_back("global_q", text(queries()));
         if (bytes_.ConsumeBool()) op.emplace_back("global_state", text(store(values, keys)));
         break;
+      case 6:
+        op.emplace_back("block", number(or_wrong(3)));
+        for (const char* field : {"block_window", "block_globals", "block_repeats", "block_dense"})
+          if (bytes_.ConsumeBool()) op.emplace_back(field, number(size()));
+        break;
       default:
         break;
     }

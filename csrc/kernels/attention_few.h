@@ -19,11 +19,12 @@ struct RunningRows : SoftmaxSums<V> {
     SoftmaxSums<V>::clear();
     for (int r = 0; r < rows.count; ++r) std::memset(out[r], 0, channels * sizeof(float));
   }
-  // Takes in the softmax of later keys.
-  POCKETFORMER_INLINE void join(const RunningRows& later, const LaneRows& rows, int channels) {
+  // Takes in the softmax of later keys, each `times` times.
+  POCKETFORMER_INLINE void join(const RunningRows& later, const LaneRows& rows, int channels, F times) {
     alignas(64) float keeps[kLanes], takes[kLanes];
     F keep, take;
-    this->merge(later.max, later.sum, keep, take);
+    this->merge(later.max, V::mul(later.sum, times), keep, take);
+    take = V::mul(take, times);
     V::store(keeps, keep), V::store(takes, take);
     for (int r = 0; r < rows.count; ++r)
       for (int d = 0; d < channels; d += kLanes) {

@@ -126,10 +126,11 @@ struct RunningSoftmax : SoftmaxSums<V> {
     SoftmaxSums<V>::clear();
     for (int d = 0; d < channels; ++d) out[d] = V::zero();
   }
-  // Takes in the softmax of later keys.
-  POCKETFORMER_INLINE void join(const RunningSoftmax& later, const LaneRows&, int channels) {
+  // Takes in the softmax of later keys, each `times` times.
+  POCKETFORMER_INLINE void join(const RunningSoftmax& later, const LaneRows&, int channels, F times) {
     F keep, take;
-    this->merge(later.max, later.sum, keep, take);
+    this->merge(later.max, V::mul(later.sum, times), keep, take);
+    take = V::mul(take, times);
     for (int d = 0; d < channels; ++d) out[d] = V::fma(later.out[d], take, V::mul(out[d], keep));
   }
   // out[channel][row] / sum → rows; adding +0 leaves no −0.
@@ -155,9 +156,10 @@ POCKETFORMER_INLINE void for_each_tile(const AttentionArgs& c, const LaneRows& r
   Softmax softmax, before;
   softmax.clear(rows, c.head_stride);
   bool joined = false;
+  int times = 1;  // that the keys in `softmax` count
   const auto join = [&]() POCKETFORMER_LAMBDA {
     if (!joined) before.clear(rows, c.head_stride);
-    before.join(softmax, rows, c.head_stride);
+    before.join(softmax, rows, c.head_stride, V::set1(static_cast<float>(times)));
     joined = true;
   };
   for (int walk = 0; walk <= c.span_count; ++walk) {
@@ -169,6 +171,7 @@ POCKETFORMER_INLINE void for_each_tile(const AttentionArgs& c, const LaneRows& r
         join();
         softmax.clear(rows, c.head_stride);
       }
+      times = walk < c.span_count ? c.spans[walk].times : 1;
       next = (start + kKeyTile) % kKeySplit == 0;
       tile(start > range.begin ? start : range.begin, start + kKeyTile < range.end ? start + kKeyTile : range.end,
            softmax);

@@ -205,13 +205,14 @@ struct KeyRange {
   int left, right;
 };
 
-// Keys [begin, end) of a sequence, at least one.
+// Keys [begin, end) of a sequence, at least one; each counts `times` times.
 struct KeySpan {
   int begin, end;
+  int times = 1;
 };
 
 // Attention of `queries` consecutive tokens of one sequence, for heads [head_begin, head_end). Every query sees the
-// keys of `spans`, as often as they name a key, and of those from `first_key` on the ones in its range.
+// keys of `spans`, as often as they count a key, and of those from `first_key` on the ones in its range.
 struct AttentionArgs {
   int queries, first_position;  // of the first query in its sequence
   int keys;                     // length of the sequence

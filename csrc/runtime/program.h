@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "kernels/table.h"
+#include "runtime/block_pattern.h"
 #include "runtime/description.h"
 #include "runtime/tensors.h"
 
@@ -97,6 +98,7 @@ struct Work {
   int64_t globals = 0;             // first rows that all see, and that see all
   int keys = kNone;                // the domain of the keys, all of which are seen, if not the step's
   int rows = kNone;                // the domain whose rows these are, if not the stage's
+  BlockPattern blocks = {};        // or, of these, what their queries see
 };
 
 struct Step {

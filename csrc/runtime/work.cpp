@@ -7,8 +7,20 @@
 namespace pocketformer {
 namespace {
 
+double seen_in_blocks(int64_t length, int64_t together, const BlockPattern& blocks) {
+  KeySpan spans[BlockPattern::kSpans];
+  double keys = 0;
+  for (int64_t begin = 0, block = 0; begin < length; begin += blocks.size, ++block) {
+    const int64_t queries = std::min(blocks.size, length - begin), count = blocks.spans(block, length, spans);
+    for (int64_t i = 0; i < count; ++i)
+      keys += static_cast<double>((queries + together - 1) / together * (spans[i].end - spans[i].begin));
+  }
+  return keys;
+}
+
 // Keys that groups of `together` queries look at, of a sequence that attends to itself.
 double seen_keys(int64_t length, int64_t together, const Work& work) {
+  if (work.blocks.holds(length)) return seen_in_blocks(length, together, work.blocks);
   const int64_t globals = std::min(work.globals, length);
   double keys = static_cast<double>((globals + together - 1) / together * length);
   for (int64_t first = globals; first < length; first += together) {

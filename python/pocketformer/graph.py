@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import astuple, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,22 @@ READS = (
 STATES = ("state", "global_state")
 TENSORS = ("bias", "pair_bias", "frequencies", "rows", "logarithms", "features", "fill")
 """Fields of an operator that name a value that it reads, a state, and a plain parameter."""
+
+
+@dataclass(frozen=True)
+class BlockSparse:
+    """What attention sees by blocks of ``size`` rows (BigBird, arXiv 2007.14062).
+
+    A query sees its own block and ``window`` on each side, and of all blocks the first ``globals`` and as many last,
+    whose queries see all. To the others' queries the keys of the first ones count ``repeats`` times more. A sequence of
+    at most ``dense`` rows is seen whole.
+    """
+
+    size: int
+    window: int = 1
+    globals: int = 1
+    repeats: int = 0
+    dense: int = 0
 
 
 @dataclass
@@ -270,11 +286,13 @@ class GraphBuilder:
         global_q: str | None = None,
         global_state: str | None = None,
         softcap: float = 0.0,
+        blocks: BlockSparse | None = None,
     ) -> str:
         """``globals`` first rows of a sequence, and as many more as the input ``more_globals`` says, see all keys of
         ``global_state`` with the queries of ``global_q``; the others see their keys beside their own range.
         ``softcap`` c makes c·tanh(s/c) of each score s; 0 leaves them. ``pair_bias`` [heads, keys, queries] is added to
-        the scores of as many rows as the domain has at most.
+        the scores of as many rows as the domain has at most. ``blocks`` say what is seen where attention is
+        block-sparse.
         """
         options: dict[str, Any] = {"causal": True} if causal else {}
         if softcap:
@@ -288,6 +306,9 @@ class GraphBuilder:
             options["globals"] = globals
         named = {"more_globals": more_globals, "global_q": global_q, "global_state": global_state}
         options |= {field: name for field, name in named.items() if name is not None}
+        if blocks is not None:
+            fields = ("", "_window", "_globals", "_repeats", "_dense")
+            options |= {f"block{field}": n for field, n in zip(fields, astuple(blocks), strict=True) if n}
         return self._append("attention", q=q, state=state, scale=float(scale), **options)
 
     def attend_to_first(self, name: str, max_length: int, of: str = TOKENS) -> None:

@@ -45,6 +45,16 @@ def image_graph() -> Graph:
     return build.build(build.concat([build.pool(x, kind, rows) for kind in kinds]))
 
 
+def block_graph() -> Graph:
+    graph = tiny_graph()
+    for op in graph.ops:
+        if op["op"] == "attention":
+            for field in ("left", "right", "bias"):
+                op.pop(field, None)
+            op.update(block=4, block_window=1, block_globals=1, block_repeats=2, block_dense=12)
+    return graph
+
+
 def given(graph: Graph) -> dict[str, Any]:
     rng = np.random.default_rng(3)
     if graph.find_input("image"):
@@ -63,6 +73,7 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "grouped and gated": gated_graph,
     "decoder": tiny_decoder,
     "image": image_graph,
+    "blocks": block_graph,
 }
 
 

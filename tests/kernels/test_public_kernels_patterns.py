@@ -118,7 +118,7 @@ def test_integers_of_global_rows(globals: int) -> None:
     part = attention.Heads(*quantize(q8[:, local]))
     no_bias = np.zeros((2, 300 - globals, 300), np.float32)
     if globals < 300:
-        near = attention._attend_int8(part, k8, v8, 32**-0.5, no_bias, *(walk[local] for walk in walks))
+        near = attention._attend_int8(part, k8, v8, 32**-0.5, no_bias, *((walk[local], 1) for walk in walks))
         found = result[local].swapaxes(0, 1)
         assert np.abs(found - near).max() < 0.05
         assert np.median(np.abs(found - near)) < 1e-4

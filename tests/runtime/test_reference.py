@@ -132,8 +132,8 @@ def test_int8_attention_keeps_small_values_beside_a_sink() -> None:
     v = rng.standard_normal((1, length, d)).astype(np.float32)
     k[:, 0], v[:, 0] = 2.0, v[:, 0] * 1e-3
     seen, bias = np.ones((length, length), bool), np.zeros((1, length, length), np.float32)
-    exact = attention._attend_fp32(q, k, v, 0.25, bias, seen)
-    rounded = attention._attend_int8(attention.Heads(*quantize(q)), k, v, 0.25, bias, seen)
+    exact = attention._attend_fp32(q, k, v, 0.25, bias, (seen, 1))
+    rounded = attention._attend_int8(attention.Heads(*quantize(q)), k, v, 0.25, bias, (seen, 1))
     assert np.linalg.norm(rounded - exact) < 0.015 * np.linalg.norm(exact)
 
 

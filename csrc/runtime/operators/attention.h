@@ -1,10 +1,12 @@
 // Attention of queries over a state's keys and values, of their own sequence's rows or of those of another domain.
 // Global rows, the first of each sequence, are seen by every query, and attend to every key themselves, with queries
-// and a state of their own where these are named.
+// and a state of their own where these are named. A block-sparse pattern names spans of keys for each block of queries
+// instead.
 #pragma once
 
 #include <algorithm>
 
+#include "runtime/block_pattern.h"
 #include "runtime/lowering.h"
 #include "runtime/operators/key_values.h"
 #include "runtime/worker.h"
@@ -22,6 +24,7 @@ class AttentionStep final : public Step {
     int bias_center, bias_of_key = -1;
     int keys = kNone;  // an input of indices, or kNone
     int globals = 0, more_globals = kNone;
+    BlockPattern blocks;
     Operand sizes;  // how many tokens each key counts for: from the column `logarithms` on their logarithms
     int logarithms = 0;
   };
@@ -39,6 +42,7 @@ class AttentionStep final : public Step {
     work_.left = shape.range.left;
     work_.right = shape.range.right;
     work_.globals = shape.globals;
+    work_.blocks = shape.blocks;
   }
 
   void run(const Worker& w) const override {
@@ -55,30 +59,50 @@ class AttentionStep final : public Step {
       if (queries.empty()) return;
       const int first = row + queries.begin, last = row + queries.end;
       const int length = w.keys(key_domain, sequence);
+      if (shape_.blocks.holds(length)) return attend_blocks(w, sequence, first, last, heads, length);
       const int globals = std::min(shape_.globals + (more == nullptr ? 0 : more[sequence]), length);
       const int local = std::clamp(globals - w.position(domain_, sequence, first), 0, last - first) + first;
       const int keys = seen_keys(first_keys == nullptr ? 0 : first_keys[sequence], length);
-      attend(w, global_, sequence, first, local, heads, keys, 0, {kUnlimited, kUnlimited});
-      attend(w, local_, sequence, local, last, heads, keys, globals, shape_.range);
+      const KeySpan span{0, globals};
+      attend(w, global_, sequence, first, local, heads, {keys, {kUnlimited, kUnlimited}});
+      attend(w, local_, sequence, local, last, heads, {keys, shape_.range, globals, globals == 0 ? 0 : 1, &span});
     });
   }
 
   Work work() const override { return work_; }
 
  private:
+  // Of the first `keys` of a sequence those of `spans`, and from `first` on those in the range.
+  struct Seen {
+    int keys;
+    KeyRange range;
+    int first = 0, count = 0;
+    const KeySpan* spans = nullptr;
+  };
+
   static const int32_t* indices(const Worker& w, int input) { return input == kNone ? nullptr : w.indices(input); }
 
-  // The rows [begin, end) of a sequence over the first `keys` of its keys: `globals` of them, and those in the range.
-  void attend(const Worker& w, const Source& from, int sequence, int begin, int end, const Span& heads, int keys,
-              int globals, const KeyRange& range) const {
+  void attend_blocks(const Worker& w, int sequence, int first, int last, const Span& heads, int length) const {
+    const int domain = w.program().states[static_cast<size_t>(local_.state)].domain;
+    KeySpan spans[BlockPattern::kSpans];
+    for (int begin = first, end; begin < last; begin = end) {
+      const int64_t position = w.position(domain, sequence, begin), block = position / shape_.blocks.size;
+      end = begin + static_cast<int>(std::min((block + 1) * shape_.blocks.size - position, int64_t{last} - begin));
+      const int count = shape_.blocks.spans(block, length, spans);
+      attend(w, local_, sequence, begin, end, heads, {length, {kUnlimited, kUnlimited}, length, count, spans});
+    }
+  }
+
+  // The rows [begin, end) of a sequence over the keys that they see.
+  void attend(const Worker& w, const Source& from, int sequence, int begin, int end, const Span& heads,
+              const Seen& seen) const {
     if (begin >= end) return;
     const State& s = w.program().states[static_cast<size_t>(from.state)];
     const StoredState stored = w.stored(from.state, sequence);
-    const KeySpan span{0, globals};
     const bool sized = static_cast<bool>(shape_.sizes);
     const AttentionArgs common{.queries = end - begin,
                                .first_position = w.position(domain_, sequence, begin) - stored.base,
-                               .keys = keys - stored.base,
+                               .keys = seen.keys - stored.base,
                                .segment_slot = stored.first_slot,
                                .heads = shape_.heads,
                                .kv_heads = s.heads,
@@ -88,10 +112,10 @@ class AttentionStep final : public Step {
                                .head_end = heads.end,
                                .scale = shape_.scale,
                                .softcap = shape_.softcap,
-                               .range = range,
-                               .first_key = globals,
-                               .span_count = globals == 0 ? 0 : 1,
-                               .spans = &span,
+                               .range = seen.range,
+                               .first_key = seen.first,
+                               .span_count = seen.count,
+                               .spans = seen.spans,
                                .bias = sized ? w.at(shape_.sizes, sequence) : shape_.bias,
                                .ld_bias = shape_.ld_bias,
                                .bias_center = sized ? shape_.logarithms : shape_.bias_center,
@@ -126,10 +150,12 @@ class AttentionStep final : public Step {
 
 struct Attention {
   static constexpr int64_t kMaxPairs = 1 << 14;  // whose places in a table are integers of 31 bits
+  static constexpr int64_t kMaxRepeats = 1024;
   std::string q, state, out, bias, pair_bias, keys, more_globals, global_q, global_state, sizes;
   double scale = 0, softcap = 0;
   bool causal = false;
   int64_t left = -1, right = -1, globals = 0;
+  int64_t block = 0, block_window = 0, block_globals = 0, block_repeats = 0, block_dense = 0;
 
   static constexpr const char* kName = "attention";
   static constexpr const char* kDoc =
@@ -162,7 +188,16 @@ struct Attention {
         optional_name("global_q", &Attention::global_q, "queries of the global rows, if not `q`"),
         optional_name("global_state", &Attention::global_state, "that they attend to, if not `state`; like it"),
         optional_name("sizes", &Attention::sizes,
-                      "the `match` that made these tokens: the logarithm of a key's size is added to its scores")};
+                      "the `match` that made these tokens: the logarithm of a key's size is added to its scores"),
+        optional_integer("block", &Attention::block, 0, kMaxRows, "rows of a block where attention is block-sparse"),
+        optional_integer("block_window", &Attention::block_window, 0, kMaxRows,
+                         "blocks seen on each side of the query's own"),
+        optional_integer("block_globals", &Attention::block_globals, 0, kMaxRows,
+                         "first blocks, and as many last ones, that all queries see and whose queries see all"),
+        optional_integer("block_repeats", &Attention::block_repeats, 0, kMaxRepeats,
+                         "how many times more the keys of the first ones count to other queries than these"),
+        optional_integer("block_dense", &Attention::block_dense, 0, kMaxRows,
+                         "a sequence of at most so many rows has no such pattern: all see all")};
   }
 
   void lower(Lowering& l) const {
@@ -224,6 +259,13 @@ struct Attention {
     l.check(sizes.empty() || (shape.bias == nullptr && softcap == 0 && !some && !s.kept && !across), "sizes", "is '",
             sizes, "', beside a bias, a softcap, global rows, queries of another domain or a kept state");
     const Value matched = sizes.empty() ? Value{} : l.matches("sizes", sizes, s.domain);
+    shape.blocks = {block, block_window, block_globals, block_repeats, block_dense};
+    const bool others =
+        across || causal || left >= 0 || right >= 0 || some || !keys.empty() || !sizes.empty() || s.kept;
+    l.check(block == 0 || !others, "block", "is ", block, " beside 'causal', 'left', 'right', 'keys', 'sizes', ",
+            "global rows, queries of another domain or a kept state; blocks alone say what is seen");
+    l.check(block != 0 || (block_window == 0 && block_globals == 0 && block_repeats == 0 && block_dense == 0), "block",
+            "is 0 beside a 'block_…' that is not; the pattern needs a block");
     l.begin_stage(from.domain);
     l.attend(index, shape.range);
     if (other != index) l.attend(other, {kUnlimited, kUnlimited});

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..graph import Array, Graph, Op
-from ..reference import Batch, make_batch, visible
+from ..reference import Batch, make_batch, walks
 from .dataflow import inputs
 
 Tensor = Any
@@ -167,11 +167,11 @@ def _attention(twin: Twin, op: Op, batch: Batch, of: str, read: list[Tensor]) ->
         if "bias" in op:
             distance = np.arange(length)[:, None] - np.arange(length) + twin.graph.max_rows(of) - 1
             scores = scores + twin.params[op["bias"]][:, torch.from_numpy(distance)]
-        seen = visible(op, length)
+        often = sum(seen * times for seen, times in walks(op, length))
         if "keys" in op and (keys := batch.inputs[op["keys"]][sequence]):
             within = length - op["left"] if op.get("left", -1) >= 0 else 0
-            seen = seen & (np.arange(length) < max(keys, within))
-        scores = scores.masked_fill(~torch.from_numpy(seen), -math.inf)
+            often = often * (np.arange(length) < max(keys, within))
+        scores = scores + torch.from_numpy(often).to(scores.dtype).log()
         mixed.append(scores.softmax(dim=2) @ v[:, tokens])
     return _rows(torch.cat(mixed, dim=1))
 

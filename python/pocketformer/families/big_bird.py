@@ -1,15 +1,15 @@
-"""BigBird as far as it attends to all tokens: BERT with an FFN before its answers (arXiv 2007.14062).
+"""BigBird: BERT over blocks of keys, with an FFN before its answers (Zaheer et al., arXiv 2007.14062).
 
 Up to (5 + 2 · num_random_blocks) · block_size tokens transformers computes full attention, whatever `attention_type`
-says. Longer texts would take blocks drawn at random in training, of which its evaluation has the first block in the
-place of every other: nothing that a model learnt. So a text ends there, where `attention_type` is `block_sparse`.
+says. Of longer texts a query sees its own block, its two neighbours, the first and the last block, and what training
+drew at random is in evaluation the first block again, once for each of `num_random_blocks` (with none it fails).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from ..graph import GraphBuilder
+from ..graph import BlockSparse, GraphBuilder
 from ..sources.source import Config, Tensors
 from . import bert, heads
 from .encoder import EncoderSpec, encoder
@@ -17,18 +17,7 @@ from .family import ClassifyHead, Family
 from .transformer import linear, norm
 
 
-@dataclass(frozen=True)
-class BigBirdSpec(EncoderSpec):
-    """``longest`` text in tokens, at most ``positions``."""
-
-    longest: int = 0
-
-    @property
-    def max_length(self) -> int:
-        return min(self.positions, self.longest)
-
-
-def spec(config: Config) -> BigBirdSpec:
+def spec(config: Config) -> EncoderSpec:
     config = replace(config, values={"hidden_act": "gelu_new", **config.values})
     base = bert.spec(config)
     config.refuse("rescale_embeddings", config.flag("rescale_embeddings"), "scaled embeddings are not supported")
@@ -36,10 +25,11 @@ def spec(config: Config) -> BigBirdSpec:
     config.refuse(
         "attention_type", kind not in ("original_full", "block_sparse"), "supported: 'original_full' and 'block_sparse'"
     )
-    blocks = 5 + 2 * config.integer("num_random_blocks", 3, minimum=0)
-    longest = base.positions if kind == "original_full" else blocks * config.integer("block_size", 64)
-    layer = replace(base.layer, qkv_bias=config.flag("use_bias", True))
-    return BigBirdSpec.extending(base, layer=layer, longest=longest)
+    blocks = None
+    if kind == "block_sparse":
+        size, drawn = config.integer("block_size", 64), config.integer("num_random_blocks", 3)
+        blocks = BlockSparse(size, repeats=drawn, dense=(5 + 2 * drawn) * size)
+    return replace(base, layer=replace(base.layer, qkv_bias=config.flag("use_bias", True), blocks=blocks))
 
 
 def encode(b: GraphBuilder, spec: EncoderSpec, tensors: Tensors, prefix: str) -> str:

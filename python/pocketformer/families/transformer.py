@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from ..errors import CheckpointError
-from ..graph import Array, GraphBuilder
+from ..graph import Array, BlockSparse, GraphBuilder
 from ..lazy import concatenate, row_slice
 from ..sources.source import Tensors
 from .rope import Rope
@@ -27,7 +27,8 @@ class LayerSpec:
     pre-norm layer's attention takes its input as it is (the first of ModernBERT). ``kv_heads`` and ``head_dim`` follow
     from ``heads`` and ``hidden`` if None. ``window`` is the farthest that a query looks to each side. ``rope`` turns
     queries and keys by their positions. ``globals`` first tokens, and as many more as the input ``more_globals`` says,
-    see all by projections of their own and are seen by all, beside the window. ``gated`` says that the activation of
+    see all by projections of their own and are seen by all, beside the window. ``blocks`` say what is seen where
+    attention is block-sparse. ``gated`` says that the activation of
     one linear multiplies another (GLU, arXiv 2002.05202). ``qk_norm`` normalises each head of queries and keys before
     they turn; ``scale`` multiplies q·k, and is 1/√head_dim if None; ``softcap`` c then makes c·tanh(s/c) of a score s,
     unless it is 0. ``norm_offset`` is added to the weight of every norm (Gemma's 1). ``kept`` says that keys and values
@@ -53,6 +54,7 @@ class LayerSpec:
     rope: Rope | None = None
     globals: int = 0
     more_globals: str | None = None
+    blocks: BlockSparse | None = None
     gated: bool = False
     qk_norm: bool = False
     scale: float | None = None
@@ -222,6 +224,7 @@ class Layer:
             kept=spec.kept,
             bias=bias,
             softcap=spec.softcap,
+            blocks=spec.blocks,
         )
 
     def _sublayer(self, b: GraphBuilder, h: str, pair: Pair, role: str, x: str, which: int) -> str:

@@ -15,10 +15,10 @@ from numpy.typing import ArrayLike
 from ..graph import READS, Array, Graph, Op
 from ..packing import unpack_graph
 from . import attention, attentions, images, rows
-from .attention import visible
+from .attention import walks
 from .batch import Batch, make_batch
 
-__all__ = ["OPERATORS", "Batch", "Hook", "make_batch", "run", "visible"]
+__all__ = ["OPERATORS", "Batch", "Hook", "make_batch", "run", "walks"]
 
 Hook = Callable[[Op, list[Array], Array], None]
 """Called after each operator that writes a value with the operator, the values that it reads and its result."""

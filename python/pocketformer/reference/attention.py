@@ -64,6 +64,19 @@ def visible(op: Op, length: int) -> Array:
     return seen
 
 
+def walks(op: Op, length: int) -> list[tuple[Array, int]]:
+    """Boolean [queries, keys] of each walk over keys, global rows apart, and how often a key counts that is seen."""
+    if not op.get("block") or length <= op.get("block_dense", 0):
+        return [(visible(op, length), 1)]
+    blocks, globals = -(-length // op["block"]), op.get("block_globals", 0)
+    number = np.arange(length) // op["block"]
+    query, key, last = number[:, None], number[None], max(blocks - globals, globals)
+    whole = (query < globals) | (query >= last)
+    near = (abs(query - key) <= op.get("block_window", 0)) & (key >= globals) & (key < last)
+    sparse = [(key < globals, 1 + op.get("block_repeats", 0)), (near, 1), (key >= last, 1)]
+    return [(whole & (key >= 0), 1), *((seen & ~whole, times) for seen, times in sparse)]
+
+
 def attention(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Any]) -> Array:
     """Its rows that are global see every key; the others the keys of these, then those of their range behind them."""
     state = next(state for state in graph.states if state["name"] == op["state"])
@@ -84,21 +97,24 @@ def attention(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Any]) ->
             bias = graph.params[op["pair_bias"]].swapaxes(1, 2)[:, :length, :length]
         if "sizes" in op:
             bias = bias + inputs[-1][sequence][-length:]
-        bias, seen, columns = np.broadcast_to(bias, (heads, length, length)), visible(op, length), np.arange(length)
+        bias, columns = np.broadcast_to(bias, (heads, length, length)), np.arange(length)
+        steps = walks(op, length)
         if "keys" in op and (keys := batch.inputs[op["keys"]][sequence]):
             within = length - op["left"] if op.get("left", -1) >= 0 else 0  # so that the last query sees one
-            seen = seen & (columns < max(keys, within))
+            steps = [(seen & (columns < max(keys, within)), times) for seen, times in steps]
         count = op.get("globals", 0) + (batch.inputs[op["more_globals"]][sequence] if "more_globals" in op else 0)
         count = min(int(count), length)
         cap = op.get("softcap", 0.0)
-        walks = [np.broadcast_to(columns < count, seen.shape), seen & (columns >= count)] if count else [seen]
+        if count:
+            everyone = (np.broadcast_to(columns < count, (length, length)), 1)
+            steps = [everyone, *((seen & (columns >= count), times) for seen, times in steps)]
         for which, rows in enumerate((slice(count, length), slice(0, count))):
             if rows.start == rows.stop:
                 continue
             q, chosen = queries[which], slice(tokens.start + rows.start, tokens.start + rows.stop)
             repeat = heads // state["heads"]
             k, v = (np.repeat(heads_of(x[tokens], head_dim), repeat, axis=0) for x in states[which])
-            masks = [np.ones((count, length), bool)] if which else [mask[rows] for mask in walks]
+            masks = [(np.ones((count, length), bool), 1)] if which else [(mask[rows], times) for mask, times in steps]
             if isinstance(q, Heads):
                 part = Heads(q.q[:, chosen], q.scale[:, chosen])
                 k, scale = hadamard(k, rotate), op["scale"] / max(rotate, 1)
@@ -118,7 +134,7 @@ def _attend_across(op: Op, state: dict[str, Any], batch: Batch, of: str, given: 
     for rows, keys in zip(batch.sequences[of], batch.sequences[state["domain"]], strict=True):
         k, v = (np.repeat(heads_of(x[keys], head_dim), heads // state["heads"], 0) for x in batch.states[op["state"]])
         shape = (rows.stop - rows.start, keys.stop - keys.start)
-        seen, bias, cap = np.ones(shape, bool), np.zeros((heads, *shape), np.float32), op.get("softcap", 0.0)
+        seen, bias, cap = (np.ones(shape, bool), 1), np.zeros((heads, *shape), np.float32), op.get("softcap", 0.0)
         if isinstance(q, Heads):
             k, scale = hadamard(k, rotate), op["scale"] / max(rotate, 1)
             mixed = _attend_int8(Heads(q.q[:, rows], q.scale[:, rows]), k, v, scale, bias, seen, cap=cap)
@@ -128,14 +144,16 @@ def _attend_across(op: Op, state: dict[str, Any], batch: Batch, of: str, given: 
     return result
 
 
-def _attend_fp32(q: Array, k: Array, v: Array, scale: float, bias: Array, *walks: Array, cap: float = 0.0) -> Array:
+def _attend_fp32(
+    q: Array, k: Array, v: Array, scale: float, bias: Array, *walks: tuple[Array, int], cap: float = 0.0
+) -> Array:
     """``q`` [heads, queries, head_dim], ``k``, ``v`` [heads, keys, head_dim], ``bias`` [heads, queries, keys] → as q.
 
-    Each of ``walks`` bool [queries, keys] tells the keys that are seen once.
+    Each of ``walks`` is bool [queries, keys], the keys that are seen, and how often they count.
     """
     scores = q.astype(np.float64) @ k.swapaxes(1, 2).astype(np.float64) * scale
     scores = (cap * np.tanh(scores / cap) if cap else scores) + bias
-    often = np.sum(walks, axis=0)
+    often = sum(seen * times for seen, times in walks)
     scores = np.where(often, scores, -np.inf)
     p = often * np.exp(scores - scores.max(axis=2, keepdims=True))
     mixed: Array = p @ v.astype(np.float64) / p.sum(axis=2, keepdims=True)
@@ -143,7 +161,7 @@ def _attend_fp32(q: Array, k: Array, v: Array, scale: float, bias: Array, *walks
 
 
 def _attend_int8(
-    queries: Heads, k: Array, v: Array, scale: float, bias: Array, *walks: Array, cap: float = 0.0
+    queries: Heads, k: Array, v: Array, scale: float, bias: Array, *walks: tuple[Array, int], cap: float = 0.0
 ) -> Array:
     """As ``_attend_fp32``, over key tiles of 128 that are merged in order within splits of 1,024 of a walk, and so are
     these.
@@ -151,7 +169,7 @@ def _attend_int8(
     (q, q_scale), (k, k_scale), (v, v_scale) = queries, quantize(k), quantize(v)
     q_scale = q_scale * np.float32(scale * LOG2E)
     whole = _Softmax.empty(q.shape)
-    for seen, begin in itertools.product(walks, range(0, k.shape[1], KEY_TILE)):
+    for (seen, times), begin in itertools.product(walks, range(0, k.shape[1], KEY_TILE)):
         if begin % KEY_SPLIT == 0:
             split = _Softmax.empty(q.shape)
         tile = slice(begin, begin + KEY_TILE)
@@ -169,7 +187,7 @@ def _attend_int8(
         split.merge(i, tile_highest, p.sum(axis=2), mixed)
         if begin + KEY_TILE >= k.shape[1] or (begin + KEY_TILE) % KEY_SPLIT == 0:
             i = np.flatnonzero(split.total.any(axis=0))
-            whole.merge(i, split.highest[:, i], split.total[:, i], split.result[:, i])
+            whole.merge(i, split.highest[:, i], split.total[:, i] * times, split.result[:, i] * times)
     attended: Array = whole.result / whole.total[:, :, None]
     return attended
 
