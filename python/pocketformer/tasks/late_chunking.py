@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,7 @@ from ..batches import Progress
 from ..engine import Engine, Outputs
 from ..graph import TOKENS
 from ..segments import ROWS, after_pool, before_pool
-
-if TYPE_CHECKING:
-    from tokenizers import Encoding
+from .windows import Window
 
 Span = tuple[int, int]
 POOLS = ("mean", "max")
@@ -46,7 +44,7 @@ class LateChunking:
     def encode(
         self,
         text: str,
-        windows: Sequence[Encoding],
+        windows: Sequence[Window],
         shared: int,
         chunks: Sequence[Span],
         progress: Progress | None = None,
@@ -56,7 +54,7 @@ class LateChunking:
         Neighbouring ``windows`` share ``shared`` tokens, each of which is taken from the window that has more around
         it. Special tokens are in no chunk. Raises ValueError for a chunk without tokens.
         """
-        owned = [_owned(text, window, i, len(windows), shared) for i, window in enumerate(windows)]
+        owned = [_owned(window, i, len(windows), shared) for i, window in enumerate(windows)]
         starts = np.concatenate([window.starts for window in owned])
         bounds = np.searchsorted(np.maximum.accumulate(starts), np.array(chunks, np.int64).reshape(-1, 2))
         for place, (low, high) in enumerate(bounds.tolist()):
@@ -83,9 +81,9 @@ class LateChunking:
                 progress(number, len(windows))
         return result
 
-    def _states(self, session: Session, window: Encoding) -> Outputs:
+    def _states(self, session: Session, window: Window) -> Outputs:
         """float32 [tokens, width] of one window."""
-        ids = np.array(window.ids, np.int32)
+        ids = window.ids
         states: Outputs = session.run({"ids": ids, TOKENS: np.array([0, len(ids)], np.int64)}, self._engine.threads)
         return states
 
@@ -98,21 +96,10 @@ class LateChunking:
         return row
 
 
-def _owned(text: str, window: Encoding, index: int, count: int, shared: int) -> Owned:
-    special, offsets = window.special_tokens_mask, window.offsets  # each is made anew whenever it is asked for
-    rows = [i for i, flag in enumerate(special) if not flag]
-    if not rows:
-        return Owned(0, 0, np.zeros(0, np.int64))
-    begin = rows[0] + (shared // 2 if index > 0 else 0)
-    end = rows[-1] + 1 - (shared - shared // 2 if index + 1 < count else 0)
-    return Owned(begin, end, np.array([_first(text, *offsets[i]) for i in range(begin, end)], np.int64))
-
-
-def _first(text: str, start: int, end: int) -> int:
-    """The first character of a token that is no blank: some tokenizers count the blank before a word as its part."""
-    while start + 1 < end and text[start].isspace():
-        start += 1
-    return start
+def _owned(window: Window, index: int, count: int, shared: int) -> Owned:
+    before, after = shared // 2 if index > 0 else 0, shared - shared // 2 if index + 1 < count else 0
+    starts = window.starts[before : max(len(window.starts) - after, before)]
+    return Owned(window.begin + before, window.begin + before + len(starts), starts)
 
 
 def check_chunks(chunks: Sequence[Span], length: int) -> list[Span]:

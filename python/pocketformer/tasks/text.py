@@ -16,11 +16,14 @@ from ..engine import Ids
 from ..errors import PocketFileError
 from ..pocketfile import PocketFile
 from .inputs import Text
+from .pieces import cut, pieces, separable
+from .windows import Window, divide, window
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
 CHUNK = 32  # texts tokenized at once: encodings hold some hundred bytes a token until their ids are taken
+PIECE = 1 << 16  # characters of a long text tokenized at once, where its tokenizer allows it
 QUESTION_STRIDE = 128  # tokens that neighbouring windows of a long context share
 DOCUMENT_STRIDE = 256  # those that windows of a document share whose tokens are all wanted
 TOKENIZERS = 4  # kept: a large vocabulary takes tens of megabytes
@@ -33,7 +36,8 @@ Truncation: TypeAlias = Literal["longest_first", "only_first", "only_second", "n
 class TextReader:
     """Tokenizes for one model; the tokenizer is loaded when the first text comes.
 
-    Texts longer than ``max_length`` tokens, that of the file or of a call, are cut and a UserWarning says so once.
+    Texts longer than ``max_length`` tokens, that of the file or of a call, are cut and a UserWarning says so once. Of
+    long ones no more is tokenized than that; for the warning the rest is, piece by piece.
     """
 
     def __init__(self, file: PocketFile, threads: int) -> None:
@@ -44,6 +48,7 @@ class TextReader:
         self._lock = threading.Lock()
         self._tokenizers: dict[tuple[Truncation, int, int], Tokenizer] = {}
         self._warned: set[str] = set()
+        self._separable: bool | None = None
 
     def tokenizer(
         self, truncation: Truncation = "longest_first", max_length: int | None = None, stride: int = 0
@@ -102,14 +107,14 @@ class TextReader:
             if typed:
                 types += [_array(encoding.type_ids) for encoding in encodings]
             if "cut" not in self._warned:
-                cuts += self._cuts(chunk, encodings)
+                cuts += self._cuts(chunk, encodings, self.tokenizer(truncation, max_length))
         self._warn_of_cuts(len(texts), cuts, max_length)
         return ids, types if typed else None
 
     def encodings(self, texts: Sequence[str]) -> list[Encoding]:
         """The encoding of each text, with offsets and word numbers."""
         encodings = self._encode(texts, offsets=True)
-        self._warn_of_cuts(len(texts), self._cuts(texts, encodings))
+        self._warn_of_cuts(len(texts), self._cuts(texts, encodings, self.tokenizer()))
         return encodings
 
     def prefix_length(self, prefix: str, max_length: int | None = None) -> int:
@@ -131,15 +136,18 @@ class TextReader:
             encoding = tokenizer.encode(*self._parts((question, context)))
         return [encoding, *encoding.overflowing]
 
-    def document(self, text: str, max_length: int | None = None) -> tuple[list[Encoding], int]:
+    def document(self, text: str, max_length: int | None = None) -> tuple[list[Window], int]:
         """The overlapping windows of a document, one where it fits, and the tokens that neighbours share."""
         check_unicode("document", text)
         length = max_length or self.max_length
         stride = min(DOCUMENT_STRIDE, length // 4)
         tokenizer = self.tokenizer("only_first", length, stride)
         with self._refusal("longest_first"):
-            encoding = tokenizer.encode(*self._parts(text))
-        windows = [encoding, *encoding.overflowing]
+            if self._long(text, tokenizer):
+                windows = list(divide(self._pieces(text), self._frame(text), length, stride))
+            else:
+                encoding = tokenizer.encode(*self._parts(text))
+                windows = [window(text, part) for part in (encoding, *encoding.overflowing)]
         if len(windows) > 1:
             self._warn(
                 "windows",
@@ -163,9 +171,12 @@ class TextReader:
     ) -> list[Encoding]:
         tokenizer = self.tokenizer(truncation, max_length)
         batch = tokenizer.encode_batch if offsets else getattr(tokenizer, "encode_batch_fast", tokenizer.encode_batch)
-        parts = [self._parts(text) for text in texts]
+        for i, text in enumerate(texts, begin):
+            if isinstance(text, str) and len(text) > 2 * PIECE:  # of which not all may be read
+                check_unicode(f"{name}[{i}]", text)
         try:
             with self._refusal(truncation):
+                parts = [self._parts(self._beginning(text, tokenizer)) for text in texts]
                 if len(parts) == 1 or not self._parallel:  # encode_batch would start the tokenizer's own threads
                     encodings = [tokenizer.encode(*part) for part in parts]
                 else:
@@ -181,6 +192,35 @@ class TextReader:
                 )
         return encodings
 
+    def _long(self, text: Text, tokenizer: Tokenizer) -> bool:
+        """Whether a text that is cut at its end can be tokenized piece by piece, and is long enough for that."""
+        if not isinstance(text, str) or len(text) <= 2 * PIECE:
+            return False
+        if self._separable is None:
+            self._separable = separable(tokenizer)
+        return self._separable and (tokenizer.truncation or {}).get("direction") == "right"
+
+    def _beginning(self, text: Text, tokenizer: Tokenizer) -> Text:
+        """A part of a long text that is cut as the whole would be; any other text as it is."""
+        if isinstance(text, str) and self._long(text, tokenizer):
+            size = PIECE
+            while (end := cut(text, size)) < len(text):
+                if tokenizer.encode(*self._parts(text[:end])).overflowing:
+                    return text[:end]
+                size = 4 * end
+        return text
+
+    def _pieces(self, text: str) -> Iterator[Window]:
+        """The tokens of a long text without special ones, piece by piece."""
+        tokenizer = self.tokenizer("never")
+        for begin, end in pieces(text, PIECE):
+            encoding = tokenizer.encode(self._parts(text[begin:end])[0], add_special_tokens=False)
+            yield window(text, encoding, begin)
+
+    def _frame(self, text: str) -> Window:
+        """The beginning of a long text between its special tokens."""
+        return window(text, self.tokenizer("never").encode(*self._parts(text[: cut(text, 1)])))
+
     def _refusal(self, truncation: Truncation) -> AbstractContextManager[None]:
         if truncation == "only_first":
             return _explained(
@@ -193,14 +233,25 @@ class TextReader:
         parts = (text,) if isinstance(text, str) else text
         return tuple(part.lower() for part in parts) if self._file.text.get("lowercase") else parts
 
-    def _cuts(self, texts: Sequence[Text], encodings: Sequence[Encoding]) -> list[int]:
+    def _cuts(self, texts: Sequence[Text], encodings: Sequence[Encoding], tokenizer: Tokenizer) -> list[int]:
         """How many tokens each text that was too long lost; 0 of a pair, where it depends on which is counted."""
-        special = self.any_tokenizer().num_special_tokens_to_add(False) if any(e.overflowing for e in encodings) else 0
-        return [
-            sum(len(part.ids) - special for part in encoding.overflowing) if isinstance(text, str) else 0
-            for text, encoding in zip(texts, encodings, strict=True)
-            if encoding.overflowing
-        ]
+        special = tokenizer.num_special_tokens_to_add(False)
+
+        def tokens(encoding: Encoding, special: int) -> int:
+            return sum(len(part.ids) - special for part in [encoding, *encoding.overflowing])
+
+        def lost(text: Text, encoding: Encoding) -> int:
+            if not isinstance(text, str):
+                return 0
+            if not self._long(text, tokenizer):
+                return tokens(encoding, special) - (len(encoding.ids) - special)
+            spans = pieces(text, PIECE)
+            parts = (self._parts(text[slice(*span)])[0] for span in spans)
+            counts = (tokens(tokenizer.encode(part, add_special_tokens=False), 0) for part in parts)
+            return sum(counts) - (len(encoding.ids) - special)
+
+        pairs = zip(texts, encodings, strict=True)
+        return [lost(text, encoding) for text, encoding in pairs if encoding.overflowing]
 
     def _warn_of_cuts(self, texts: int, cuts: Sequence[int], max_length: int | None = None) -> None:
         if not cuts:
