@@ -21,7 +21,7 @@ from helpers.graphs import MODEL, TEXT, tiny_graph
 from pocketformer import attentions
 from pocketformer.compression import compress
 from pocketformer.compression.quantize import quantize_graph
-from pocketformer.graph import Array, Graph, GraphBuilder, Table
+from pocketformer.graph import Array, BlockSparse, Graph, GraphBuilder, Table
 from pocketformer.packing import pack_graph
 from pocketformer.pocketfile import write_pocket
 
@@ -114,6 +114,7 @@ def patterns() -> Graph:
     for name, options in (
         ("a", {"left": 2, "softcap": 3.0, "rope": turns}),
         ("b", {"left": 1, "right": 1, "globals": 2}),
+        ("c", {"blocks": BlockSparse(2, window=0, repeats=1, dense=3)}),
     ):
         qkv = build.linear(x, normal(32, 32), name=f"{name}.qkv")
         mixed = build.attention(qkv, heads=2, kv_heads=1, head_dim=8, **options)

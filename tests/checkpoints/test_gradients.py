@@ -88,6 +88,10 @@ def test_the_twin_is_the_same_function(kind: str) -> None:
 def test_what_the_twin_does_not_know_is_refused() -> None:
     with pytest.raises(ValueError, match="quantize_heads, of which gradients are not known"):
         twin.Twin(quantize.quantize_graph(tiny_graph(), quantize.QuantizeOptions(random_tokens=0)))
+    graph = tiny_graph()
+    next(op for op in graph.ops if op["op"] == "attention")["globals"] = 1
+    with pytest.raises(ValueError, match="the graph has attention with globals, of which gradients are not known"):
+        twin.Twin(graph)
 
 
 def test_scores_are_those_of_numeric_gradients() -> None:

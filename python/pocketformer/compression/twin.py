@@ -27,6 +27,10 @@ def import_torch() -> Any:
         raise ImportError("gradients are computed by torch: pip install 'pocketformer[tune]'") from None
 
 
+BEYOND = {"softcap", "globals", "more_globals", "pair_bias", "sizes"}
+"""Fields of attention that are not computed here."""
+
+
 class Twin:
     """``graph``, whose linears are fp32, as a function with gradients.
 
@@ -37,6 +41,7 @@ class Twin:
     def __init__(self, graph: Graph, wanted: Collection[str] | None = None) -> None:
         self.torch = import_torch()
         unknown = {op["op"] for op in graph.ops} - set(OPERATORS)
+        unknown |= {f"attention with {field}" for op in graph.ops for field in BEYOND.intersection(op)}
         if unknown or any(facts["format"] != "f32" for facts in graph.weights.values()):
             what = ", ".join(sorted(unknown)) or "weights that are rounded"
             raise ValueError(f"the graph has {what}, of which gradients are not known; use another criterion")
