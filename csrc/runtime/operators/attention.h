@@ -83,10 +83,9 @@ class AttentionStep final : public Step {
   static const int32_t* indices(const Worker& w, int input) { return input == kNone ? nullptr : w.indices(input); }
 
   void attend_blocks(const Worker& w, int sequence, int first, int last, const Span& heads, int length) const {
-    const int domain = w.program().states[static_cast<size_t>(local_.state)].domain;
     KeySpan spans[BlockPattern::kSpans];
     for (int begin = first, end; begin < last; begin = end) {
-      const int64_t position = w.position(domain, sequence, begin), block = position / shape_.blocks.size;
+      const int64_t position = w.position(domain_, sequence, begin), block = position / shape_.blocks.size;
       end = begin + static_cast<int>(std::min((block + 1) * shape_.blocks.size - position, int64_t{last} - begin));
       const int count = shape_.blocks.spans(block, length, spans);
       attend(w, local_, sequence, begin, end, heads, {length, {kUnlimited, kUnlimited}, length, count, spans});
