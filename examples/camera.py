@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 import pocketformer
 from pocketformer.tasks.frames import raw_frames
-from pocketformer.tasks.pixels import image_files, opened, upright_rgb
+from pocketformer.pixels import image_files, opened, upright_rgb
 
 CELL = 16
 Frame = NDArray[np.uint8]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import pocketformer
-from pocketformer.tasks.pixels import image_files
+from pocketformer.pixels import image_files
 
 Features = NDArray[np.float32]
 

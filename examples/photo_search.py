@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import pocketformer
-from pocketformer.tasks.pixels import SUFFIXES
+from pocketformer.pixels import SUFFIXES
 
 TEMPLATE = "a photo of {}."
 """What CLIP was taught with begins mostly like this."""

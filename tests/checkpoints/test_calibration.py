@@ -20,6 +20,7 @@ from pocketformer.compression.calibration import (
     calibrate,
     default_calibration,
     default_texts,
+    parted,
     random_tokens,
 )
 from pocketformer.compression.pipeline import make_profiler
@@ -63,6 +64,21 @@ def test_long_samples_are_cut_and_many_are_chosen_from() -> None:
     assert some.rows == 1000
     firsts = some.inputs["ids"][::10]
     assert len(set(firsts.tolist())) > 20, "from all of them, not the first"
+
+
+def test_what_is_judged_by_is_not_fitted_to() -> None:
+    held, rest = default_texts(True), default_texts(False)
+    assert sum(map(len, held)) > 4000
+    assert not any(sentence in text for sentence in held[:40] for text in rest if len(sentence) > 40)
+    lengths = np.array([3, 5] * 50)
+    ids = np.arange(400, dtype=np.int32)
+    fitted, judged = parted(Calibration({"ids": ids}, lengths), 50)
+    assert fitted.rows + judged.rows == 400
+    assert 25 <= judged.rows <= 75
+    assert np.array_equal(np.sort(np.concatenate([fitted.inputs["ids"], judged.inputs["ids"]])), ids)
+    assert np.array_equal(judged.inputs["ids"][:3], ids[:3])
+    few = Calibration({"ids": ids}, lengths)
+    assert parted(few, 150) == (few, few), "too few to part with any"
 
 
 def test_memory_does_not_grow_with_the_samples() -> None:

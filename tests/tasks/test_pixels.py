@@ -20,8 +20,8 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from pocketformer.errors import CheckpointError, UnsupportedModelError
+from pocketformer.pixels import ImageReader, as_images, image_files
 from pocketformer.sources.images import read_preprocessing
-from pocketformer.tasks.pixels import ImageReader, as_images, image_files
 
 SETTINGS: dict[str, Any] = {
     "height": 24,

@@ -103,7 +103,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration",
         metavar="FILE",
         help="texts to see what weights are multiplied by, one a line, a tab between those of a pair; or an .npz that "
-        "--save-profile wrote (default: sentences of our own)",
+        "--save-profile wrote; of images a folder of them (default: our own sentences, or pictures that are made up)",
     )
     parser.add_argument(
         "--merge", type=int, metavar="N", help="of images: N tokens become one with others like them at each layer"

@@ -47,7 +47,7 @@ def check(args: argparse.Namespace, task: str, *names: str) -> None:
 
 
 def files(texts: list[str]) -> list[str]:
-    from ..tasks.pixels import image_files
+    from ..pixels import image_files
 
     return image_files(texts)
 

@@ -83,8 +83,9 @@ def compress(
 
     ``calibration``: what the model is run on to see what its weights are multiplied by. Texts, pairs of texts, the
     token ids of sequences, the path of a file with a text a line (a tab between those of a pair), or of a profile, an
-    ``.npz``. Best are texts like those that it will read; by default they are sentences of our own. ``save_profile``
-    keeps what was seen as such a profile.
+    ``.npz``; for a model of images these, or the path of a folder of them. Best are texts or images like those that it
+    will read; by default they are sentences of our own, and of images pictures that are made up, where something has
+    fewer bits than int8 or is pruned. ``save_profile`` keeps what was seen as such a profile.
 
     ``budget`` is the most that the file may have, in bytes or such as ``"14MB"``: weights get fewer bits, and hidden
     channels leave, where that costs least (:func:`make_plan` tells which). ``max_memory``, in the same units, is the
@@ -161,7 +162,7 @@ def compress(
         plan.check_width(width)
         plan.check_vocabulary(loaded.graph)
         before = sum(array.nbytes for array in loaded.graph.params.values())
-        profiler = make_profiler(loaded, options, calibration)
+        profiler = make_profiler(loaded, options, calibration, needed=plan.prunes)
         loaded, pruned = carry_out(loaded, plan, prune, profiler, progress)
         options = plan.options(options)
         if not rounds_weights(loaded.graph, plan.weights, options):
@@ -233,9 +234,9 @@ def _narrowed(
         return loaded
     stream = find_stream(loaded.graph)
     width = rounded_stream(stream.width, share)
-    profiler = make_profiler(loaded, options, calibration)
+    profiler = make_profiler(loaded, options, calibration, needed=True)
     if profiler is None:
-        raise ValueError(f"width is {share}, which needs inputs to look at, and this model takes images; leave it out")
+        raise ValueError(f"width is {share}, which needs inputs to look at, and there are none; leave it out")
     graph = narrow(loaded.graph, width, profiler)
     return replace(loaded, graph=graph, model={**loaded.model, "params": sum(p.size for p in graph.params.values())})
 

@@ -9,22 +9,27 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..pocketwriter import file_bytes
-from .calibration import Calibration, Samples, calibrate, default_calibration, random_tokens, takes_tokens
+from .calibration import TOKENS as CALIBRATION
+from .calibration import Calibration, Samples, parted, takes_tokens
 from .channels import Channels
 from .dataflow import Dataflow
+from .importance import NORMS
+from .knapsack import cheapest
 from .limits import Forecast, Limits
+from .pictures import pixels_of_image, sample, takes_images
 from .pipeline import WEIGHTS, Compression, make_profiler, minify
 from .plan import Bits, Plan, make_plan
 from .precision import Precision
 from .profile import Progress
 from .prune import MULTIPLE, PruneOptions, collect
-from .quantize import QuantizeOptions
-from .sensitivity import Curve, bit_losses, fewer_bits, outputs, width_curve
+from .quantize import Profiler, QuantizeOptions, calibrated_profiler
+from .sensitivity import Curve, Outputs, bit_losses, fewer_bits, width_curve
 from .surgery import keep_units, remove_units
 
 if TYPE_CHECKING:
@@ -32,6 +37,10 @@ if TYPE_CHECKING:
 
 TOKENS = 1024
 """Of the sample on which outputs are compared."""
+ATTEMPTS, SLACK = 8, 1e-4
+"""How often a plan is made anew whose bytes are not those that were reckoned with, and what share may be left over."""
+MOST_SETTINGS = 20_000
+"""Of knobs that are tried together."""
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -82,7 +91,7 @@ class Planner:
 
     ``calibration`` is that of ``compress``. What ``options`` say of single weights or of the table stays as they say.
 
-    Raises ValueError for a model that does not take token ids.
+    Raises ValueError for a model that takes neither token ids nor images.
     """
 
     def __init__(
@@ -94,15 +103,16 @@ class Planner:
         calibration: Samples | str | os.PathLike[str] | None = None,
         progress: Progress | None = None,
     ) -> None:
-        if not takes_tokens(loaded.graph):
-            raise ValueError("a budget needs inputs to measure on, and this model takes no token ids; leave it out")
+        if not takes_tokens(loaded.graph) and not takes_images(loaded.graph):
+            raise ValueError(
+                "a budget needs inputs to measure on, and this model takes no texts or images; leave it out"
+            )
         self.loaded, self.weights = replace(loaded, tokenizer_json=minify(loaded.tokenizer_json)), weights
         self.options, self.prune = options or QuantizeOptions(), prune or PruneOptions()
         self.channels = Channels(loaded.graph)
         self.spaces = {name: space for name, space in self.channels.spaces.items() if not space.heads}
         self.full = predicted_bytes(loaded, weights, self.options)  # refuses what cannot be, before any work
-        self.profiler = make_profiler(loaded, self.options, calibration) if weights != "fp32" else None
-        self.sample = _sample(loaded, calibration)
+        self.profiler, self.sample = self._seen(loaded, calibration)
         self._progress = progress
         self._knobs: dict[str, list[Step]] = {}
         self._precisions: dict[str, Precision] = {}
@@ -122,15 +132,18 @@ class Planner:
     def for_limits(self, limits: Limits) -> Plan:
         """The plan of least predicted error that keeps to all of ``limits``.
 
-        The knob that costs the least error for what it saves is turned first, and what turned out to be more than was
-        needed is taken back.
+        Of a file alone it is the least that there is, but for what bytes are rounded to; of a run, which knobs change
+        together, the knob that costs the least error for what it saves is turned first, and what turned out to be more
+        than was needed is taken back.
 
         Raises ValueError, before anything is measured, when no plan keeps to them; the message says what the least is.
         """
         wanted = limits.named()
         if not wanted:
             raise ValueError("no limit was given; give the bytes of a file, memory or a latency")
-        self._forecast = Forecast(limits, self.loaded.graph.max_length) if limits.runs else None
+        graph = self.loaded.graph
+        pixels = pixels_of_image(graph) if takes_images(graph) else 0
+        self._forecast = Forecast(limits, graph.max_length, pixels) if limits.runs else None
         self._seconds = {}
         smallest = self.smallest()
         for name, limit in wanted.items():
@@ -142,6 +155,8 @@ class Planner:
                     f"{given} is {written(limit)}, but the smallest {least_of} has {written(least)} (fewest bits, "
                     f"{MULTIPLE} hidden channels a layer, and little of its quality); give at least that"
                 )
+        if self._forecast is None:
+            return self._of_least_error(limits.file_bytes or 0)
         chosen: dict[str, int] = {}
         found: list[dict[str, int]] = []
         while broken := [n for n, limit in wanted.items() if _figure(plan := self._chosen(chosen), n) > limit]:
@@ -160,6 +175,77 @@ class Planner:
         found = sorted(found, key=lambda steps: sum(self.knobs()[name][step].error for name, step in steps.items()))
         plans = [self._taken_back(steps, wanted) for steps in (chosen, *found[:2])]
         return min((plan for plan in plans if plan is not None), key=lambda plan: plan.error or 0.0)
+
+    def _of_least_error(self, limit: int) -> Plan:
+        """The plan for a file of at most ``limit`` bytes: what knobs share is tried together, all else adds up."""
+        parts = [self._settings(names) for names in self._tied()]
+        choices = [[(size, error) for size, error, _ in part] for part in parts]
+        room, found = limit - (_figure(self._chosen({}), "file_bytes") - sum(part[0][0] for part in parts)), []
+        for _ in range(ATTEMPTS):
+            settings = cheapest(choices, room)
+            if settings is None:
+                break
+            chosen = {name: step for part, i in zip(parts, settings, strict=True) for name, step in part[i][2].items()}
+            left = limit - _figure(self._chosen(chosen), "file_bytes")
+            if left >= 0:
+                found.append(chosen)
+            if 0 <= left <= SLACK * limit:
+                break
+            room += left
+        if not found:  # so near to the least that headers decide
+            return self._chosen({name: len(steps) - 1 for name, steps in self.knobs().items()})
+        plans = [self._taken_back(chosen, {"file_bytes": limit}) for chosen in found]
+        return min((plan for plan in plans if plan is not None), key=lambda plan: plan.error or 0.0)
+
+    def _tied(self) -> list[list[str]]:
+        """The knobs, those together whose bytes are not the sum of what each saves: a width, and the bits of what holds
+        its channels."""
+        bits = {name: f"bits of {name}" for name in self._levels}
+        parts = [[knob] for knob in self.knobs()]
+        for name, space in self.spaces.items():
+            held = {
+                weight.removesuffix(".weight") for (weight, _), of in self.channels.axes.items() if space.units[0] in of
+            }
+            together = {f"width of {name}", *(bits[weight] for weight in held if weight in bits)}
+            joined = [part for part in parts if together & set(part)]
+            if np.prod([float(len(self.knobs()[knob])) for part in joined for knob in part]) <= MOST_SETTINGS:
+                parts = [part for part in parts if part not in joined] + [[knob for part in joined for knob in part]]
+        return parts
+
+    def _settings(self, names: list[str]) -> list[tuple[float, float, dict[str, int]]]:
+        """Bytes and error of all settings of the knobs ``names``, the first being what is there."""
+        graph, steps = self.loaded.graph, [self.knobs()[name] for name in names]
+        bits = {name.removeprefix("bits of "): place for place, name in enumerate(names) if name.startswith("bits of ")}
+        widths = {n.removeprefix("width of "): place for place, n in enumerate(names) if n.startswith("width of ")}
+        held = {space: self._axes_of(space) for space in widths}
+        params = {*(f"{name}.weight" for name in bits), *(param for axes in held.values() for param, _ in axes)}
+        found = []
+        for setting in product(*(range(len(of)) for of in steps)):
+            total = 0.0
+            for param in params:
+                shape = np.array(graph.params[param].shape, np.float64)
+                for space, place in widths.items():
+                    for axis, each in ((axis, each) for (of, axis), each in held[space].items() if of == param):
+                        shape[axis] -= each * (self.spaces[space].width - _width(steps[place][setting[place]]))
+                weight = param.removesuffix(".weight")
+                precision = steps[bits[weight]][setting[bits[weight]]].value if weight in bits else None
+                total += float(shape.prod()) * (
+                    _bytes_each(precision) if isinstance(precision, Precision) else self._plain(weight)
+                )
+            error = sum(of[step].error for of, step in zip(steps, setting, strict=True))
+            found.append((total, error, {name: step for name, step in zip(names, setting, strict=True) if step}))
+        return found
+
+    def _axes_of(self, space: str) -> dict[tuple[str, int], float]:
+        """The axes of parameters that hold channels of ``space``, and how many entries go with one of its columns."""
+        label, size = self.spaces[space].units[0], self.spaces[space].size
+        counts = {axis: float((labels == label).sum()) / size for axis, labels in self.channels.axes.items()}
+        return {axis: count for axis, count in counts.items() if count}
+
+    def _plain(self, weight: str) -> float:
+        """Bytes of a number of what has no knob: vectors, and weights whose precision is given."""
+        precision = self._precisions.get(weight)
+        return _bytes_each(precision) if precision else 4.0
 
     def _taken_back(self, chosen: dict[str, int], wanted: Mapping[str, float]) -> Plan | None:
         """The plan of ``chosen`` without what it does not need; None where it does not keep to what is ``wanted``."""
@@ -183,9 +269,10 @@ class Planner:
         """What can be turned, from what is there (no error) to the least; measured once."""
         if not self._knobs:
             graph = self.loaded.graph
-            expected = outputs(graph, self.sample)
+            outputs = Outputs(graph, self.sample)
+            expected = outputs(graph)
             self._knobs = {f"bits of {name}": [Step(self._precisions[name], 0, 0.0)] for name in self._levels}
-            rounded = bit_losses(graph, self._levels, self.options, self.profiler, self.sample, expected)
+            rounded = bit_losses(graph, self._levels, self.options, self.profiler, outputs, expected)
             for name, precision, error in rounded:
                 self._tell(f"measure {name}")
                 steps = self._knobs[f"bits of {name}"]
@@ -194,7 +281,7 @@ class Planner:
             seen = collect(graph, self.spaces.values(), self.prune, self.profiler)
             for name, space in self.spaces.items():
                 self._tell(f"measure {name}")
-                curve = width_curve(graph, space, self.prune, seen, self.sample, expected)
+                curve = width_curve(graph, space, self.prune, seen, outputs, expected)
                 self._knobs[f"width of {name}"] = self._widths(name, curve)
         return self._knobs
 
@@ -202,10 +289,29 @@ class Planner:
         if self.weights == "fp32":
             return {}
         self._precisions = self.options.precisions(self.loaded.graph, WEIGHTS[self.weights])
-        levels = fewer_bits(self.loaded.graph, self._precisions, self.options.group)
+        narrowed = {name for space in self.spaces.values() for name in space.readers}
+        levels = fewer_bits(self.loaded.graph, self._precisions, self.options.group, narrowed)
         fixed = replace(self.options, precision={}).precisions(self.loaded.graph, WEIGHTS[self.weights])
         tables = Dataflow(self.loaded.graph).tables if self.options.table_bits else {}
         return {name: of for name, of in levels.items() if fixed[name] == self._precisions[name] and name not in tables}
+
+    def _seen(
+        self, loaded: Checkpoint, given: Samples | str | os.PathLike[str] | None
+    ) -> tuple[Profiler | None, Calibration]:
+        """What runs the model to fit weights, and what outputs are compared on, of which that has seen nothing: a fit
+        to the very rows that judge it would look as good as it is not."""
+        kept = isinstance(given, str | os.PathLike) and os.fspath(given).endswith(".npz")
+        seen: Calibration | None
+        if given is not None and not kept:
+            seen, judged = parted(sample(loaded, given, CALIBRATION, 0), TOKENS)
+        else:
+            judged = sample(loaded, None, TOKENS, TOKENS, held_out=True)
+            seen = None if kept else sample(loaded, None, CALIBRATION, self.options.random_tokens, held_out=False)
+        if self.weights == "fp32" and self.prune.criterion in NORMS and not self.prune.refit:
+            return None, judged
+        if seen is None:
+            return make_profiler(loaded, self.options, given), judged
+        return calibrated_profiler(loaded.graph, seen), judged
 
     def _widths(self, name: str, curve: Curve) -> list[Step]:
         width, each = self.spaces[name].width, self._column_bytes(name)
@@ -304,19 +410,14 @@ class Planner:
             self._progress(what, len(self._knobs) / (len(self._levels) + len(self.spaces)))
 
 
+def _width(step: Step) -> int:
+    assert isinstance(step.value, int)
+    return step.value
+
+
 def _bytes_each(precision: Precision) -> float:
     """Of a weight and its share of a float16 scale."""
     return precision.bits / 8 + (2 / precision.group if precision.group else 0)
-
-
-def _sample(loaded: Checkpoint, calibration: Samples | str | os.PathLike[str] | None) -> Calibration:
-    """What outputs are compared on: of the calibration where it is text or ids, else of our own texts."""
-    given = calibration
-    if isinstance(given, str | os.PathLike) and os.fspath(given).endswith(".npz"):
-        given = None
-    if given is not None:
-        return calibrate(loaded, given, TOKENS)
-    return default_calibration(loaded, TOKENS) or random_tokens(loaded.graph, TOKENS)
 
 
 def _figure(plan: Plan, name: str) -> float:

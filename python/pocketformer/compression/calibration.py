@@ -32,6 +32,10 @@ FEW_TOKENS = 4096
 LEAST_TOKENS = 256
 MOST_UNKNOWN = 0.3
 """Share of unknown tokens from which on texts tell nothing about a vocabulary's words."""
+LEAST_SHARE = 4
+"""Times what is judged by, that must be there for it to be held out of what is fitted to."""
+HELD_OUT = 8
+"""One in so many of our own sentences is judged by, where the others are fitted to."""
 RANDOM_SEQUENCE = 64
 """Tokens of one random sequence."""
 TEXTS_AT_ONCE = 64
@@ -61,17 +65,32 @@ class Calibration:
                 begin, first = int(end), index + 1
 
 
+def parted(whole: Calibration, rows: int) -> tuple[Calibration, Calibration]:
+    """``whole`` without some of its sequences, and these, of about ``rows`` rows and spread over it; both are all of it
+    where it has too few for that."""
+    if whole.rows < LEAST_SHARE * rows or len(whole.lengths) < LEAST_SHARE:
+        return whole, whole
+    every = max(whole.rows // rows, LEAST_SHARE)
+    held = np.arange(len(whole.lengths)) % every == 0
+    of_rows = np.repeat(held, whole.lengths)
+    parts = [
+        Calibration({name: array[rows] for name, array in whole.inputs.items()}, whole.lengths[sequences])
+        for rows, sequences in ((~of_rows, ~held), (of_rows, held))
+    ]
+    return parts[0], parts[1]
+
+
 def takes_tokens(graph: Graph) -> bool:
     """Whether ``graph`` takes indices of tokens alone, so that random ones can be made up for it."""
     return len(graph.inputs) > 0 and all(entry["dtype"] == "i32" for entry in graph.inputs)
 
 
-def random_tokens(graph: Graph, tokens: int) -> Calibration:
+def random_tokens(graph: Graph, tokens: int, seed: int = 0) -> Calibration:
     """About ``tokens`` random tokens. What matters most (the scales of the norms, the channels that always fire) is a
     property of the weights, and no text is needed to see it."""
     length = min(RANDOM_SEQUENCE, graph.max_length)
     lengths = np.full(max(tokens // length, 1), length, np.int64)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     inputs = {
         entry["name"]: rng.integers(0, entry["limit"], lengths.sum()).astype(np.int32)
         for entry in graph.inputs
@@ -91,7 +110,7 @@ def calibrate(checkpoint: Checkpoint, samples: Samples | str | os.PathLike[str],
     if isinstance(samples, (str, os.PathLike)):
         samples = read_lines(samples)
     if not takes_tokens(checkpoint.graph):
-        raise ValueError("calibration holds texts or token ids, but this model takes images; leave it out")
+        raise ValueError("calibration holds texts or token ids, which this model does not take; leave it out")
     reader = _Reader(checkpoint)
     chosen = _Sample(tokens)
     iterator = iter(samples)
@@ -110,19 +129,25 @@ def calibrate(checkpoint: Checkpoint, samples: Samples | str | os.PathLike[str],
     return calibration
 
 
-def default_calibration(checkpoint: Checkpoint, tokens: int = TOKENS) -> Calibration | None:
-    """Our own sentences as the tokens of ``checkpoint``; None where it takes no text, or not this one."""
+def default_calibration(
+    checkpoint: Checkpoint, tokens: int = TOKENS, held_out: bool | None = None
+) -> Calibration | None:
+    """Our own sentences as the tokens of ``checkpoint``; None where it takes no text, or not this one. ``held_out``:
+    see ``default_texts``."""
     if checkpoint.tokenizer_json is None or not takes_tokens(checkpoint.graph):
         return None
     try:
-        return calibrate(checkpoint, default_texts(), tokens)
+        return calibrate(checkpoint, default_texts(held_out), tokens)
     except ValueError:
         return None
 
 
-def default_texts() -> list[str]:
-    """Each sentence by itself, and runs of them, which are longer and leave their places to other words."""
+def default_texts(held_out: bool | None = None) -> list[str]:
+    """Each sentence by itself, and runs of them, which are longer and leave their places to other words. ``held_out``:
+    every eighth alone, or all but these."""
     sentences = [line for line in DEFAULT_TEXT.read_text(encoding="utf-8").splitlines() if line]
+    if held_out is not None:
+        sentences = [line for i, line in enumerate(sentences) if (i % HELD_OUT == 0) == held_out]
     order = np.random.default_rng(0).permutation(len(sentences))
     runs, begin = [], 0
     for size in np.resize([2, 3, 5, 8, 12], len(sentences)):

@@ -24,8 +24,8 @@ class Dataflow:
     """An index of ``graph``, made once for a pass.
 
     ``writer``: the operator that writes each value. ``stores``: the one that writes each state. ``linears``: those that
-    multiply by each weight, in order. ``tables``: the last place among the tables of a lookup at which each weight
-    stands.
+    multiply by each weight, in order. ``tables``: the last place at which each weight stands among what a lookup adds
+    up: its tables, after the rows that it adds them to.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -38,7 +38,7 @@ class Dataflow:
             if op["op"] == "linear":
                 self.linears.setdefault(op["weight"], []).append(op)
             elif op["op"] == "embed":
-                for place, table in enumerate(op["tables"]):
+                for place, table in enumerate(op["tables"], int("in" in op)):
                     self.tables[table["weight"]] = max(place, self.tables.get(table["weight"], 0))
 
     def reads(self, op: Op) -> list[str]:

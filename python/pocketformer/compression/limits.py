@@ -27,8 +27,8 @@ class Limits:
     """The most that a model may take; None: any. ``file_bytes`` of its file; ``memory_bytes`` of the file, mapped, and
     working memory; ``seconds`` of a run, as the cost model has it for ``board``.
 
-    Memory and time are of ``batch`` sequences of ``length`` tokens (0: 128, or as many as the model takes) on
-    ``threads`` threads (0: all cores of the board).
+    Memory and time are of ``batch`` images, or sequences of ``length`` tokens (0: 128, or as many as the model takes),
+    on ``threads`` threads (0: all cores of the board).
     """
 
     file_bytes: int | None = None
@@ -51,18 +51,22 @@ class Limits:
 
 
 class Forecast:
-    """What files would take in a run; the machine is probed once, at the first.
+    """What files would take in a run; the machine is probed once, at the first. ``longest`` is that of a sequence of
+    tokens, ``pixels`` how many each image has where the model takes images.
 
     Raises ValueError for an unknown board, and lengths or threads that model or board do not have.
     """
 
-    def __init__(self, limits: Limits, longest: int) -> None:
+    def __init__(self, limits: Limits, longest: int, pixels: int = 0) -> None:
+        if pixels and limits.length:
+            raise ValueError(f"length is {limits.length}, but the model takes images of one size; leave it out")
         if limits.batch < 1 or not 0 <= limits.length <= longest:
             raise ValueError(
                 f"memory and latency of {limits.batch} × {limits.length} tokens were asked for; a run has at least one "
                 f"sequence, of 1 to {longest} tokens"
             )
-        self.lengths = [limits.length or min(LENGTH, longest)] * limits.batch
+        self.image = bool(pixels)
+        self.lengths = [pixels or limits.length or min(LENGTH, longest)] * limits.batch
         self.machine: Machine = machine(limits.board)
         self.threads = limits.threads or self.machine.cores
 
@@ -73,7 +77,7 @@ class Forecast:
             entries[:] = np.arange(len(entries)) - len(entries) // 2  # the one thing in tensors that is checked
         program = Program(compression.target.description(), tensors)
         kept = keeps(compression.target)
-        found = predict_program(program, file_bytes, self.machine, self.lengths, self.threads, kept)
+        found = predict_program(program, file_bytes, self.machine, self.lengths, self.threads, kept, image=self.image)
         memory = sum(found["memory"][part] for part in ("file", "working", "cache"))
         return memory + BESIDE, found["seconds"]
 

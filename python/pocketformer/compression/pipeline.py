@@ -17,9 +17,10 @@ from ..grouped import GROUP_PARTS, Grouped
 from ..lazy import grouped_of
 from ..packing import stored_weights
 from ..pocketwriter import writing
-from .calibration import FEW_TOKENS, TOKENS, Samples, calibrate, default_calibration, random_tokens, takes_tokens
+from .calibration import FEW_TOKENS, TOKENS, Samples, takes_tokens
 from .dataflow import Dataflow
 from .packed import Sink, Slot, layout, row_parts, write_part, write_plain
+from .pictures import sample, takes_images
 from .precision import FP16, INT8
 from .profile import Observer, Progress, load_profile
 from .profile import save_profile as keep_profile
@@ -213,9 +214,13 @@ def make_profiler(
     calibration: Samples | str | os.PathLike[str] | None,
     save_to: str | os.PathLike[str] | None = None,
     linear_bits: int = 8,
+    needed: bool = False,
 ) -> Profiler | None:
     """What runs the model of ``loaded``: on ``calibration``, or where that is None on our own texts, or on random
     tokens where these are strange to it; None where the options ask for none. An ``.npz`` is a profile that was kept.
+
+    ``needed``: by what prunes, which wants as many rows as fewer bits do. Of images int8 is rounded without having seen
+    any unless they are given: pictures that are made up are for fewer bits, and for what prunes.
 
     A profile that is kept or used again is that of the fp32 model: nothing is then fitted to what rounding has changed.
     """
@@ -223,13 +228,12 @@ def make_profiler(
     if isinstance(calibration, (str, os.PathLike)) and os.fspath(calibration).endswith(".npz"):
         path = calibration
         return Profiler(lambda names, _: load_profile(path, graph, names))
+    few = options.few_bits(graph, linear_bits)
+    made_up = options.random_tokens > 0 and (takes_tokens(graph) or (takes_images(graph) and (few or needed)))
     if calibration is not None:
-        chosen = calibrate(loaded, calibration)
-    elif options.random_tokens > 0 and takes_tokens(graph):
-        few = not options.few_bits(graph, linear_bits)
-        chosen = default_calibration(loaded, FEW_TOKENS if few else TOKENS) or random_tokens(
-            graph, options.random_tokens
-        )
+        chosen = sample(loaded, calibration, TOKENS, 0)
+    elif made_up:
+        chosen = sample(loaded, None, TOKENS if few or needed else FEW_TOKENS, options.random_tokens)
     else:
         return None
     profiler = calibrated_profiler(graph, chosen)

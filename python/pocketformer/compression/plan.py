@@ -67,6 +67,11 @@ class Plan:
     width: float = 1.0
 
     @property
+    def prunes(self) -> bool:
+        """Whether some space is narrower than it was."""
+        return any(layer.width < layer.of for layer in self.layers.values())
+
+    @property
     def widths(self) -> dict[str, int]:
         """Columns that are left of each space of hidden channels, by its name."""
         return {name: layer.width for name, layer in self.layers.items()}

@@ -157,7 +157,7 @@ def at_widths(
     scores = importance(options.criterion, graph, channels, space, seen, min(widths) // space.size)
     for width in widths:
         leaving = keep_units(space, width // space.size, scores)
-        fitted, _ = _fitted(graph, space, leaving, seen, options)
+        fitted, _ = _fitted(graph, space, leaving, seen, options, judged=False)
         pruned = remove_units(graph, channels, leaving)
         yield replace(pruned, params={**pruned.params, **fitted})
 
@@ -172,9 +172,14 @@ def check_width(space: Space, width: int) -> None:
 
 
 def _fitted(
-    graph: Graph, space: Space, leaving: Array, seen: Mapping[str, Seen], options: PruneOptions
+    graph: Graph,
+    space: Space,
+    leaving: Array,
+    seen: Mapping[str, Seen],
+    options: PruneOptions,
+    judged: bool = True,
 ) -> tuple[dict[str, Array], PrunedSpace]:
-    """The refitted readers of ``space`` where that is asked for."""
+    """The refitted readers of ``space`` where that is asked for, and how far their products moved where ``judged``."""
     gone = np.isin(space.units, leaving)
     kept = np.sort(space.columns[~gone].ravel())
     fitted: dict[str, Array] = {}
@@ -183,13 +188,12 @@ def _fitted(
         if name in seen:
             moments = seen[name].moments
             weight = np.asarray(graph.params[f"{name}.weight"], np.float64)
-            whole += error(weight, np.zeros((len(weight), 0)), moments, kept[:0])
-            plain += (cut := error(weight, weight[:, kept], moments, kept))
-            if not options.refit:
-                after += cut
-                continue
-            new = refit(weight, moments, kept, options.damping)
-            after += error(weight, new, moments, kept)
-            fitted[f"{name}.weight"] = new.astype(np.float32)
+            new = refit(weight, moments, kept, options.damping) if options.refit else weight[:, kept]
+            if options.refit:
+                fitted[f"{name}.weight"] = new.astype(np.float32)
+            if judged:
+                whole += error(weight, np.zeros((len(weight), 0)), moments, kept[:0])
+                plain += error(weight, weight[:, kept], moments, kept)
+                after += error(weight, new, moments, kept)
     relative = [float(np.sqrt(max(value, 0) / whole)) if whole else 0.0 for value in (plain, after)]
     return fitted, PrunedSpace(space.name, space.width, len(kept), *relative)

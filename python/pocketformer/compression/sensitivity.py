@@ -6,15 +6,15 @@ all tokens, while norms take back much of what the first ones do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .._core import Program, Session
+from .._core import Program, Session, default_threads
 from ..graph import SELECTED, Array, Graph
 from ..layout import LONGEST_JOINED, MAX_INT8_K
-from ..packing import pack_graph
+from ..packing import pack_weight, pad, stored_weights, vectors
 from ..segments import aligned
 from ..similarity import row_cosines
 from .calibration import Calibration
@@ -29,10 +29,20 @@ SHARES = (7 / 8, 3 / 4, 1 / 2, 1 / 4)
 """Of a layer's width: where its loss is measured. Widths between are interpolated."""
 TABLE_BITS = (6, 5, 4, 3)
 LINEAR_BITS = (6, 5, 4)
-OF_FOUR_BITS = {8: 0.005, 6: 0.08, 5: 0.32, 4: 1.0}
-"""What linears lose with more bits, of what they lose with 4. Of the products of the four linears of a layer of
-all-MiniLM-L6-v2 it is 0.077 to 0.079 with 6 bits and 0.314 to 0.321 with 5, all in groups of 64; 8 bits follow by a
-quarter a bit."""
+OF_FOUR_BITS = {
+    Precision(8): 0.008,
+    Precision(6, 64): 0.08,
+    Precision(6, 128): 0.092,
+    Precision(5, 64): 0.32,
+    Precision(5, 128): 0.37,
+    Precision(4, 64): 1.0,
+    Precision(4, 128): 1.1,
+    Precision(4): 1.24,
+}
+"""What linears lose, of what they lose with 4 bits in groups of 64: means of the products of the four linears of two
+layers of all-MiniLM-L6-v2, of which none is further from it than a fifth (8 bits), a twentieth (4 bits) or less."""
+FINER = {32: 0.89, 16: 0.79}
+"""The same of finer groups, of those of 64."""
 
 
 @dataclass(frozen=True)
@@ -51,21 +61,24 @@ class Curve:
 
 
 def width_curve(
-    graph: Graph, space: Space, options: PruneOptions, seen: Mapping[str, Seen], sample: Calibration, expected: Array
+    graph: Graph, space: Space, options: PruneOptions, seen: Mapping[str, Seen], outputs: Outputs, expected: Array
 ) -> Curve:
-    """The loss of ``space`` at several widths; ``expected`` is the output of ``graph`` on ``sample``."""
+    """The loss of ``space`` at several widths; ``expected`` is what ``outputs`` gives of ``graph``."""
     asked = {max(round(share * space.width / MULTIPLE), 1) * MULTIPLE for share in SHARES}
     widths, errors = sorted((width for width in asked if width < space.width), reverse=True), [0.0]
     if widths:
         for pruned in at_widths(graph, space, widths, options, seen):
-            errors.append(max(distance(expected, outputs(pruned, sample)), errors[-1]))
+            errors.append(max(distance(expected, outputs(pruned)), errors[-1]))
     return Curve((space.width, *widths), tuple(errors))
 
 
-def fewer_bits(graph: Graph, chosen: Mapping[str, Precision], group: int) -> dict[str, list[Precision]]:
+def fewer_bits(
+    graph: Graph, chosen: Mapping[str, Precision], group: int, narrowed: Collection[str] = ()
+) -> dict[str, list[Precision]]:
     """The precisions with fewer bits than ``chosen`` that each weight may have, most bits first: 8 for what is fp16, 6
-    to 4 for linears, 4 alone where they have no groups, and 6 to 3 for a table that is only looked up and is large
-    enough to matter."""
+    to 4 for linears in groups of ``group`` and more, 4 alone where they have no groups, and 6 to 3 for a table that is
+    only looked up and is large enough to matter. Groups divide the inputs of those that are to be ``narrowed`` at any
+    width."""
     flow = Dataflow(graph)
     found: dict[str, list[Precision]] = {}
     for name, precision in chosen.items():
@@ -75,9 +88,12 @@ def fewer_bits(graph: Graph, chosen: Mapping[str, Precision], group: int) -> dic
         int8 = precision.bits == FP16 and not (name in flow.linears and k > MAX_INT8_K)
         levels = [Precision(INT8)] if int8 else []
         if name not in flow.tables:
-            fits = next((size for size in reversed(GROUPS) if size <= group and k % size == 0), 0)
+            divide = [size for size in GROUPS if k % size == 0 and (name not in narrowed or MULTIPLE % size == 0)]
+            finest = max((size for size in divide if size <= group), default=0)
+            fits = [size for size in divide if 0 < finest <= size]
             bits = LINEAR_BITS if fits and k <= LONGEST_JOINED else LINEAR_BITS[-1:]
-            few = [Precision(of, fits) for of in bits] if int8 or precision.bits == INT8 else []
+            few = [Precision(of, size) for of in bits for size in fits] + [Precision(LINEAR_BITS[-1])]
+            few = few if int8 or precision.bits == INT8 else []
             found[name] = [*levels, *few]
         elif name not in flow.linears and flow.tables[name] == 0:
             found[name] = [*levels, *(Precision(bits) for bits in TABLE_BITS if bits < precision.bits)]
@@ -91,7 +107,7 @@ def bit_losses(
     levels: Mapping[str, list[Precision]],
     options: QuantizeOptions,
     profiler: Profiler | None,
-    sample: Calibration,
+    outputs: Outputs,
     expected: Array,
 ) -> Iterator[tuple[str, Precision, float]]:
     """The loss of every weight at every one of its ``levels``, its activations being as they were.
@@ -112,25 +128,59 @@ def bit_losses(
             rows.setdefault(part.name, []).append(part.real(quantization.rotations[part.name]).astype(np.float32))
             if sum(map(len, rows[part.name])) == graph.weights[part.name]["n"]:
                 params = {**graph.params, f"{part.name}.weight": np.concatenate(rows.pop(part.name))}
-                rounded = outputs(replace(graph, params=params), sample)
+                rounded = outputs(replace(graph, params=params))
                 loss = distance(expected, rounded)
                 for level in levels[part.name] if part.name in linears else [asked[part.name]]:
-                    least = asked[part.name].bits
-                    share = OF_FOUR_BITS[level.bits] / OF_FOUR_BITS[least] if part.name in linears else 1.0
+                    share = _of_four_bits(level) / _of_four_bits(asked[part.name]) if part.name in linears else 1.0
                     yield part.name, level, loss * share
+
+
+def _of_four_bits(precision: Precision) -> float:
+    finer = FINER.get(precision.group)
+    return OF_FOUR_BITS[replace(precision, group=64) if finer else precision] * (finer or 1)
+
+
+class Outputs:
+    """The outputs on ``sample`` of graphs that are ``graph`` in all but a few parameters: what they share is packed
+    once."""
+
+    def __init__(self, graph: Graph, sample: Calibration) -> None:
+        self.sample = sample
+        self._plain = graph.params
+        self._packed: dict[str, Array] = {}
+        self._packed = self._pack(graph)
+
+    def __call__(self, graph: Graph) -> Array:
+        """Those of ``graph``, plain, in the runtime."""
+        root = next(entry for entry in graph.domains if "of" not in entry)
+        ends = np.concatenate([[0], np.cumsum(self.sample.lengths)]).astype(np.int64)
+        feeds: dict[str, Array | None] = dict(self.sample.inputs)
+        if root["kind"] == "ragged":
+            feeds[root["name"]] = ends
+        if any(domain["kind"] == "selected" for domain in graph.domains):
+            feeds[SELECTED] = ends[:-1]
+        target = replace(graph, params={}, weights=stored_weights(graph))
+        result: Array = Session(Program(target.description(), self._pack(graph))).run(feeds, default_threads())
+        return result
+
+    def _pack(self, graph: Graph) -> dict[str, Array]:
+        params = {f"{name}.weight": graph.params[f"{name}.weight"] for name in stored_weights(graph)}
+        params |= {name: graph.params[name] for name, *_ in vectors(graph)}
+        same = {name for name in self._packed if params.get(name) is self._plain.get(name)}
+        packed = {name: self._packed[name] for name in same}
+        for name, facts in stored_weights(graph).items():
+            if f"{name}.weight" not in same:
+                plain = {f"{name}.weight": np.asarray(params[f"{name}.weight"])}
+                packed |= pack_weight(name, facts, plain, facts.get("layout") == "rows")
+        for name, _, shape in vectors(graph):
+            if name not in packed:
+                packed[name] = pad(np.asarray(params[name], np.float32), *shape)
+        return {name: array if name in same else aligned(array) for name, array in packed.items()}
 
 
 def outputs(graph: Graph, sample: Calibration) -> Array:
     """The output of the plain ``graph`` on ``sample``, in the runtime."""
-    ragged = next(entry["name"] for entry in graph.domains if "of" not in entry)
-    ends = np.concatenate([[0], np.cumsum(sample.lengths)]).astype(np.int64)
-    feeds: dict[str, Array | None] = {**sample.inputs, ragged: ends}
-    if any(domain["kind"] == "selected" for domain in graph.domains):
-        feeds[SELECTED] = ends[:-1]
-    packed = pack_graph(replace(graph, params={name: np.asarray(array) for name, array in graph.params.items()}))
-    program = Program(packed.description(), {name: aligned(array) for name, array in packed.params.items()})
-    result: Array = Session(program).run(feeds, 1)
-    return result
+    return Outputs(graph, sample)(graph)
 
 
 def distance(expected: Array, actual: Array) -> float:

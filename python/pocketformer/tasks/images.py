@@ -12,9 +12,9 @@ from ..batches import BATCH_TOKENS
 from ..engine import Outputs
 from ..errors import TaskError
 from ..model import Model
+from ..pixels import ImageInput, ImageReader, as_images
 from .classify import Label, ranked, softmax
 from .embed import normalized
-from .pixels import ImageInput, ImageReader, as_images
 
 Pooling: TypeAlias = Literal["cls", "mean", "pooler"]
 

@@ -10,11 +10,11 @@ import numpy as np
 from ..engine import Outputs
 from ..errors import TaskError
 from ..model import Model
+from ..pixels import ImageInput
 from .classify import Label, ranked, sigmoid, softmax
 from .embed import Embedder, normalized
 from .images import ImageEmbedder
 from .inputs import as_list
-from .pixels import ImageInput
 
 TEMPLATES = ("a photo of a {}.",)
 
