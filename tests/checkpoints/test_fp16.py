@@ -17,7 +17,8 @@ from helpers.programs import batch
 from pocketformer import _core, compression, reference
 from pocketformer.cli import main
 from pocketformer.compression import Precision, PruneOptions, QuantizeOptions, compress_checkpoint, compress_graph
-from pocketformer.compression.budget import Planner, predicted_bytes
+from pocketformer.compression.budget import Planner
+from pocketformer.compression.pipeline import predicted_bytes
 from pocketformer.compression.plan import read_plan
 from pocketformer.graph import Array, Graph
 from pocketformer.packing import stored_weights

@@ -16,9 +16,11 @@ from helpers.graphs import MODEL, TEXT, TOKENIZER_JSON, tiny_graph
 from pocketformer import compression
 from pocketformer.cli import main
 from pocketformer.compression import Precision, PruneOptions, compress_checkpoint, make_plan
-from pocketformer.compression.budget import Planner, parse_size, predicted_bytes
+from pocketformer.compression.budget import Planner
 from pocketformer.compression.knapsack import cheapest
+from pocketformer.compression.limits import parse_size
 from pocketformer.compression.page import check_charts
+from pocketformer.compression.pipeline import predicted_bytes
 from pocketformer.compression.plan import carry_out, plan_by_shares, read_plan
 from pocketformer.compression.quantize import QuantizeOptions
 from pocketformer.compression.sensitivity import Curve, fewer_bits

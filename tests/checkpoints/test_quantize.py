@@ -22,7 +22,7 @@ from pocketformer.compression import (
     compress_checkpoint,
     compress_graph,
 )
-from pocketformer.compression.budget import predicted_bytes
+from pocketformer.compression.pipeline import predicted_bytes
 from pocketformer.compression.quantize import quantize_graph, quantize_rows
 from pocketformer.graph import TOKENS, Array, GraphBuilder, Table
 from pocketformer.hadamard import hadamard

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from .budget import Planner, parse_size
+from .budget import Planner
 from .calibration import Samples, Text
 from .fuse import fuse_attention as fuse
-from .limits import Limits, parse_seconds
+from .limits import Limits, parse_seconds, parse_size
 from .merging import merge_tokens
 from .pipeline import compress_checkpoint, compress_graph, kept_integers, make_profiler
 from .pipeline import rounds as rounds_weights

@@ -14,16 +14,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..pocketwriter import file_bytes
 from .calibration import TOKENS as CALIBRATION
 from .calibration import Calibration, Samples, parted, takes_tokens
 from .channels import Channels
 from .dataflow import Dataflow
-from .importance import NORMS
 from .knapsack import cheapest
 from .limits import Forecast, Limits
 from .pictures import pixels_of_image, sample, takes_images
-from .pipeline import WEIGHTS, Compression, make_profiler, minify
+from .pipeline import WEIGHTS, Compression, bytes_of, make_profiler, minify, predicted_bytes
 from .plan import Bits, Plan, make_plan
 from .precision import Precision
 from .profile import Progress
@@ -41,32 +39,6 @@ ATTEMPTS, SLACK = 8, 1e-4
 """How often a plan is made anew whose bytes are not those that were reckoned with, and what share may be left over."""
 MOST_SETTINGS = 20_000
 """Of knobs that are tried together."""
-UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-
-
-def parse_size(text: str) -> int:
-    """``14MB`` → 14,000,000: decimal units. Raises ValueError for anything else."""
-    number = text.strip().upper()
-    unit = next((unit for unit in ("KB", "MB", "GB", "B") if number.endswith(unit)), "")
-    try:
-        count = float(number.removesuffix(unit))
-    except ValueError:
-        count = 0.0
-    if not 0 < count < 1e6 * UNITS["GB"]:
-        raise ValueError(f"{text!r} is no size; write it such as 14MB, 900KB or 14000000 (MB = 1,000,000 bytes)")
-    return int(count * UNITS.get(unit, 1))
-
-
-def predicted_bytes(loaded: Checkpoint, weights: str, options: QuantizeOptions | None = None) -> int:
-    """The size of the file that ``compress_checkpoint`` would write, from shapes alone."""
-    return _bytes_of(replace(loaded, tokenizer_json=minify(loaded.tokenizer_json)), weights, options)
-
-
-def _bytes_of(loaded: Checkpoint, weights: str, options: QuantizeOptions | None) -> int:
-    """The same where the tokenizer is minified already: it is large."""
-    compression = Compression(loaded.graph, weights, options)
-    model = {**loaded.model, "weights": weights}
-    return file_bytes(compression.target, compression.slots, model, loaded.text, loaded.tokenizer_json)
 
 
 @dataclass(frozen=True)
@@ -306,9 +278,8 @@ class Planner:
             seen, judged = parted(sample(loaded, given, CALIBRATION, 0), TOKENS)
         else:
             judged = sample(loaded, None, TOKENS, TOKENS, held_out=True)
-            seen = None if kept else sample(loaded, None, CALIBRATION, self.options.random_tokens, held_out=False)
-        if self.weights == "fp32" and self.prune.criterion in NORMS and not self.prune.refit:
-            return None, judged
+            own = not kept and self.options.random_tokens > 0
+            seen = None if not own else sample(loaded, None, CALIBRATION, self.options.random_tokens, held_out=False)
         if seen is None:
             return make_profiler(loaded, self.options, given), judged
         return calibrated_profiler(loaded.graph, seen), judged
@@ -399,7 +370,7 @@ class Planner:
         model = {**self.loaded.model, "params": sum(array.size for array in graph.params.values())}
         shaped = replace(self.loaded, graph=graph, model=model)
         options = plan.options(self.options)
-        plan = replace(plan, file_bytes=_bytes_of(shaped, self.weights, options))
+        plan = replace(plan, file_bytes=bytes_of(shaped, self.weights, options))
         if self._forecast is None:
             return plan
         memory, seconds = self._forecast(Compression(graph, self.weights, options), int(_figure(plan, "file_bytes")))

@@ -20,6 +20,7 @@ BESIDE = 1_000_000
 """Bytes that a run takes beside file and working memory: the graph as Python holds it, tokens and results, and pages
 that are used in part. 0.4 to 0.8 MB were measured, for encoders of 15 and 80 MB and a decoder of 20 MB."""
 UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,19 @@ class Forecast:
         found = predict_program(program, file_bytes, self.machine, self.lengths, self.threads, kept, image=self.image)
         memory = sum(found["memory"][part] for part in ("file", "working", "cache"))
         return memory + BESIDE, found["seconds"]
+
+
+def parse_size(text: str) -> int:
+    """``14MB`` → 14,000,000: decimal units. Raises ValueError for anything else."""
+    number = text.strip().upper()
+    unit = next((unit for unit in ("KB", "MB", "GB", "B") if number.endswith(unit)), "")
+    try:
+        count = float(number.removesuffix(unit))
+    except ValueError:
+        count = 0.0
+    if not 0 < count < 1e6 * SIZES["GB"]:
+        raise ValueError(f"{text!r} is no size; write it such as 14MB, 900KB or 14000000 (MB = 1,000,000 bytes)")
+    return int(count * SIZES.get(unit, 1))
 
 
 def parse_seconds(text: str) -> float:

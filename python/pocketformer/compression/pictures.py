@@ -107,7 +107,7 @@ def _calibration(images: list[Array]) -> Calibration:
 def _grown(spots: Array, height: int, width: int, smooth: bool) -> Array:
     """``spots`` [n, n, channels] over a picture [height, width, channels], between their neighbours where smooth."""
     for axis, size in enumerate((height, width)):
-        places = (np.arange(size) + 0.5) * len(spots) / size - 0.5
+        places = (np.arange(size) + 0.5) * spots.shape[axis] / size - 0.5
         if not smooth:
             spots = np.take(spots, np.clip(np.rint(places), 0, spots.shape[axis] - 1).astype(int), axis)
             continue

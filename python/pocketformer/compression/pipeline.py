@@ -16,7 +16,7 @@ from ..graph import Array, Graph
 from ..grouped import GROUP_PARTS, Grouped
 from ..lazy import grouped_of
 from ..packing import stored_weights
-from ..pocketwriter import writing
+from ..pocketwriter import file_bytes, writing
 from .calibration import FEW_TOKENS, TOKENS, Samples, takes_tokens
 from .dataflow import Dataflow
 from .packed import Sink, Slot, layout, row_parts, write_part, write_plain
@@ -199,6 +199,18 @@ def compress_checkpoint(
         if progress:
             progress("write", 1.0)
     return replace(report, file_bytes=os.stat(dst).st_size, weights=weights)
+
+
+def predicted_bytes(loaded: Checkpoint, weights: str, options: QuantizeOptions | None = None) -> int:
+    """The size of the file that ``compress_checkpoint`` would write, from shapes alone."""
+    return bytes_of(replace(loaded, tokenizer_json=minify(loaded.tokenizer_json)), weights, options)
+
+
+def bytes_of(loaded: Checkpoint, weights: str, options: QuantizeOptions | None) -> int:
+    """The same where the tokenizer is minified already: it is large."""
+    compression = Compression(loaded.graph, weights, options)
+    model = {**loaded.model, "weights": weights}
+    return file_bytes(compression.target, compression.slots, model, loaded.text, loaded.tokenizer_json)
 
 
 def rounds(graph: Graph, weights: str, options: QuantizeOptions) -> bool:
