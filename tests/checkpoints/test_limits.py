@@ -148,6 +148,13 @@ print(peak_rss())
 """
 
 
+def test_a_run_has_128_tokens_where_none_are_named() -> None:
+    wanted = Limits(memory_bytes=1, board="pi4", batch=2)
+    assert Forecast(wanted, 512).lengths == [128, 128]
+    assert Forecast(wanted, 40).lengths == [40, 40]
+    assert Forecast(wanted, 1, 9216).lengths == [9216, 9216], "the pixels of images"
+
+
 @pytest.mark.slow
 def test_what_a_decoder_keeps_is_part_of_its_memory(tmp_path: Path) -> None:
     sizes = {"hidden": 128, "heads": 16, "kv_heads": 16, "head_dim": 64, "layers": 4, "vocab": 2000}

@@ -247,11 +247,16 @@ def test_prompts_stay_and_ids_of_settings_are_renumbered() -> None:
     mask = tokenizers()["WordPiece"].token_to_id("[MASK]")
     dot = tokenizers()["WordPiece"].token_to_id(".")
     cyrillic = tokenizers()["WordPiece"].token_to_id("М")
+    prompts = {"query": "Москва: "}
+    left, _ = trim_vocabulary(replace(loaded, text={**TEXT, "prompts": prompts}), "Latn")
+    assert left.tokenizer_json is not None
+    kept = Tokenizer.from_buffer(left.tokenizer_json).get_vocab()
+    end = min(set(tokenizers()["WordPiece"].get_vocab()) - set(kept))
     settings = {
-        "prompts": {"query": "Москва: "},
+        "prompts": prompts,
         "mask_token_id": mask,
         "skipped_ids": [dot, cyrillic],
-        "end_token_ids": [3],
+        "end_token_ids": [3, tokenizers()["WordPiece"].token_to_id(end)],
         "expansion": {"length": 8, "fixed": True, "attend": False, "token_id": mask},
     }
     loaded = replace(loaded, text={**TEXT, **settings})
@@ -261,7 +266,8 @@ def test_prompts_stay_and_ids_of_settings_are_renumbered() -> None:
     new = Tokenizer.from_buffer(after.tokenizer_json).token_to_id
     assert after.text["mask_token_id"] == after.text["expansion"]["token_id"] == new("[MASK]")
     assert after.text["skipped_ids"] == [i for i in (new("."), new("М")) if i is not None]
-    assert after.text["end_token_ids"] == [3]
+    assert after.text["end_token_ids"] == [3, new(end)], "what no text becomes stays where generating ends with it"
+    assert new(end) is not None
 
 
 def test_the_end_of_a_text_in_clip_stays_the_highest() -> None:
