@@ -7,6 +7,7 @@ its ``config.json``, and add it to the parity tests.
 from __future__ import annotations
 
 from .albert import ALBERT
+from .beit import BEIT
 from .bert import BERT
 from .big_bird import BIG_BIRD
 from .clip import CLIP_TEXT, CLIP_VISION, SIGLIP_TEXT, SIGLIP_VISION, TextTower
@@ -38,7 +39,7 @@ from .vit import DEIT, VIT
 
 _BERTS = (BERT, DISTILBERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, MPNET, ALBERT)
 _TEXT = (*_BERTS, MODERNBERT, NOMIC_BERT, EUROBERT, GTE, T5, LONGT5, LONGFORMER, BIG_BIRD, NYSTROMFORMER)
-_TRANSFORMERS = (VIT, DEIT, DINOV2, DINOV2_WITH_REGISTERS, CLIP_VISION, SIGLIP_VISION)
+_TRANSFORMERS = (VIT, DEIT, BEIT, DINOV2, DINOV2_WITH_REGISTERS, CLIP_VISION, SIGLIP_VISION)
 _DECODERS = (LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, GEMMA3, PHI3, GPT2)
 DECODERS: dict[str, DecoderFamily] = {family.name: family for family in _DECODERS}
 """Families that predict the next token, by ``model_type``."""

@@ -79,11 +79,11 @@ def patches(
     size: Size,
     kernel: Array,
     bias: Array | None,
-    positions: Array,
+    positions: Array | None,
     domain: str = PATCHES,
 ) -> str:
     """A row for each patch of ``pixels``: its product with ``kernel`` [hidden, channels, patch, patch], and its
-    position. ``domain`` is what to call these rows."""
+    position where these have a table. ``domain`` is what to call these rows."""
     b.domain("image", "grid", height=size[0], width=size[1])
     b.inputs.append({"name": "pixels", "domain": "image", "dtype": "f32", "width": spec.channels})
     down, across = spec.grid(size)
@@ -91,7 +91,7 @@ def patches(
     x = b.unfold("pixels", domain, height=spec.patch, width=spec.patch, stride=spec.patch)
     pixel_by_pixel = np.ascontiguousarray(np.asarray(kernel).transpose(0, 2, 3, 1).reshape(len(kernel), -1))
     x = b.linear(x, pixel_by_pixel, bias, name="embed.patches")
-    return b.embed([Table("embed.positions", positions, "positions")], add_to=x)
+    return x if positions is None else b.embed([Table("embed.positions", positions, "positions")], add_to=x)
 
 
 def tokens(b: GraphBuilder, x: str, first: Array) -> str:

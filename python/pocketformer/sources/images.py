@@ -13,9 +13,11 @@ RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """Pillow's filters in the order of their numbers, which is how the file names them."""
 
 _HALF, _CLIP = ([0.5] * 3, [0.5] * 3), ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
-_SHORT = {"resample": 3, "size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}}
+_CROP = {"crop_size": {"height": 224, "width": 224}}
+_SHORT = {"resample": 3, "size": {"shortest_edge": 224}, **_CROP}
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "ViTImageProcessor": {"resample": 2, "size": {"height": 224, "width": 224}, "mean_std": _HALF},
+    "BeitImageProcessor": {"resample": 3, "size": {"height": 224, "width": 224}, **_CROP, "mean_std": _HALF},
     "DeiTImageProcessor": {**_SHORT, "size": {"height": 256, "width": 256}, "do_center_crop": True, "mean_std": _HALF},
     "BitImageProcessor": {**_SHORT, "do_center_crop": True, "mean_std": _CLIP, "shorter": True},
     "CLIPImageProcessor": {**_SHORT, "do_center_crop": True, "mean_std": _CLIP, "shorter": True},
@@ -64,9 +66,12 @@ _SILENT = frozenset(
         "do_flip_channel_order",
         "default_to_square",
         "use_square_size",
+        "do_reduce_labels",
+        "reduce_labels",
     ]
 )
-"""Settings that are honoured below, or change no pixel: images are always made RGB, alpha on white."""
+"""Settings that are honoured below, or change no pixel (labels are those of
+segmentation): images are always made RGB, alpha on white."""
 
 
 def read_preprocessing(folder: Path) -> dict[str, Any]:
