@@ -4,13 +4,15 @@ Each row is one file: its weights, how many tokens became one at each layer, how
 with all tokens (the cosines' mean), how many of the test images a linear probe of its features names, and the
 milliseconds of an image on ``--threads``, the least of rounds in which the files take turns. The images are those of
 MNIST or Fashion-MNIST, as their four files have them; the probe is a ridge regression to the classes, fitted to
-features of the training images from the same file.
+features of the training images from the same file. With ``--size`` images are made so large, whatever the checkpoint's
+preprocessing says.
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
+import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -61,19 +63,41 @@ def probe_accuracy(train: np.ndarray, train_classes: np.ndarray, test: np.ndarra
     return float((scores.argmax(axis=1) == test_classes).mean())
 
 
+def resized(folder: Path, size: int, space: Path) -> Path:
+    """The checkpoint ``folder`` with a preprocessing to ``size`` × ``size``, in ``space``."""
+    copy = space / "checkpoint"
+    copy.mkdir()
+    for file in folder.iterdir():
+        (copy / file.name).symlink_to(file.resolve())
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    settings |= {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
+    (copy / "preprocessor_config.json").unlink()
+    (copy / "preprocessor_config.json").write_text(json.dumps(settings))
+    return copy
+
+
 def measure(
-    folder: Path, images: Path, counts: Sequence[int], everything: bool, train: int, test: int, threads: int
+    folder: Path,
+    images: Path,
+    counts: Sequence[int],
+    everything: bool,
+    train: int,
+    test: int,
+    threads: int,
+    size: int | None,
 ) -> Iterator[Row]:
     pictures, classes = zip(*(read_images(images, *part) for part in (("train", train), ("t10k", test))), strict=True)
     keys = [("fp32", 0), *(("int8", n) for n in counts), *(("fp32", n) for n in counts if n and everything)]
     with tempfile.TemporaryDirectory() as space:
+        if size is not None:
+            folder = resized(folder, size, Path(space))
         models: dict[tuple[str, int], Any] = {}
         for weights, count in keys:
             pocket = Path(space) / f"{weights}-{count}.pocket"
             pocketformer.compress(folder, pocket, weights=weights, merge=count or None)
             models[weights, count] = pocketformer.load(pocket, threads=threads)
-        size = next(iter(models.values())).image_size
-        picture = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)  # of which nothing is resized
+        shape = (*next(iter(models.values())).image_size, 3)
+        picture = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)  # of which nothing is resized
         least = dict.fromkeys(models, float("inf"))
         # A thread's own clock stands while a neighbour has the core.
         clock = time.thread_time if threads == 1 else time.perf_counter
@@ -102,11 +126,13 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=2000)
     parser.add_argument("--test", type=int, default=2000)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--size", type=int)
     args = parser.parse_args()
     machine = describe_machine()
     print(f"{machine['cpu']}, {machine['isa']}, {args.threads} threads")
     print(f"{'weights':8} {'merge':>5} {'cosine':>7} {'probe':>7} {'ms':>7}")
-    for row in measure(args.folder, args.images, args.merge, args.everything, args.train, args.test, args.threads):
+    counts = (args.train, args.test, args.threads, args.size)
+    for row in measure(args.folder, args.images, args.merge, args.everything, *counts):
         line = f"{row.weights:8} {row.merge:5} {row.cosine:7.4f} {row.accuracy:7.2%} {row.milliseconds:7.1f}"
         print(line, flush=True)
 

@@ -101,6 +101,7 @@ void bind_session(py::module_& m) {
       .def_property(
           "profile", [](const BoundSession& s) { return s.session.profile(); },
           [](BoundSession& s, bool on) { s.session.set_profile(on); })
+      .def("rows", [](BoundSession& s) { return s.session.rows(); })
       .def("phases", [](BoundSession& s) { return s.session.phases(); });
 }
 

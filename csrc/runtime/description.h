@@ -16,6 +16,7 @@ struct DomainSpec {
   std::string name, of;
   DomainKind kind{};
   int64_t max_rows = 0, height = 0, width = 0, prepended = 0, merged = 0;
+  bool halting = false;
 
   static constexpr Choice<DomainKind> kKinds[] = {{"ragged", DomainKind::kRagged},
                                                   {"grid", DomainKind::kGrid},
@@ -35,7 +36,9 @@ struct DomainSpec {
         optional_integer("prepended", &DomainSpec::prepended, 0, 1 << 10,
                          "rows before those of `of`, in each sequence of a ragged domain"),
         optional_integer("merged", &DomainSpec::merged, 0, 1 << 20,
-                         "rows fewer than those of `of`, in each sequence of a ragged domain; all are of one length")};
+                         "rows fewer than those of `of`, in each sequence of a ragged domain; all are of one length"),
+        flag("halting", &DomainSpec::halting,
+             "of a ragged domain made from another: those of its rows that `keep` keeps, which may be none")};
   }
   static constexpr NameField<DomainSpec> name_of() {
     return pocketformer::name("name", &DomainSpec::name, "by which operators and callers refer to it");

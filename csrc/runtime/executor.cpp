@@ -37,7 +37,7 @@ void Worker::run_rows(const Stage& stage, const StagePlan& planned) {
     poll();  // a stage of a large batch takes seconds
   }
   poll();
-  meet();
+  end_stage();
 }
 
 void Worker::run_columns(const Stage& stage) {
@@ -55,7 +55,7 @@ void Worker::run_columns(const Stage& stage) {
     if (s->split == Split::kRepeat) publish(*s, own_rows);
   }
   poll();
-  meet();
+  end_stage();
 }
 
 // What a thread has made for itself and later stages read: each row by its owner.
@@ -81,6 +81,24 @@ void Worker::meet() {
   barrier_.wait([&] { progress_.next_block.store(0, std::memory_order_relaxed); });
 }
 
+void Worker::end_stage() {
+  barrier_.wait([&] {
+    progress_.next_block.store(0, std::memory_order_relaxed);
+    if (stopped()) return;
+    for (const Settled& settled : program_.stages[static_cast<size_t>(stage_)].settled) settle(settled);
+  });
+}
+
+void Worker::settle(const Settled& settled) {
+  const Buffer& counts = buffer(settled.counts);
+  int64_t* const offsets = table<int64_t>(plan_.offsets[settled.domain]);
+  for (int s = 0; s < sequences(); ++s) {
+    const auto* const row = reinterpret_cast<const float*>(shared(counts) + static_cast<size_t>(s) * counts.row_bytes);
+    offsets[s + 1] = offsets[s] + static_cast<int64_t>(row[settled.counts.column]);
+  }
+  execution_.rows[settled.domain] = static_cast<int>(offsets[sequences()]);
+}
+
 void Worker::poll() {
   const Interrupt& interrupt = execution_.interrupt;
   if (thread_ != 0 || interrupt.requested == nullptr) return;
@@ -90,9 +108,9 @@ void Worker::poll() {
   if (interrupt.requested(interrupt.context)) progress_.stop.store(true, std::memory_order_relaxed);
 }
 
-bool execute(const Execution& execution) {
+bool execute(Execution& execution) {
   struct Run {
-    const Execution& execution;
+    Execution& execution;
     SharedProgress progress;
   } run{execution, {}};
   run.progress.next_poll = Clock::now() + kInterruptPeriod;

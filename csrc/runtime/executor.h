@@ -28,7 +28,7 @@ struct Execution {
   const Plan& plan;
   std::byte* arena;
   int sequences;
-  int rows[kMaxDomains];
+  int rows[kMaxDomains];  // of halting domains at first as many as there can be
   size_t slots[kMaxDomains];
   bool given[kMaxInputs];          // the caller gave these indices
   const void* inputs[kMaxInputs];  // the caller's rows of floats
@@ -45,6 +45,6 @@ struct SharedProgress {
 };
 
 // False when it was interrupted; `out` is then unfinished.
-bool execute(const Execution& execution);
+bool execute(Execution& execution);
 
 }  // namespace pocketformer

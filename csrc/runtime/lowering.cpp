@@ -17,6 +17,8 @@ const Value& Lowering::floats(const char* field, const std::string& name) const 
   const Value& found = value(field, name);
   check(!found.heads(), field, "names ", brief({name}), ", which holds int8 heads");
   check(found.sizes == 0, field, "names ", brief({name}), ", which is of `match`, for `merge` and `attention` alone");
+  check(found.halted == kNone, field, "names ", brief({name}),
+        ", which is of `halt`, for `keep` and `contribute` alone");
   return found;
 }
 
@@ -116,6 +118,13 @@ const Value& Lowering::matches(const char* field, const std::string& name, int o
   return found;
 }
 
+const Value& Lowering::halts(const char* field, const std::string& name, int of) const {
+  const Value& found = value(field, name);
+  check(of != kNone && found.halted == of, field, "names ", brief({name}),
+        ", which is no `halt` that looked at these tokens");
+  return found;
+}
+
 // --- what they write -------------------------------------------------------------------------------------------------
 
 void Lowering::define(const std::string& name, Value value) {
@@ -165,6 +174,8 @@ void Lowering::enter(int domain) {
 }
 
 void Lowering::begin_stage(int domain) {
+  const Domain& rows = program_.domains[static_cast<size_t>(domain)];
+  check(!rows.halting || rows.settled_by != kNone, "domain", "is '", rows.name, "', before `keep` has made its rows");
   // Gathering steps that follow one another share the stage.
   if (!program_.stages.empty() && program_.stages.back().domain == domain && program_.stages.back().steps.empty())
     return;
@@ -188,10 +199,22 @@ Operand Lowering::read(const Operand& operand) {
   return operand;
 }
 
-Operand Lowering::gather(const Operand& operand) {
+Operand Lowering::gather(const Operand& operand, bool may_be_empty) {
+  const Domain& from = program_.domains[static_cast<size_t>(buffer(operand.buffer).domain)];
+  check(may_be_empty || !from.halting, "in", "names rows of '", from.name, "', whose sequences may be empty");
   gathers_ = true;
   gathered_.emplace_back(operand.buffer, static_cast<int>(program_.stages.size()) - 1);
   return read(operand);
+}
+
+void Lowering::settle(const char* field, int domain, const Value& halts) {
+  Domain& settled = program_.domains[static_cast<size_t>(domain)];
+  check(settled.halting, field, "is '", settled.name, "', which is not halting");
+  check(settled.settled_by == kNone || settled.settled_by == halts.rows.buffer, field, "is '", settled.name,
+        "', whose rows another `halt` counts");
+  if (settled.settled_by != kNone) return;
+  settled.settled_by = halts.rows.buffer;
+  program_.stages[static_cast<size_t>(buffer(halts.rows.buffer).stage)].settled.push_back({domain, halts.rows});
 }
 
 void Lowering::store(int state) {

@@ -42,6 +42,7 @@ struct Value {
   int head_dim = 0, rotate = 0;
   bool negative = true;                      // whether numbers below zero are possible
   int64_t places = 0, sizes = 0, total = 0;  // of match: tokens, those that remain, and those there were at first
+  int halted = kNone;                        // of halt: the domain of the tokens
   bool heads() const { return static_cast<bool>(scale); }
 };
 
@@ -99,6 +100,8 @@ class Lowering {
   void row_of_sequence(const char* field, const std::string& name, const Value& value, int of) const;
   // What `match` found, which makes the rows of the domain `of`.
   const Value& matches(const char* field, const std::string& name, int of) const;
+  // What `halt` found of the tokens of the domain `of`.
+  const Value& halts(const char* field, const std::string& name, int of) const;
   // `name`, a domain made from that of `from` in the way of `kind`.
   int made_domain(const char* field, const std::string& name, const Value& from, DomainKind kind) const;
 
@@ -118,7 +121,10 @@ class Lowering {
   void begin_stage(int domain);                           // a gathering step follows
   void enter_to_gather(int domain, const Operand& from);  // likewise, of what earlier stages have written
   Operand read(const Operand& operand);
-  Operand gather(const Operand& operand);  // reads other rows too
+  // Reads other rows too, of sequences that have some unless the step says that they need not.
+  Operand gather(const Operand& operand, bool may_be_empty = false);
+  // The halting domain `domain`, which `field` names, has the rows that `halts` counts.
+  void settle(const char* field, int domain, const Value& halts);
   void store(int state);
   void attend(int state, const KeyRange& range);
   template <class S, class... Arguments>

@@ -55,11 +55,14 @@ void Lowering::take_domains(const Item* items) {
     const auto spec = parse<DomainSpec>(item, place_);
     check(index_of(program_.domains, spec.name) == kNone, "name", "is '", spec.name, "' a second time");
     const bool ragged = spec.kind == DomainKind::kRagged, grid = spec.kind == DomainKind::kGrid;
-    Domain domain{spec.name, spec.kind, kNone, 1, 1, spec.prepended, spec.merged, spec.height, spec.width};
+    Domain domain{spec.name,      spec.kind,   kNone,       1,          1,
+                  spec.prepended, spec.merged, spec.height, spec.width, spec.halting};
     check(spec.prepended == 0 || (ragged && !spec.of.empty()), "prepended", "is ", spec.prepended,
           "; only a ragged domain made from another has such rows");
     check(spec.merged == 0 || (ragged && !spec.of.empty() && spec.prepended == 0), "merged", "is ", spec.merged,
           "; only a ragged domain made from another has fewer rows, and none before them");
+    check(!spec.halting || (ragged && !spec.of.empty() && spec.prepended + spec.merged == 0), "halting",
+          "is true; only a ragged domain made from another is, and without rows more or fewer");
     check(grid ? spec.height >= 1 && spec.width >= 1 : spec.height == 0 && spec.width == 0, "height", "is ",
           spec.height, " and 'width' ", spec.width, "; both are at least 1 for a grid, and only for a grid");
     if (spec.of.empty()) {
@@ -74,10 +77,13 @@ void Lowering::take_domains(const Item* items) {
       check(spec.max_rows == 0, "max_rows", "is ", spec.max_rows, "; it follows from '", spec.of, "'");
       const Domain& of = program_.domains[static_cast<size_t>(domain.of)];
       check(of.has_offsets(), "of", "names '", spec.of, "', which has no sequences");
+      check(!of.halting || spec.halting || spec.kind == DomainKind::kOne, "of", "names '", spec.of,
+            "', which is halting; only another such domain, or a row a sequence, is made from it");
       check(spec.merged == 0 || (of.least_rows == of.max_rows && spec.merged < of.max_rows), "merged", "is ",
             spec.merged, "; '", spec.of, "' must have more rows in every sequence, and as many in each");
       if (ragged) domain.max_rows = of.max_rows + spec.prepended - spec.merged;
       if (ragged) domain.least_rows = of.least_rows + spec.prepended - spec.merged;
+      if (spec.halting) domain.least_rows = 0;
       if (grid) domain.max_rows = domain.least_rows = spec.height * spec.width;
       if (spec.kind == DomainKind::kSelected) domain.max_rows = of.max_rows;
     }
@@ -278,6 +284,7 @@ void Lowering::finish(const Item* output) {
   check(name != nullptr, "output", "is missing; it must be a name");
   const Value result = floats("output", *name);
   program_.output_domain = result.domain;
+  check(!domain_of(result).halting, "output", "is '", *name, "', of which it is not known how many rows it has");
   program_.output_width = result.rows.width;
   write_output(*this, result);
   for (const auto& [buffer, stage] : gathered_) {  // other threads may still read their rows' neighbours

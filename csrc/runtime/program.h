@@ -33,6 +33,8 @@ struct Domain {
   int64_t max_rows, least_rows;  // of a sequence
   int64_t prepended, merged;     // more and fewer than those of `of`
   int64_t height, width;         // of a grid
+  bool halting;                  // how many rows remain, `halt` says during a run
+  int settled_by = kNone;        // its buffer, where the domain is halting
   bool has_offsets() const { return kind == DomainKind::kRagged || kind == DomainKind::kGrid; }
 };
 
@@ -117,9 +119,16 @@ struct Step {
   bool meets = false;  // in columns, threads meet before it
 };
 
+// A domain whose rows are counted when a stage ends: column 0 of `counts` has those of each sequence.
+struct Settled {
+  int domain;
+  Operand counts;
+};
+
 struct Stage {
   int domain;
   std::vector<std::unique_ptr<Step>> steps;
+  std::vector<Settled> settled;
   bool divisible = false;  // some step has panels or heads to split
   size_t weight_bytes = 0;
   size_t row_bytes = 0;                            // scratch of a row in row mode, a thread

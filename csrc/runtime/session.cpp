@@ -159,6 +159,7 @@ bool Session::run(const Feeds& feeds, int threads, float* out, Interrupt interru
     execution.given[i] = feeds.inputs[i].data != nullptr;
   }
   if (!execute(execution)) return false;
+  std::copy(std::begin(execution.rows), std::end(execution.rows), rows_);
   for (size_t s = 0; s < caches.count; ++s) caches.data[s]->grow(rows_of(s));
   return true;
 }
@@ -166,6 +167,13 @@ bool Session::run(const Feeds& feeds, int threads, float* out, Interrupt interru
 void Session::trim() {
   const Turn turn(owner_, kInUse);
   arena_.release();
+}
+
+std::map<std::string, int> Session::rows() {
+  const Turn turn(owner_, kInUse);
+  std::map<std::string, int> rows;
+  for (size_t d = 0; d < program_->domains.size(); ++d) rows[program_->domains[d].name] = rows_[d];
+  return rows;
 }
 
 void Session::set_profile(bool on) {

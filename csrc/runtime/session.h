@@ -57,6 +57,8 @@ class Session {
   size_t arena_bytes() const { return arena_.size(); }
   void trim();
 
+  std::map<std::string, int> rows();  // of each domain in the last run
+
   bool profile() const { return profile_; }
   void set_profile(bool on);               // turning it on starts from zero
   std::map<std::string, double> phases();  // seconds by kind of step, summed over threads, since profiling began
@@ -70,6 +72,7 @@ class Session {
   Plan plan_;
   std::atomic<uint32_t> owner_{0};  // the pool's generation when the run began; one from before a fork does not count
   bool profile_ = false;
+  int rows_[kMaxDomains] = {};
   std::vector<StepTimes> times_;
 };
 

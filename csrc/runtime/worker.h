@@ -34,7 +34,7 @@ struct StoredState {
 
 class Worker {
  public:
-  Worker(const Execution& execution, SharedProgress& progress, int thread, int threads, Barrier& barrier)
+  Worker(Execution& execution, SharedProgress& progress, int thread, int threads, Barrier& barrier)
       : execution_(execution),
         program_(execution.program),
         plan_(execution.plan),
@@ -94,7 +94,7 @@ class Worker {
     int sequence = static_cast<int>(after - starts) - 1;
     for (int row = begin_; row < end_; ++sequence) {
       const int stop = static_cast<int>(std::min<int64_t>(end_, starts[sequence + 1]));
-      piece(sequence, row, stop - row);
+      if (stop > row) piece(sequence, row, stop - row);
       row = stop;
     }
   }
@@ -124,6 +124,8 @@ class Worker {
   void publish(const Step& step, Span rows);
   void step(const Step& step);
   void meet();
+  void end_stage();
+  void settle(const Settled& settled);
   bool stopped() const { return progress_.stop.load(std::memory_order_relaxed); }
   void poll();
 
@@ -146,7 +148,7 @@ class Worker {
     return execution_.arena + plan_.shared[b.domain] + b.offset * plan_.height[b.domain];
   }
 
-  const Execution& execution_;
+  Execution& execution_;
   const Program& program_;
   const Plan& plan_;
   SharedProgress& progress_;

@@ -143,6 +143,8 @@ class Session:
         """Bytes held now; they grow to what the largest batch needed."""
     def trim(self) -> None:
         """Gives the memory back; the next run takes what it needs."""
+    def rows(self) -> dict[str, int]:
+        """Rows of each domain in the last run: of halting ones those that stayed."""
     @property
     def profile(self) -> bool:
         """Whether runs are timed; setting it to True starts from zero."""

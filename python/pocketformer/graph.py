@@ -24,7 +24,7 @@ others attend to, the rest to none but them; first tokens that all attend to, as
 
 READS = (
     *("in", "with", "q", "k", "v", "global_q", "multiply", "residual"),
-    *("matches", "after", "sizes", "moments", "scores"),
+    *("matches", "after", "sizes", "moments", "scores", "halts"),
 )
 STATES = ("state", "global_state")
 TENSORS = ("bias", "pair_bias", "frequencies", "rows", "logarithms", "features", "fill")

@@ -205,6 +205,9 @@ struct Attention {
     const Value from = queries(l, "q", q, s);
     const bool across = from.domain != s.domain,
                whole = left < 0 && right < 0 && !causal && bias.empty() && pair_bias.empty();
+    const Domain& keyed = l.program().domains[static_cast<size_t>(s.domain)];
+    l.check(!across || !keyed.halting, "state", "is '", state, "' over '", keyed.name,
+            "', of which there may be no key");
     l.check(!across || (l.domain_of(from).has_offsets() && whole && keys.empty() && !s.kept), "q", "names '", q,
             "', of another domain than the state; such rows are of sequences, and see all keys of a state that is not "
             "kept, without a bias");

@@ -73,6 +73,7 @@ struct Moments {
   void lower(Lowering& l) const {
     const Value from = l.floats("in", in);
     l.check(l.domain_of(from).has_offsets(), "in", "names '", in, "', whose rows are of no sequence");
+    l.check(!l.domain_of(from).halting, "in", "names '", in, "', whose sequences may be empty");
     const int one = l.sequences("domain", domain, from.domain);
     l.begin_stage(one);
     const Operand to = l.write(out, one, 2);

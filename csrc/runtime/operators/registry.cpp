@@ -11,6 +11,7 @@
 #include "runtime/operators/embed.h"
 #include "runtime/operators/fit.h"
 #include "runtime/operators/fold.h"
+#include "runtime/operators/halt.h"
 #include "runtime/operators/linear.h"
 #include "runtime/operators/linear_attention.h"
 #include "runtime/operators/merge.h"
@@ -37,7 +38,7 @@ namespace {
 using Operators =
     std::tuple<Embed, Norm, Linear, Columns, Rope, QuantizeHeads, Store, Attention, Pool, Select, Normalize, Unfold,
                Prepend, Concat, Depthwise, Fold, Resize, SoftCap, HeadMean, Match, Merge, Moments, Standardize,
-               SoftPool, Spread, Average, Mix, LinearAttentionOp, Fit, Convolve, Nystrom>;
+               SoftPool, Spread, Average, Mix, LinearAttentionOp, Fit, Convolve, Nystrom, Halt, Keep, Contribute>;
 
 // fn(operator) for each, of which only the type counts.
 template <class Fn>

@@ -58,6 +58,7 @@ struct SoftPool {
     const Value from = l.floats("in", in), by = l.floats("scores", scores);
     const Domain& of = l.domain_of(from);
     l.check(of.has_offsets(), "in", "names '", in, "', whose rows are of no sequence");
+    l.check(!of.halting, "in", "names '", in, "', whose sequences may be empty");
     l.check(by.domain == from.domain, "scores", "names '", scores, "', of another domain than '", in, "'");
     l.check(from.rows.width % by.rows.width == 0, "scores", "names '", scores, "' of ", by.rows.width,
             " columns, which do not divide the ", from.rows.width, " of '", in, "'");

@@ -109,6 +109,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--merge", type=int, metavar="N", help="of images: N tokens become one with others like them at each layer"
     )
     parser.add_argument(
+        "--halt",
+        type=_gate,
+        metavar="SCALE,CENTER",
+        help="of vision transformers trained as A-ViT: tokens leave after each layer by this gate (10,30 for its tiny)",
+    )
+    parser.add_argument(
         "--keep-script",
         metavar="CODES",
         help="trim the vocabulary to what texts in these scripts can become, such as Deva,Latn (ISO 15924)",
@@ -159,6 +165,8 @@ def execute(args: argparse.Namespace) -> dict[str, Any]:
         raise ValueError("--dry-run makes a plan; say what of, with --budget, --max-memory, --latency or --prune-…")
     if args.merge is not None and asked:
         raise ValueError("--merge was given beside a limit or --prune-…; leave one out")
+    if args.halt is not None and asked:
+        raise ValueError("--halt was given beside a limit or --prune-…; leave one out")
     if args.report:
         from ..compression.page import check_charts
 
@@ -192,7 +200,8 @@ def execute(args: argparse.Namespace) -> dict[str, Any]:
         return planned
     try:
         how["fuse_attention"] = args.fuse_attention
-        report = compress(args.model, args.output, plan=plan, save_profile=args.save_profile, merge=args.merge, **how)
+        how |= {"merge": args.merge, "halt": args.halt}
+        report = compress(args.model, args.output, plan=plan, save_profile=args.save_profile, **how)
     except KeyboardInterrupt:
         print(f"pocketformer: interrupted; {_how_to_go_on(args, bool(asked))}", file=sys.stderr)
         raise
@@ -219,6 +228,14 @@ def _how_to_go_on(args: argparse.Namespace, planned: bool) -> str:
     if args.save_profile and os.path.exists(args.save_profile):
         kept.append(f"what was seen is in {args.save_profile}: --calibration {args.save_profile} reads it")
     return "; ".join(kept) if len(kept) > 1 else f"{kept[0]}: run the command again"
+
+
+def _gate(text: str) -> tuple[float, float]:
+    scale, _, center = text.partition(",")
+    try:
+        return float(scale), float(center)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no scale and center, such as 10,30") from None
 
 
 def share(text: str) -> float:

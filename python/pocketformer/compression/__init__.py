@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from .budget import Planner
 from .calibration import Samples, Text
 from .fuse import fuse_attention as fuse
+from .halting import halt_tokens
 from .limits import Limits, parse_seconds, parse_size
 from .merging import merge_tokens
 from .pipeline import compress_checkpoint, compress_graph, kept_integers, make_profiler
@@ -69,6 +70,7 @@ def compress(
     width: float = 1.0,
     fuse_attention: bool = False,
     merge: int | None = None,
+    halt: tuple[float, float] | None = None,
 ) -> CompressionReport:
     """Compresses ``src``, a folder of Hugging Face or sentence-transformers or a GGUF file, to the pocket file ``dst``.
 
@@ -107,6 +109,10 @@ def compress(
     ``merge``, for models of images: so many tokens become one with others like them at each layer, which makes the
     model faster and less exact (:func:`~pocketformer.compression.merging.merge_tokens`).
 
+    ``halt``, for vision transformers that were trained as A-ViT (arXiv 2112.07658): the scale and the center of the
+    gate, (10, 30) for its tiny and (10, 75) for its small one, by which tokens leave after each layer
+    (:func:`~pocketformer.compression.halting.halt_tokens`).
+
     ``tower`` names the half of a CLIP or SigLIP that the file is for, ``vision`` or ``text``. ``options`` holds the
     rest. On a terminal a progress bar is drawn on stderr when rich is installed.
 
@@ -134,12 +140,16 @@ def compress(
         raise ValueError("fuse_attention is given beside a plan or limits, which know each head apart: leave one out")
     if merge is not None and (plan is not None or limits is not None):
         raise ValueError(f"merge is {merge!r}, beside a plan or a limit; leave one out")
+    if halt is not None and (plan is not None or limits is not None or width != 1 or merge is not None):
+        raise ValueError(f"halt is {halt!r}, beside merge, width, a plan or a limit; leave one out")
     options = replace(options or QuantizeOptions(), **chosen)  # type: ignore[arg-type]
     calibration = _kept(calibration)
     with _progress_bar() as progress:
         loaded = load_checkpoint(os.fspath(src), tower)
         if merge is not None:
             loaded = replace(loaded, graph=merge_tokens(loaded.graph, merge))
+        if halt is not None:
+            loaded = replace(loaded, graph=halt_tokens(loaded.graph, *halt))
         whole = sum(array.nbytes for array in loaded.graph.params.values())
         loaded, trimmed = trim_vocabulary(loaded, keep_scripts, keep_vocabulary, calibration)
         rounds = table_bits is not None or group is not None or limits is not None or plan is not None or width != 1

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from ..graph import READS, Array, Graph, Op
 from ..packing import unpack_graph
-from . import attention, attentions, images, rows
+from . import attention, attentions, halting, images, rows
 from .attention import walks
 from .batch import Batch, make_batch
 
@@ -55,6 +55,9 @@ OPERATORS: dict[str, Callable[[Op, Graph, Batch, str, list[Any]], Any]] = {
     "nystrom": attentions.nystrom,
     "fit": rows.fit,
     "convolve": rows.convolve,
+    "halt": halting.halt,
+    "keep": halting.keep,
+    "contribute": halting.contribute,
 }
 
 

@@ -161,6 +161,8 @@ class ImageEmbedder(ImageModel):
         pooling = self.poolings[0] if pooling is None else pooling
         if pooling not in self.poolings:
             raise ValueError(f"pooling is {pooling!r}; this model gives {', '.join(self.poolings)}")
+        if patches and any(domain.get("halting") for domain in self._engine.file.graph.domains):
+            raise ValueError("patches is True, but this model's tokens halt; compress the checkpoint without halt")
         if patches and self._engine.program.output_kind == "one":
             raise ValueError(
                 "patches is True, but this model's file ends in a pooler; compress the checkpoint without its pooler"
