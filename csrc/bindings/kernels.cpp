@@ -335,11 +335,12 @@ struct Kernels {
 
   void attention_i8(Object q, Object q_scale, const py::tuple& cache, Object out, int64_t head_dim, int64_t keys,
                     float scale, int64_t first, int64_t slot, int64_t left, int64_t right, Object bias, int64_t center,
-                    int64_t head_begin, int64_t head_end) const {
+                    int64_t head_begin, int64_t head_end, bool fine) const {
     const Shape s = shape(rows_of(q, "q"), heads_of(q), cache, 4, head_dim);
     table.attention_i8({input<const int8_t>(q, "q", {{s.rows}, {s.heads}, {s.stride}}).data,
                         input<const float>(q_scale, "q_scale", {{s.rows}, {s.heads}}).data, cache_i8(cache, s),
-                        common(s, out, first, keys, slot, left, right, scale, bias, center, head_begin, head_end)});
+                        common(s, out, first, keys, slot, left, right, scale, bias, center, head_begin, head_end),
+                        fine});
   }
 
   void attention_f32(Object q, const py::tuple& cache, Object out, int64_t heads, int64_t head_dim, int64_t keys,
@@ -382,7 +383,7 @@ void bind_kernels(py::module_& m) {
            p("k_column") = 0, p("v_column") = 0)
       .def("attention_i8", &Kernels::attention_i8, p("q"), p("q_scale"), p("cache"), p("out"), p("head_dim"), p("keys"),
            p("scale"), p("first_position") = 0, p("slot") = 0, p("left") = -1, p("right") = -1, p("bias") = none,
-           p("bias_center") = 0, p("head_begin") = 0, p("head_end") = -1)
+           p("bias_center") = 0, p("head_begin") = 0, p("head_end") = -1, p("fine") = false)
       .def("attention_f32", &Kernels::attention_f32, p("q"), p("cache"), p("out"), p("heads"), p("head_dim"), p("keys"),
            p("scale"), p("first_position") = 0, p("slot") = 0, p("left") = -1, p("right") = -1, p("bias") = none,
            p("bias_center") = 0, p("head_begin") = 0, p("head_end") = -1, p("column") = 0);

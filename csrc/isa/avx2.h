@@ -170,6 +170,10 @@ struct Avx2 {
   static POCKETFORMER_INLINE I shift_left(I a) {
     return {_mm256_slli_epi32(a.lo, S), _mm256_slli_epi32(a.hi, S)};
   }
+  template <int S>
+  static POCKETFORMER_INLINE I shift_right(I a) {
+    return {_mm256_srli_epi32(a.lo, S), _mm256_srli_epi32(a.hi, S)};
+  }
   static POCKETFORMER_INLINE M less(I a, I b) {
     return {_mm256_cmpgt_epi32(b.lo, a.lo), _mm256_cmpgt_epi32(b.hi, a.hi)};
   }

@@ -125,6 +125,10 @@ struct Isa {
   static POCKETFORMER_INLINE I shift_left(I a) {
     return _mm512_slli_epi32(a, S);
   }
+  template <int S>
+  static POCKETFORMER_INLINE I shift_right(I a) {
+    return _mm512_srli_epi32(a, S);
+  }
   static POCKETFORMER_INLINE M between(I lo, I hi, int32_t j) {
     const I x = set1_i32(j);
     return _mm512_mask_cmpgt_epi32_mask(_mm512_cmple_epi32_mask(lo, x), hi, x);

@@ -231,6 +231,10 @@ struct Neon {
   static POCKETFORMER_INLINE I shift_left(I x) {
     return {vshlq_n_s32(x.a, S), vshlq_n_s32(x.b, S), vshlq_n_s32(x.c, S), vshlq_n_s32(x.d, S)};
   }
+  template <int S>
+  static POCKETFORMER_INLINE I shift_right(I x) {
+    return {vshrq_n_s32(x.a, S), vshrq_n_s32(x.b, S), vshrq_n_s32(x.c, S), vshrq_n_s32(x.d, S)};
+  }
   static POCKETFORMER_INLINE M between(I lo, I hi, int32_t j) {
     const int32x4_t x = vdupq_n_s32(j);
     return each<M>([=](int32x4_t l, int32x4_t h)

@@ -35,6 +35,7 @@
 //   transpose(F (&)[16])          16 × 16
 //   store_sums4(p, a, b, c, d)    sums of all lanes of four I → 4 int32; exact, any order
 //   set1_i32 zero_i32 add_i32 load_i32 shift_left<S>
+//   shift_right<S>                of non-negative I
 //   between(lo, hi, j)            M: lo ≤ j < hi;   select(m, a, b)
 //   pin(x)                        an empty statement that has x in a register: stops g++ 12 from preparing x for its
 //                                 use after a loop inside the loop, which spills the accumulators

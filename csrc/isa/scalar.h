@@ -199,6 +199,10 @@ struct Isa {
   static POCKETFORMER_INLINE I shift_left(I a) {
     return a << S;
   }
+  template <int S>
+  static POCKETFORMER_INLINE I shift_right(I a) {
+    return a >> S;
+  }
   static POCKETFORMER_INLINE M between(I lo, I hi, int32_t j) {
     return quarters<M>([j](I4 low, I4 high) { return (low <= j) & (high > j); }, lo, hi);
   }

@@ -16,6 +16,16 @@ POCKETFORMER_INLINE float score_factor(const AttentionI8Args& a, int query, int 
   return f > 1e-20f ? f : 1e-20f;
 }
 
+// What the largest weight of a tile is rounded to.
+POCKETFORMER_INLINE float weight_steps(const AttentionI8Args& a) { return a.fine ? 16383.0f : 127.0f; }
+
+// Weights below 2^14 as high · 2^7 + low.
+template <class V>
+POCKETFORMER_INLINE void split_weights(typename V::I p, typename V::I& high, typename V::I& low) {
+  high = V::template shift_right<7>(p);
+  low = V::add_i32(p, V::negate_i32(V::template shift_left<7>(high)));
+}
+
 template <class V>
 struct FewRowsI8 {
   using F = typename V::F;
@@ -36,7 +46,7 @@ struct FewRowsI8 {
   int32_t initial[kFewRows];  // what the keys' offset adds to a score, negated
   alignas(64) int32_t dots[kFewRows][kKeyTile];
   alignas(64) float p[kFewRows][kKeyTile];
-  alignas(64) int8_t weights[kFewRows][kKeyTile];
+  alignas(64) int8_t weights[2 * kFewRows][kKeyTile];  // of a row, or two planes of one below each other
 
   POCKETFORMER_INLINE FewRowsI8(const AttentionI8Args& args, const LaneRows& lanes, const LaneRanges<V>& ranges)
       : a(args), c(args.common), rows(lanes), range(ranges) {
@@ -126,15 +136,22 @@ struct FewRowsI8 {
   // p → weights of a row; with the first row the keys that come next are fetched: of this head's next tile, or of the
   // next head's first.
   POCKETFORMER_INLINE void quantize(int r, int begin, int end, float largest) {
-    const F inverse = V::div(V::set1(127.0f), V::max(V::set1(largest), V::set1(1e-30f)));
+    const F inverse = V::div(V::set1(weight_steps(a)), V::max(V::set1(largest), V::set1(1e-30f)));
     const uint8_t* next_keys = a.kv.k + (first + (end < c.keys ? end : a.kv.capacity)) * c.head_stride;
     for (int at = 0; at < end - begin; at += kLanes) {
       if (r == 0) fetch_ahead(next_keys + at * c.head_stride, kLanes * c.head_stride);
-      V::store_bytes(weights[r] + at, V::to_i32(V::mul(V::load(p[r] + at), inverse)));
+      I whole = V::to_i32(V::mul(V::load(p[r] + at), inverse));
+      if (a.fine) {
+        I high;
+        split_weights<V>(whole, high, whole);
+        V::store_bytes(weights[2 * r] + at, high);
+      }
+      V::store_bytes(weights[a.fine ? 2 * r + 1 : r] + at, whole);
     }
   }
 
-  // out = out·keep + (weights · V)·take for `R` rows from `row` on and `N` vectors of channels from d on.
+  // out = out·keep + (weights · V)·take for `R` rows from `row` on, or both planes of one, and `N` vectors of channels
+  // from d on.
   template <int R, int N>
   POCKETFORMER_INLINE void accumulate(int row, int d, int begin, int end, const float* keep, const float* take,
                                       RunningRows<V>& softmax) {
@@ -149,12 +166,19 @@ struct FewRowsI8 {
         });
       });
     unroll<R * N>([&](auto i) POCKETFORMER_LAMBDA { V::pin(acc[i]); });
-    unroll<R * N>([&](auto i) POCKETFORMER_LAMBDA {
-      constexpr int r = i / N, n = i % N;
-      float* out = softmax.out[row + r] + d + n * kLanes;
-      const F kept = V::mul(V::load(out), V::set1(keep[row + r]));
-      V::store(out, V::fma(V::to_f32(acc[i]), V::set1(take[row + r]), kept));
-    });
+    const auto merge = [&](int r, int n, I sum) POCKETFORMER_LAMBDA {
+      float* out = softmax.out[r] + d + n * kLanes;
+      const F kept = V::mul(V::load(out), V::set1(keep[r]));
+      V::store(out, V::fma(V::to_f32(sum), V::set1(take[r]), kept));
+    };
+    if constexpr (R == 2)
+      if (a.fine) {
+        unroll<N>([&](auto n) POCKETFORMER_LAMBDA {
+          merge(row / 2, n, V::add_i32(V::template shift_left<7>(acc[n]), acc[N + n]));
+        });
+        return;
+      }
+    unroll<R * N>([&](auto i) POCKETFORMER_LAMBDA { merge(row + i / N, i % N, acc[i]); });
   }
 
   // As many vectors of channels at once as accumulators allow; then half as many.
@@ -177,10 +201,11 @@ struct FewRowsI8 {
     const F tops = c.bias != nullptr || c.softcap != 0 ? V::load(top) : V::mul(V::load(top), V::load(factors));
     softmax.merge(tops, V::load(sum), keep, take);
     V::store(keeps, keep);
-    V::store(takes, V::mul(take, V::mul(V::load(largest), V::set1(1.0f / 127.0f))));
+    V::store(takes, V::mul(take, V::mul(V::load(largest), V::set1(1.0f / weight_steps(a)))));
+    const int planes = a.fine ? 2 * rows.count : rows.count;
     int row = 0;
-    for (; row + 2 <= rows.count; row += 2) accumulate_rows<2>(row, 0, begin, end, keeps, takes, softmax);
-    if (row < rows.count) accumulate_rows<1>(row, 0, begin, end, keeps, takes, softmax);
+    for (; row + 2 <= planes; row += 2) accumulate_rows<2>(row, 0, begin, end, keeps, takes, softmax);
+    if (row < planes) accumulate_rows<1>(row, 0, begin, end, keeps, takes, softmax);
   }
 };
 

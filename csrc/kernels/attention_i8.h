@@ -18,7 +18,7 @@ struct KeyTileI8 {
 
   // Keys [begin, end) of a tile, `begin` a multiple of four; the last group of keys may write beyond `end`.
   alignas(64) float scores[(kKeyTile + kChains) * kLanes];
-  alignas(64) int8_t weights[kKeyTile * kLanes];  // [key/4][query][4]
+  alignas(64) int8_t weights[2][kKeyTile * kLanes];  // [plane][key/4][query][4]
 
   static POCKETFORMER_INLINE int stride(const AttentionArgs& c) { return Stride != 0 ? Stride : c.head_stride; }
 
@@ -110,22 +110,31 @@ struct KeyTileI8 {
     return V::add(V::add(sum[0], sum[1]), V::add(sum[2], sum[3]));
   }
 
-  // weights = rne(scores·inverse), 0…127, in groups of four keys as the values are stored; zero from `end` on.
+  // weights = rne(scores·inverse) in planes, in groups of four keys as the values are stored; zero from `end` on.
   // Meanwhile the keys that come next are fetched.
-  POCKETFORMER_INLINE void quantize(int begin, int end, F inverse, const uint8_t* next_keys, int stride) {
+  POCKETFORMER_INLINE void quantize(int begin, int end, F inverse, bool fine, const uint8_t* next_keys, int stride) {
     const auto quantized = [&](int key) POCKETFORMER_LAMBDA {
       return V::to_i32(V::mul(V::load(scores + (key - begin) * kLanes), inverse));
     };
-    int8_t* out = weights;
+    int8_t* out = weights[0];
+    const auto store = [&](I(&p)[4]) POCKETFORMER_LAMBDA {
+      if (fine) {
+        I high[4];
+        unroll<4>([&](auto j) POCKETFORMER_LAMBDA { split_weights<V>(p[j], high[j], p[j]); });
+        V::store_b(out, V::pack4(high[0], high[1], high[2], high[3]));
+      }
+      V::store_b(out + (fine ? kKeyTile * kLanes : 0), V::pack4(p[0], p[1], p[2], p[3]));
+    };
     int key = begin;
+    I p[4];
     for (; key + 4 <= end; key += 4, out += 4 * kLanes) {
       fetch_ahead(next_keys + (key - begin) * stride, 4 * stride);
-      V::store_b(out, V::pack4(quantized(key), quantized(key + 1), quantized(key + 2), quantized(key + 3)));
+      unroll<4>([&](auto j) POCKETFORMER_LAMBDA { p[j] = quantized(key + j); });
+      store(p);
     }
     if (key == end) return;
-    I p[4];
     unroll<4>([&](auto j) POCKETFORMER_LAMBDA { p[j] = key + j < end ? quantized(key + j) : V::zero_i32(); });
-    V::store_b(out, V::pack4(p[0], p[1], p[2], p[3]));
+    store(p);
   }
 
   // out = out·keep + (weights · V)·take
@@ -137,16 +146,21 @@ struct KeyTileI8 {
     for (int d = 0; d < stride(c); d += kChains) {
       I acc[kChains];
       unroll<kChains>([&](auto i) POCKETFORMER_LAMBDA { acc[i] = V::zero_i32(); });
-      const int8_t* row = v + d * 4;
-      for (int g = 0; g < groups; ++g, row += stride(c) * 4) {
-        const B p = V::load_b(weights + g * 64);
-        if constexpr (kProducts)
-          V::template dot4_elements<kChains>(acc, p, row);
-        else
-          unroll<kChains>([&](auto i)
-                              POCKETFORMER_LAMBDA { acc[i] = V::dot4_p(acc[i], p, V::broadcast_b(row + i * 4)); });
+      const int8_t* plane = weights[0];
+      for (int more = a.fine ? 1 : 0;; --more, plane = weights[1]) {
+        const int8_t* row = v + d * 4;
+        for (int g = 0; g < groups; ++g, row += stride(c) * 4) {
+          const B p = V::load_b(plane + g * 64);
+          if constexpr (kProducts)
+            V::template dot4_elements<kChains>(acc, p, row);
+          else
+            unroll<kChains>([&](auto i)
+                                POCKETFORMER_LAMBDA { acc[i] = V::dot4_p(acc[i], p, V::broadcast_b(row + i * 4)); });
+        }
+        unroll<kChains>([&](auto i) POCKETFORMER_LAMBDA { V::pin(acc[i]); });
+        if (more == 0) break;
+        unroll<kChains>([&](auto i) POCKETFORMER_LAMBDA { acc[i] = V::template shift_left<7>(acc[i]); });
       }
-      unroll<kChains>([&](auto i) POCKETFORMER_LAMBDA { V::pin(acc[i]); });
       unroll<kChains>(
           [&](auto i) POCKETFORMER_LAMBDA { out[d + i] = V::fma(V::to_f32(acc[i]), take, V::mul(out[d + i], keep)); });
     }
@@ -211,9 +225,10 @@ void attend_i8(const AttentionI8Args& a, const LaneRows& rows) {
     const F sum = tile.exponentiate(range, begin, end, factor, top, v_scale, largest);
     // Of this head's next tile, or of the next head's first.
     const uint8_t* next_keys = keys + (end < c.keys ? end : a.kv.capacity) * tile.stride(c);
-    tile.quantize(begin, end, V::div(V::set1(127.0f), V::max(largest, V::set1(1e-30f))), next_keys, tile.stride(c));
+    const F steps = V::set1(weight_steps(a));
+    tile.quantize(begin, end, V::div(steps, V::max(largest, V::set1(1e-30f))), a.fine, next_keys, tile.stride(c));
     softmax.merge(V::mul(top, factor), sum, keep, take);
-    take = V::mul(take, V::mul(largest, V::set1(1.0f / 127.0f)));
+    take = V::mul(take, V::mul(largest, V::set1(1.0f / weight_steps(a))));
     tile.accumulate(a, kv_head, begin, end, keep, take, softmax.out);
   };
   for_each_tile<V, RunningSoftmax<V>>(c, rows, range, take_tile);

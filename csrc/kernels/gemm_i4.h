@@ -208,9 +208,10 @@ void gemm_i4_tile(const GemmArgs& g, int row, int panel) {
   const WeightView& weight = g.weight;
   const Source source(weight);
   const int group = weight.group == 0 ? weight.k : weight.group;
-  const int groups = weight.k / group, pairs = (group + 7) / 8, column = panel * kLanes;
-  const size_t panel_bytes = static_cast<size_t>(groups) * pairs * Source::kBytes;
-  const size_t panel_scales = static_cast<size_t>(groups) * kLanes;
+  const int unit = weight.inputs != 0 ? weight.inputs : group;  // a group, or half of it
+  const int count = weight.k / unit, pairs = (unit + 7) / 8, column = panel * kLanes, halves = unit < group ? 1 : 0;
+  const size_t panel_bytes = static_cast<size_t>(count) * pairs * Source::kBytes;
+  const size_t panel_scales = static_cast<size_t>(count >> halves) * kLanes;
   const size_t ldx = g.ldx, ld_sum = g.ld_sum;
   const uint8_t* x = static_cast<const uint8_t*>(g.x) + row * ldx;
   const int8_t* w = static_cast<const int8_t*>(weight.panels) + panel * panel_bytes;
@@ -222,7 +223,8 @@ void gemm_i4_tile(const GemmArgs& g, int row, int panel) {
   const float* minimum = weight.minimum == nullptr ? nullptr : weight.minimum + panel * panel_scales;
 
   Totals<V, MR * NR, V::kTotalsInRegisters> totals;
-  for (int left = groups; left > 0; --left) {
+  for (int left = count; left > 0; --left) {
+    const int step = (left & halves) == halves ? kLanes : 0;  // both halves of a group have its scale
     I acc[MR * NR];
     int zero = 0;
     __asm__ volatile("" : "+r"(zero));  // or a vector of zeros would be kept through the product
@@ -246,7 +248,7 @@ void gemm_i4_tile(const GemmArgs& g, int row, int panel) {
       unroll<MR * NR>([&](auto i)
                           POCKETFORMER_LAMBDA { value[i] = V::mul(value[i], V::set1(x_scale[i / NR * ld_scale])); });
     unroll<MR * NR>([&](auto i) POCKETFORMER_LAMBDA { totals.template add<i>(value[i], factor[i % NR]); });
-    scale += kLanes;
+    scale += step;
     if (minimum != nullptr) {
       unroll<NR>([&](auto c) POCKETFORMER_LAMBDA { factor[c] = V::load(minimum + c * panel_scales); });
       unroll<MR>([&](auto r) POCKETFORMER_LAMBDA {
@@ -254,7 +256,7 @@ void gemm_i4_tile(const GemmArgs& g, int row, int panel) {
         if (ld_scale != 0) units *= x_scale[r * ld_scale];
         unroll<NR>([&](auto c) POCKETFORMER_LAMBDA { totals.template add<r * NR + c>(V::set1(units), factor[c]); });
       });
-      minimum += kLanes;
+      minimum += step;
     }
     ++sum;
     if constexpr (Source::kNarrow && Source::kBytes == 128) ++start;
@@ -378,13 +380,19 @@ __attribute__((noinline)) void multiply_narrow(GemmArgs g) {
   }
 }
 
-// Whether indices are multiplied: whole groups of them must fit.
+// How many inputs are summed before scales come: a group, or half of it.
+POCKETFORMER_INLINE int summed(const WeightView& weight) {
+  if (weight.inputs != 0) return weight.inputs;
+  return weight.group != 0 ? weight.group : weight.k;
+}
+
+// Whether indices are multiplied: whole sums of them must fit.
 template <class V>
 POCKETFORMER_INLINE bool takes_indices(const WeightView& weight) {
   using pocketformer::Format;
   if constexpr (!V::kNarrowSums) return false;
   const int most = weight.format == Format::kI6 ? 16 : weight.format == Format::kI8 ? 0 : 32;
-  if (weight.group == 0 || weight.group > most) return false;
+  if (summed(weight) > most) return false;
   for (int i = 1; i < 16; ++i)
     if (weight.codebook[i] != weight.codebook[0] + i) return false;
   return true;
@@ -393,12 +401,12 @@ POCKETFORMER_INLINE bool takes_indices(const WeightView& weight) {
 // −middle times what each of the two sums of a lane takes of a group's x, [rows][groups] of two 16-bit numbers each.
 template <class V>
 __attribute__((noinline)) void narrow_starts(const GemmArgs& g, int middle, int32_t* out) {
-  const int group = g.weight.group, groups = g.weight.k / group;
+  const int unit = summed(g.weight), units = g.weight.k / unit;
   for (int row = 0; row < g.m; ++row) {
     const auto* x = static_cast<const int8_t*>(g.x) + row * g.ldx;
-    for (int i = 0; i < groups; ++i) {
+    for (int i = 0; i < units; ++i) {
       int first = 0, second = 0;
-      for (int at = 0; at < group; at += 4, x += 4) first += x[0] + x[1], second += x[2] + x[3];
+      for (int at = 0; at < unit; at += 4, x += 4) first += x[0] + x[1], second += x[2] + x[3];
       const int16_t both[2] = {static_cast<int16_t>(-middle * first), static_cast<int16_t>(-middle * second)};
       std::memcpy(out + row * g.ld_sum + i, both, sizeof(both));
     }

@@ -70,7 +70,7 @@ struct WeightView {
   int n, k;
   int group = 0;  // 0: one scale a channel
   int rotate = 0;
-  bool inputs_by_group = false;  // what it is multiplied by has a scale a group
+  int inputs = 0;  // of what it is multiplied by, so many share a scale: a group or half of it; 0: all of a row
 };
 
 // What follows a product, applied to a tile while it is in registers or near: bias, activation, times `multiply`, plus
@@ -91,9 +91,9 @@ struct Epilogue {
 struct GemmArgs {
   const void* x;  // kF32, kF16: float; kI8: from quantize_rows; kI4 and groups: from it, signed and with sums
   size_t ldx;
-  const float* x_scale = nullptr;  // kI8, kI4: [m], or with ld_scale [m][ld_scale] by the weight's group
+  const float* x_scale = nullptr;  // kI8, kI4: [m], or with ld_scale [m][ld_scale] by the weight's `inputs`
   size_t ld_scale = 0;
-  const int32_t* x_sum = nullptr;  // kI4 and groups: [m][ld_sum], by the weight's group
+  const int32_t* x_sum = nullptr;  // kI4 and groups: [m][ld_sum], by the weight's group, or `inputs`
   size_t ld_sum = 0;
   const int32_t* x_start = nullptr;  // like x_sum, the kernel's own: what sums of 16 bits begin with
   WeightView weight;
@@ -235,6 +235,7 @@ struct AttentionI8Args {
   const float* q_scale;  // [queries][heads]
   KeyValuesI8 kv;
   AttentionArgs common;
+  bool fine = false;  // P has 14 bits, two planes of 7 with a product each, instead of 7
 };
 
 struct AttentionF32Args {

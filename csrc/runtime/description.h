@@ -72,16 +72,20 @@ enum class Layout { kPanels, kRows };
 // of it for each group.
 enum class Scales { kF32, kF16, kTwoLevel };
 
+// What shares a scale of the rounded inputs.
+enum class Inputs { kRow, kGroup, kHalfGroup };
+
 struct WeightSpec {
   Format format{};
   Layout layout = Layout::kPanels;
   int64_t n = 0, k = 0, group = 0, rotate = 0;
   Scales scales = Scales::kF32;
-  bool inputs_by_group = false;
+  Inputs inputs = Inputs::kRow;
 
   static constexpr Choice<Scales> kScales[] = {
       {"f32", Scales::kF32}, {"f16", Scales::kF16}, {"two_level", Scales::kTwoLevel}};
-  static constexpr Choice<bool> kInputs[] = {{"row", false}, {"group", true}};
+  static constexpr Choice<Inputs> kInputs[] = {
+      {"row", Inputs::kRow}, {"group", Inputs::kGroup}, {"half_group", Inputs::kHalfGroup}};
   static constexpr Choice<Format> kFormats[] = {{"f32", Format::kF32}, {"f16", Format::kF16}, {"i8", Format::kI8},
                                                 {"i4", Format::kI4},   {"i3", Format::kI3},   {"i5", Format::kI5},
                                                 {"i6", Format::kI6},   {"i7", Format::kI7}};
@@ -106,8 +110,9 @@ struct WeightSpec {
         optional_choice("scales", &WeightSpec::scales, kScales,
                         "of groups: float32, float16, or `two_level`: a float16 for 256 inputs and an int8 multiple of "
                         "it for each group"),
-        optional_choice("inputs", &WeightSpec::inputs_by_group, kInputs,
-                        "what shares a scale of the rounded inputs: a row, or each group of it")};
+        optional_choice("inputs", &WeightSpec::inputs, kInputs,
+                        "what shares a scale of the rounded inputs: a row, each group of it, or each half of a group, "
+                        "which is then at least 32")};
   }
 };
 

@@ -147,10 +147,12 @@ void Lowering::load(const std::string& name, const WeightSpec& spec) {
   check(group == 0 || (groups && (group == 16 || group == 32 || group == 64 || group == 128) && k % group == 0),
         "group", "is ", group, "; it must be 0, or for integers in panels one of 16, 32, 64 and 128 that divides ", k);
   weight.view.group = static_cast<int>(group);
-  weight.view.inputs_by_group = spec.inputs_by_group;
-  check(group != 0 || (spec.scales == Scales::kF32 && !spec.inputs_by_group), "group",
+  const bool by_row = spec.inputs == Inputs::kRow, halves = spec.inputs == Inputs::kHalfGroup;
+  weight.view.inputs = by_row ? 0 : static_cast<int>(halves ? group / 2 : group);
+  check(!halves || group != 16, "inputs", "is 'half_group'; halves of a group of 16 are too short");
+  check(group != 0 || (spec.scales == Scales::kF32 && by_row), "group",
         "is 0; only with a group are 'scales' other than f32, or 'inputs' other than row");
-  check(spec.rotate == 0 || (!spec.inputs_by_group && (group == 0 || int4 || planes)), "rotate", "is ", spec.rotate,
+  check(spec.rotate == 0 || (by_row && (group == 0 || int4 || planes)), "rotate", "is ", spec.rotate,
         "; inputs that are rounded by group, and those of i8 in groups, are not rotated");
   const int64_t groups_of_k = group == 0 ? 1 : k / group;
   check(spec.scales == Scales::kF32 || groups_of_k <= kMostGroups, "scales", "are not f32; of ", groups_of_k,

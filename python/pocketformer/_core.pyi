@@ -287,8 +287,12 @@ class Kernels:
         bias_center: int = 0,
         head_begin: int = 0,
         head_end: int = -1,
+        fine: bool = False,
     ) -> None:
-        """``left`` and ``right`` bound the keys a query sees, both ends included; −1 is unlimited."""
+        """``left`` and ``right`` bound the keys a query sees, both ends included; −1 is unlimited.
+
+        The softmax is rounded to seven bits, and to fourteen if ``fine``.
+        """
     def attention_f32(
         self,
         q: _F32,

@@ -61,9 +61,10 @@ class Grouped:
         return next(fits, 8)
 
     def facts(self) -> dict[str, Any]:
-        """Those of the weight in a graph, without its extent."""
+        """Those of the weight in a graph, without its extent. Of its inputs 16 share a scale."""
         scales = {} if self._stored == "f32" else {"scales": self._stored}
-        return {"format": f"i{self.bits}", "group": self.group, "inputs": "group", **scales}
+        inputs = "half_group" if self.group == 32 else "group"
+        return {"format": f"i{self.bits}", "group": self.group, "inputs": inputs, **scales}
 
     def codebook(self) -> Array | None:
         """What the indices of :meth:`stored` stand for."""

@@ -79,6 +79,8 @@ def test_a_file_keeps_every_value(kind: str, tied: bool, tmp_path: Path) -> None
     assert file.model["weights"] == "gguf"
     kept, plain_graph = unpack_graph(file.graph), load_checkpoint(path).graph
     assert {facts["format"] for facts in kept.weights.values()} == {f"i{kind[1]}"}
+    assert {facts["inputs"] for facts in kept.weights.values()} == {"half_group"}
+    assert all(op["fine"] for op in kept.ops if op["op"] == "attention")
     for name in plain_graph.weights:
         np.testing.assert_array_equal(real(kept, name), np.asarray(plain_graph.params[f"{name}.weight"]))
 

@@ -69,7 +69,7 @@ def oracle_f32(heads: Heads, left: int, right: int, bias: Array | None) -> tuple
     return joined(p @ v), joined(error * (p @ np.abs(v))) + 1e-30
 
 
-def oracle_i8(heads: Heads, left: int, right: int, bias: Array | None) -> tuple[Array, Array]:
+def oracle_i8(heads: Heads, left: int, right: int, bias: Array | None, *, fine: bool = False) -> tuple[Array, Array]:
     """The result with docs/format.md's roundings, and a bound from those of P that may go either way."""
     (q, qs), (k, ks), (v, vs) = (quantized(x) for x in heads.split())
     qs, ks, vs = (s.astype(np.float64) for s in (qs, ks, vs))
@@ -81,6 +81,7 @@ def oracle_i8(heads: Heads, left: int, right: int, bias: Array | None) -> tuple[
     mask = visible(heads.length, left, right)
     scores = np.where(mask, scores, -np.inf)
     top = scores.max(-1, keepdims=True)
+    steps = (1 << 14) - 1 if fine else 127
     relative_error = 2 * EXP2_ERROR + 16 * EPS * np.abs(np.where(mask, scores, 0)).max()
     out, error = np.zeros(heads.split()[0].shape), np.zeros(heads.split()[0].shape)
     total = np.zeros(top.shape)
@@ -93,11 +94,11 @@ def oracle_i8(heads: Heads, left: int, right: int, bias: Array | None) -> tuple[
         p = np.where(mask[:, tile], np.exp2(scores[..., tile] - np.where(seen, tile_top, 0)), 0)
         w = p * vs[:, None, tile]
         largest = np.maximum(w.max(-1, keepdims=True), 1e-30)
-        exact = w * 127 / largest
+        exact = w * steps / largest
         rounded = np.rint(exact)
         undecided = np.abs(np.abs(exact - np.trunc(exact)) - 0.5) <= relative_error * exact + 1e-9
         weight = np.where(seen, np.exp2(np.where(seen, tile_top, 0) - top), 0)
-        values, take = v[:, tile], weight * largest / 127
+        values, take = v[:, tile], weight * largest / steps
         out += take * (rounded @ values)
         error += take * ((undecided + relative_error * rounded) @ np.abs(values))
         total += weight * p.sum(-1, keepdims=True)
@@ -143,6 +144,37 @@ def test_relative_bias(length: int, head_dim: int, heads: int, kv_heads: int, in
         assert (np.abs(results[-1] - exact) <= bound).all()
         for result in results[:-1]:
             same_bytes(result, results[-1])
+
+
+FINE = [(1, 1, -1, 0), (2, 5, -1, 0), (17, 26, -1, 0), (65, 64, -1, -1), (129, 32, 40, 0), (300, 80, -1, 0)]
+
+
+@pytest.mark.parametrize(("length", "head_dim", "left", "right"), FINE)
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 2), (3, 1), (5, 5)])
+def test_weights_of_fourteen_bits(length: int, head_dim: int, left: int, right: int, heads: int, kv_heads: int) -> None:
+    """Many rows and few, in equal bytes, and within their own bound."""
+    case = heads_of(length, head_dim, heads, kv_heads)
+    exact, bound = oracle_i8(case, left, right, None, fine=True)
+    whole = [Attention(isa, case, int8=True) for isa in ISAS]
+    results = [s.attend(left=left, right=right, fine=True) for s in whole]
+    assert (np.abs(results[-1] - exact) <= bound).all()
+    for result, stored in zip(results, whole, strict=True):
+        same_bytes(result, results[-1])
+        for begin, end in ((length - 1, length), (max(length - 3, 0), length)):
+            same_bytes(stored.attend(begin, end, left=left, right=right, fine=True), result[begin:end])
+
+
+@every_isa
+def test_fourteen_bits_are_nearer_than_seven(isa: str) -> None:
+    """Against weights that are not rounded at all: what is left is the error of the exponent."""
+    case = heads_of(200, 64)
+    (q, qs), (k, ks), (v, vs) = (quantized(x) for x in case.split())
+    scores = case.scale * (q * qs[..., None].astype(np.float64)) @ (k * ks[..., None].astype(np.float64)).swapaxes(1, 2)
+    p = np.exp(scores - scores.max(-1, keepdims=True))
+    exact = joined(p / p.sum(-1, keepdims=True) @ (v * vs[..., None].astype(np.float64)))
+    stored = Attention(isa, case, int8=True)
+    plain, fine = (np.abs(stored.attend(fine=fine) - exact).mean() for fine in (False, True))
+    assert fine < plain / 8
 
 
 def test_bounds_are_tight() -> None:

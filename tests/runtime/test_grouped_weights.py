@@ -82,7 +82,7 @@ def linear(grouped: Grouped, **facts: Any) -> Graph:
     return Graph(
         domains=[{"name": "rows", "kind": "ragged", "max_rows": 64}],
         inputs=[{"name": "x", "domain": "rows", "dtype": "f32", "width": k}],
-        weights={"w": {"n": n, "k": k, **grouped.facts(), **facts}},
+        weights={"w": {"n": n, "k": k, **grouped.facts(), "inputs": "group", **facts}},
         states=[],
         ops=[{"op": "linear", "in": "x", "out": "y", "weight": "w"}],
         output="y",
@@ -136,11 +136,31 @@ def test_the_largest_sums_of_a_group(isa: str, bits: int, group: int, signed: bo
     values = np.tile(every, (n // 4, k // 2))
     scale = np.linspace(0.01, 0.1, n * k // group, dtype=np.float16).reshape(n, -1)
     grouped = Grouped((n, k), low, high, group, "f16", False, lambda a, b: Rows(values[a:b], scale[a:b]))
-    graph = packed(linear(grouped))
     x = np.tile(np.array([[1, 1], [-1, -1], [1, -1], [-1, 1]], np.float32), (5, k // 2))
-    expected = product_groups(x, *floats(grouped))
-    for rows in (1, 3, 4, 20):
+    whole, scales, _ = floats(grouped)
+    for halves, inputs in ((1, "group"), (2, "half_group")) if group > 16 else ((1, "group"),):
+        graph = packed(linear(grouped, inputs=inputs))
+        expected = product_groups(x, whole, scales.repeat(halves, 1), None)
+        for rows in (1, 3, 4, 20):
+            assert np.array_equal(run(graph, isa, rows_of(x[:rows])), expected[:rows]), (inputs, rows)
+
+
+@every_isa
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind[1] > 16], ids=str)
+def test_inputs_of_half_a_group_have_the_bits_of_the_oracle(isa: str, kind: tuple[int, int, str, bool, int]) -> None:
+    bits, group, scales, minimum, k = kind
+    grouped = matrix(bits, group, scales, minimum, 53, k)
+    graph = packed(linear(grouped, inputs="half_group"))
+    x = np.random.default_rng(k).standard_normal((17, k)).astype(np.float32)
+    x[:, group // 2 : group] *= 100
+    values, scale, offset = floats(grouped)
+    expected = product_groups(x, values, scale.repeat(2, 1), None if offset is None else offset.repeat(2, 1))
+    for rows in (1, 2, 5, 17):
         assert np.array_equal(run(graph, isa, rows_of(x[:rows])), expected[:rows]), rows
+    exact = reference.run(graph, rows_of(x))
+    assert np.abs(exact - expected).max() <= 2e-6 * np.sqrt(k) * np.abs(expected).max()
+    coarse = run(packed(linear(grouped)), isa, rows_of(x))
+    assert not np.array_equal(coarse, expected)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -186,7 +206,7 @@ def test_matrices_below_each_other_keep_their_values(
 ) -> None:
     parts = [matrix(*first, 20, 256), matrix(*second, 24, 256, seed=1)]
     whole = below([parts[0], parts[1].part(3, 24)])
-    assert whole.facts() == {**facts, "inputs": "group"}
+    assert whole.facts() == {**facts, "inputs": "half_group" if whole.group == 32 else "group"}
 
     def plain(grouped: Grouped) -> Array:
         values, scale, offset = floats(grouped)
@@ -199,15 +219,16 @@ def test_matrices_below_each_other_keep_their_values(
 
 def test_long_rows_are_stored_in_wider_formats() -> None:
     """What the kernels put together on the stack is bounded."""
-    facts = {"format": "i8", "group": 32, "inputs": "group", "scales": "f16"}
+    facts = {"format": "i8", "group": 32, "inputs": "half_group", "scales": "f16"}
     assert matrix(5, 32, "f16", False, 1, 4128).facts() == facts
-    assert matrix(4, 32, "f16", False, 1, 32 * 513).facts() == {"format": "i4", "group": 32, "inputs": "group"}
+    assert matrix(4, 32, "f16", False, 1, 32 * 513).facts() == {"format": "i4", "group": 32, "inputs": "half_group"}
 
 
 BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"group": 24}, "field 'group' is 24"),
     ({"group": 0}, "field 'group' is 0; only with a group are 'scales' other than f32"),
     ({"rotate": 32}, "field 'rotate' is 32; inputs that are rounded by group"),
+    ({"group": 16, "inputs": "half_group"}, "field 'inputs' is 'half_group'; halves of a group of 16 are too short"),
     ({"scales": "two_level"}, "field 'scales' is 'two_level'; 96 inputs are no multiple of 256"),
     ({"layout": "rows"}, "field 'group' is 32; it must be 0, or for integers in panels"),
     ({"format": "i6"}, "tensor 'w.high' is"),

@@ -22,6 +22,7 @@ class AttentionStep final : public Step {
     const float* bias;
     size_t ld_bias;
     int bias_center, bias_of_key = -1;
+    bool fine = false;
     int keys = kNone;  // an input of indices, or kNone
     int globals = 0, more_globals = kNone;
     BlockPattern blocks;
@@ -38,7 +39,7 @@ class AttentionStep final : public Step {
     if (domain != s.domain) work_.keys = s.domain;
     work_.int8 = s.int8;
     work_.scores = shape.heads;
-    work_.score_multiply_adds = 2.0 * s.head_dim;
+    work_.score_multiply_adds = (shape.fine ? 3.0 : 2.0) * s.head_dim;
     work_.left = shape.range.left;
     work_.right = shape.range.right;
     work_.globals = shape.globals;
@@ -124,7 +125,7 @@ class AttentionStep final : public Step {
                                .ldo = w.ld(out_)};
     if (s.int8) {
       w.kernels().attention_i8(
-          {w.at<int8_t>(from.q, begin), w.at(from.q_scale, begin), key_values_i8(s, stored), common});
+          {w.at<int8_t>(from.q, begin), w.at(from.q_scale, begin), key_values_i8(s, stored), common, shape_.fine});
     } else {
       w.kernels().attention_f32({w.at(from.q, begin), w.ld(from.q), key_values_f32(s, stored), common});
     }
@@ -152,7 +153,7 @@ struct Attention {
   static constexpr int64_t kMaxRepeats = 1024;
   std::string q, state, out, bias, pair_bias, keys, more_globals, global_q, global_state, sizes;
   double scale = 0, softcap = 0;
-  bool causal = false;
+  bool causal = false, fine = false;
   int64_t left = -1, right = -1, globals = 0;
   int64_t block = 0, block_window = 0, block_globals = 0, block_repeats = 0, block_dense = 0;
 
@@ -170,6 +171,7 @@ struct Attention {
         number_above("scale", &Attention::scale, 0, "of q · k, before rotation"),
         optional_from("softcap", &Attention::softcap, 0, "what scores stay below, in absolute value; 0: no such cap"),
         flag("causal", &Attention::causal, "no later key is seen"),
+        flag("fine", &Attention::fine, "the softmax of int8 attention is rounded to 14 bits instead of 7"),
         optional_integer("left", &Attention::left, -1, kMaxRows, "keys seen before the query's own; −1: all"),
         optional_integer("right", &Attention::right, -1, kMaxRows, "keys seen after it; −1: all"),
         optional_name("bias", &Attention::bias,
@@ -222,6 +224,8 @@ struct Attention {
                                                                    : right < 0 ? kUnlimited
                                                                                : static_cast<int>(right)};
     shape.softcap = static_cast<float>(softcap);
+    shape.fine = fine;
+    l.check(!fine || s.int8, "fine", "is true; only int8 attention rounds its softmax");
     l.check(softcap == 0 || (bias.empty() && pair_bias.empty()), "softcap", "is ", softcap,
             " beside a bias; only plain scores are capped");
     l.check(pair_bias.empty() || (bias.empty() && !s.kept), "pair_bias", "is '", pair_bias,

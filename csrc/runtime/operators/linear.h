@@ -68,7 +68,7 @@ class LinearStep final : public Step {
                   .panel_begin = panels.begin,
                   .panel_end = panels.end};
     if (scale_) args.x_scale = w.at(scale_, row);
-    if (weight_.inputs_by_group) args.ld_scale = w.ld(scale_);
+    if (weight_.inputs != 0) args.ld_scale = w.ld(scale_);
     if (sum_) args.x_sum = w.at<int32_t>(sum_, row), args.ld_sum = w.ld(sum_);
     args.epilogue = {.bias = bias_, .activation = activation_};
     if (multiply_) args.epilogue.multiply = w.at(multiply_, row), args.epilogue.ld_multiply = w.ld(multiply_);
@@ -166,8 +166,8 @@ struct Linear {
   }
 
   static Quantized quantize(Lowering& l, const Value& from, const WeightView& weight, bool skip) {
-    const bool plain = skip || weight.format == Format::kI4 || weight.group != 0, by_group = weight.inputs_by_group;
-    const int group = weight.group, k = from.rows.width;
+    const bool plain = skip || weight.format == Format::kI4 || weight.group != 0, by_group = weight.inputs != 0;
+    const int group = by_group ? weight.inputs : weight.group, k = from.rows.width;
     for (const Quantized& known : l.quantized()) {
       if (known.from == from.rows.buffer && known.column == from.rows.column && known.rotate == weight.rotate &&
           known.plain == plain && known.group == group && known.by_group == by_group && (skip || !plain || known.sum)) {

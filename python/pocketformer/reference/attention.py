@@ -118,7 +118,8 @@ def attention(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Any]) ->
             if isinstance(q, Heads):
                 part = Heads(q.q[:, chosen], q.scale[:, chosen])
                 k, scale = hadamard(k, rotate), op["scale"] / max(rotate, 1)
-                mixed = _attend_int8(part, k, v, scale, bias[:, rows], *masks, cap=cap)
+                steps = (1 << 14) - 1 if op.get("fine") else 127
+                mixed = _attend_int8(part, k, v, scale, bias[:, rows], *masks, cap=cap, steps=steps)
             else:
                 mixed = _attend_fp32(q[:, chosen], k, v, op["scale"], bias[:, rows], *masks, cap=cap)
             result[chosen] = mixed.swapaxes(0, 1).reshape(chosen.stop - chosen.start, -1)
@@ -161,10 +162,17 @@ def _attend_fp32(
 
 
 def _attend_int8(
-    queries: Heads, k: Array, v: Array, scale: float, bias: Array, *walks: tuple[Array, int], cap: float = 0.0
+    queries: Heads,
+    k: Array,
+    v: Array,
+    scale: float,
+    bias: Array,
+    *walks: tuple[Array, int],
+    cap: float = 0.0,
+    steps: int = 127,
 ) -> Array:
     """As ``_attend_fp32``, over key tiles of 128 that are merged in order within splits of 1,024 of a walk, and so are
-    these.
+    these. ``steps`` is what the largest weight of a tile is rounded to.
     """
     (q, q_scale), (k, k_scale), (v, v_scale) = queries, quantize(k), quantize(v)
     q_scale = q_scale * np.float32(scale * LOG2E)
@@ -182,8 +190,8 @@ def _attend_int8(
         p = np.exp2(scores - tile_highest[:, :, None])
         w = p * v_scale[:, None, tile]
         w_highest = w.max(axis=2, keepdims=True)
-        quantized = np.rint(w * (np.float32(127) / np.where(w_highest > 0, w_highest, 1))).astype(np.float64)
-        mixed = (quantized @ v[:, tile]).astype(np.float32) * (w_highest / np.float32(127))
+        quantized = np.rint(w * (np.float32(steps) / np.where(w_highest > 0, w_highest, 1))).astype(np.float64)
+        mixed = (quantized @ v[:, tile]).astype(np.float32) * (w_highest / np.float32(steps))
         split.merge(i, tile_highest, p.sum(axis=2), mixed)
         if begin + KEY_TILE >= k.shape[1] or (begin + KEY_TILE) % KEY_SPLIT == 0:
             i = np.flatnonzero(split.total.any(axis=0))

@@ -114,15 +114,16 @@ def _product_groups(x: Array, name: str, graph: Graph) -> Array:
     if f"{name}.codebook" in graph.params:
         values = graph.params[f"{name}.codebook"][values]
     rotated = hadamard(x, facts.get("rotate", 0))
-    by_group = facts.get("inputs") == "group"
-    q, scale = quantize(rotated.reshape(len(x), groups, -1) if by_group else rotated)
-    parts = q.reshape(len(q), groups, -1)
-    unit = scale.reshape(len(q), -1).astype(np.float64)  # a row's, or its groups'
-    weight = values.astype(np.float64).reshape(n, groups, -1)
+    shares = {"group": 1, "half_group": 2}.get(facts.get("inputs", "row"), 0)
+    units = groups * max(shares, 1)
+    q, scale = quantize(rotated.reshape(len(x), units, -1) if shares else rotated)
+    parts = q.reshape(len(q), units, -1)
+    unit = scale.reshape(len(q), -1).astype(np.float64)  # a row's, or its groups', or their halves'
+    weight = values.astype(np.float64).reshape(n, units, -1)
     sums = np.einsum("mgk,ngk->mng", parts, weight) * unit[:, None]
-    product: Array = (sums * scales.reshape(n, groups)).sum(axis=2)
+    product: Array = (sums * scales.reshape(n, groups).repeat(units // groups, axis=1)).sum(axis=2)
     if minima is not None:
-        product += (parts.sum(axis=2) * unit) @ minima.reshape(n, groups).T
+        product += (parts.sum(axis=2) * unit) @ minima.reshape(n, groups).repeat(units // groups, axis=1).T
     return product
 
 
