@@ -120,6 +120,9 @@ def _attention(isa: str) -> Iterator[tuple[str, str]]:
             yield name, digest(plain[-70:] if long else plain)
             biased = stored.attend(*queries, left=left, right=right, bias=bias, bias_center=length - 1)
             yield f"{name} bias", digest(biased[-70:] if long else biased)
+            if int8 and not long:
+                fine = [stored.attend(begin, length, left=left, right=right, fine=True) for begin in (0, length - 1)]
+                yield f"{name} fine", digest(*fine)
 
 
 def graphs() -> Iterator[tuple[str, Graph]]:
@@ -139,8 +142,40 @@ def graphs() -> Iterator[tuple[str, Graph]]:
         yield f"up to op {index} ({op['op']})", replace(whole, output=op["out"])
 
 
+def grouped_product(bits: int, group: int, minimum: bool, inputs: str) -> Graph:
+    """A linear of 53 channels and 96 inputs, in groups, whose inputs are rounded by ``inputs``."""
+    n, k, rng = 53, 96, np.random.default_rng((bits, group))
+    scale = (rng.integers(-99, 100, (n, k // group)) / 1024).astype(np.float16)
+    values = rng.integers(0, 1 << bits, (n, k)).astype(np.uint8)
+    params = {"w.weight": values if bits < 8 else values.view(np.int8).clip(-127), "w.scale": scale}
+    if bits < 8:
+        params["w.codebook"] = np.arange(1 << bits).astype(np.int8) - np.int8(1 << (bits - 1))
+    if minimum:
+        params["w.minimum"] = scale[::-1].copy()
+    facts = {"format": f"i{bits}", "n": n, "k": k, "group": group, "inputs": inputs, "scales": "f16"}
+    return Graph(
+        domains=[{"name": "rows", "kind": "ragged", "max_rows": 64}],
+        inputs=[{"name": "x", "domain": "rows", "dtype": "f32", "width": k}],
+        weights={"w": facts},
+        states=[],
+        ops=[{"op": "linear", "in": "x", "out": "y", "weight": "w"}],
+        output="y",
+        params=params,
+    )
+
+
+def _grouped(isa: str) -> Iterator[tuple[str, str]]:
+    """Products of a repacked file's weights, of many rows and of one."""
+    for bits, group in ((4, 32), (5, 32), (6, 16), (8, 32)):
+        for inputs in ("group", "half_group") if group > 16 else ("group",):
+            session = _core.Session(program(grouped_product(bits, group, bits != 8, inputs), isa))
+            x = Numbers(bits).standard_normal((19, 96))
+            results = [session.run({"x": x[:rows], "rows": np.array([0, rows])}) for rows in (19, 1)]
+            yield f"{bits} bits in groups of {group}, inputs by {inputs}", digest(*results)
+
+
 def graph_digests(isa: str) -> dict[str, str]:
-    result = {}
+    result = dict(_grouped(isa))
     for name, graph in graphs():
         chosen = {"selected": np.arange(0, sum(LENGTHS), 7)} if name.startswith("words") else {}
         result[name] = digest(_core.Session(program(graph, isa)).run(batch(LENGTHS) | chosen, threads=2))
