@@ -210,6 +210,8 @@ def attention(c: Call) -> None:
         "head_begin": c.upto(0, heads),
         "head_end": c.upto(-1, heads),
     }
+    if int8:
+        attended["fine"] = c.pick(True, False)
     c(kernels.attention_i8 if int8 else kernels.attention_f32, attended)
 
 

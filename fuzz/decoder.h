@@ -307,7 +307,8 @@ class Decoder : public Parts {
     Record op{{"op", text("attention")},
               {"q", text(query)},
               {"state", text(store(keys, values))},
-              {"causal", {bytes_.ConsumeIntegralInRange(0, 3) == 3}}};
+              {"causal", {bytes_.ConsumeIntegralInRange(0, 3) == 3}},
+              {"fine", {int8_ && kv_heads != 2}}};
     if (bytes_.ConsumeBool()) op.emplace_back("left", number(size()));
     if (bytes_.ConsumeBool()) op.emplace_back("right", number(size()));
     double scale = 0.25;

@@ -96,8 +96,9 @@ class Weights {
     const std::string scales =
         used == 0 ? "f32" : bytes_.PickValueInArray({"f32", "f16", blocks ? "two_level" : "f16"});
     const bool by_group = used != 0 && bytes_.ConsumeBool();
+    const char* inputs = !by_group ? "row" : n % 2 != 0 && used > 16 ? "half_group" : "group";
     facts(name, stored, n, k, by_group || (used != 0 && format != "i4") ? or_wrong(0) : rotate, used, "panels", scales,
-          by_group);
+          inputs);
     if (format == "f32") return tensor(name + ".weight", DType::kF32, {up(n, 16) / 16, k, 16});
     const int64_t panels = up(n, 16) / 16;
     if (format == "f16") {
@@ -124,7 +125,7 @@ class Weights {
   // A table that is only looked up.
   void table(const std::string& name, const char* format, int64_t rows, int64_t width, int64_t rotate) {
     const int bits = std::atoi(format + 1);
-    facts(name, format, rows, width, rotate, 0, "rows", "f32", false);
+    facts(name, format, rows, width, rotate, 0, "rows", "f32", "row");
     const bool possible = width > 0 && width < (1 << 20);
     const int64_t columns = possible && bits < 8 ? up(width, 16) / 8 * bits : width;
     const int64_t padded = possible ? up(rows, table_row_multiple(columns * std::max(bits / 8, 1))) : rows;
@@ -217,7 +218,7 @@ class Weights {
   }
 
   void facts(const std::string& name, const std::string& format, int64_t n, int64_t k, int64_t rotate, int64_t group,
-             const char* layout, const std::string& scales, bool by_group) {
+             const char* layout, const std::string& scales, const char* inputs) {
     if (!known_.insert({name, true}).second) return;
     weights_.emplace_back(name, record({{"format", text(format)},
                                         {"n", number(or_wrong(n))},
@@ -226,7 +227,7 @@ class Weights {
                                         {"group", number(group)},
                                         {"layout", text(layout)},
                                         {"scales", text(scales)},
-                                        {"inputs", text(by_group ? "group" : "row")}}));
+                                        {"inputs", text(inputs)}}));
   }
 
   Tensors tensors_;
