@@ -118,8 +118,8 @@ def attention(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Any]) ->
             if isinstance(q, Heads):
                 part = Heads(q.q[:, chosen], q.scale[:, chosen])
                 k, scale = hadamard(k, rotate), op["scale"] / max(rotate, 1)
-                steps = (1 << 14) - 1 if op.get("fine") else 127
-                mixed = _attend_int8(part, k, v, scale, bias[:, rows], *masks, cap=cap, steps=steps)
+                largest = (1 << 14) - 1 if op.get("fine") else 127
+                mixed = _attend_int8(part, k, v, scale, bias[:, rows], *masks, cap=cap, steps=largest)
             else:
                 mixed = _attend_fp32(q[:, chosen], k, v, op["scale"], bias[:, rows], *masks, cap=cap)
             result[chosen] = mixed.swapaxes(0, 1).reshape(chosen.stop - chosen.start, -1)
