@@ -20,6 +20,8 @@ from helpers import hostile_gguf
 from helpers.graphs import MODEL, TEXT, tiny_graph
 from pocketformer import attentions
 from pocketformer.compression import compress
+from pocketformer.compression.halting import halt_tokens
+from pocketformer.compression.merging import merge_tokens
 from pocketformer.compression.quantize import quantize_graph
 from pocketformer.graph import Array, BlockSparse, Graph, GraphBuilder, Table
 from pocketformer.packing import pack_graph
@@ -71,7 +73,7 @@ def pocket_files() -> list[bytes]:
                 packed = pack_graph(quantize_graph(graph, linear_bits=bits) if bits < 32 else graph)
                 write_pocket(path, packed, MODEL | {"weights": weights, "task": task}, TEXT, tokenizers()[0])
                 contents.append(path.read_bytes())
-            for graph in (grids(), patterns(), forms()):
+            for graph in (grids(), patterns(), forms(), merge_tokens(images(), 1), halt_tokens(images(), 3.0, -1.0)):
                 packed = pack_graph(quantize_graph(graph, linear_bits=bits) if bits < 32 else graph)
                 write_pocket(path, packed, MODEL | {"weights": weights, "task": "features"}, TEXT, None)
                 contents.append(path.read_bytes())
@@ -138,6 +140,26 @@ def forms() -> Graph:
     padded = build.domain("padded", "grid", "tokens", height=1, width=9)
     x = build.fit(build.fit(x, padded, ("filling", normal(32))), "tokens")
     return build.build(attentions.random_synthesizer(build, x, normal(2, 8, 8), name="learnt"))
+
+
+def images() -> Graph:
+    """Two layers over a row for each pixel, behind one more, in which tokens may merge or leave."""
+    rng = np.random.default_rng(4)
+
+    def normal(*shape: int) -> Array:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    build = GraphBuilder([{"name": "image", "kind": "grid", "height": 2, "width": 3}])
+    build.inputs.append({"name": "pixels", "domain": "image", "dtype": "f32", "width": 3})
+    x = build.linear(build.unfold("pixels", "image", height=1, width=1), normal(16, 3), name="patches")
+    x = build.prepend(x, normal(1, 16), build.domain("tokens", "ragged", "image", prepended=1), name="first")
+    for name in ("a", "b"):
+        normed = build.norm(x, normal(16), name=f"{name}.norm", eps=1e-5)
+        mixed = build.attention(build.linear(normed, normal(48, 16), name=f"{name}.qkv"), heads=2, head_dim=8)
+        x = build.linear(mixed, normal(16, 16), name=f"{name}.out", residual=x)
+        up = build.linear(x, normal(16, 16), name=f"{name}.up", activation="gelu")
+        x = build.linear(up, normal(16, 16), name=f"{name}.down", residual=x)
+    return build.build(build.pool(x, "cls"))
 
 
 def safetensors_files() -> list[bytes]:
