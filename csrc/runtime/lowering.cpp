@@ -110,6 +110,11 @@ void Lowering::row_of_sequence(const char* field, const std::string& name, const
         ", which has no row for each sequence of '", program_.domains[static_cast<size_t>(of)].name, "'");
 }
 
+void Lowering::same_shape(const char* field, const std::string& name, const Value& value, int of, int64_t width) const {
+  check(value.domain == of && value.rows.width == width, field, "names '", name, "', which is ", domain_of(value).name,
+        " × ", value.rows.width, "; the result is ", program_.domains[static_cast<size_t>(of)].name, " × ", width);
+}
+
 const Value& Lowering::matches(const char* field, const std::string& name, int of) const {
   const Value& found = value(field, name);
   const Domain& made = program_.domains[static_cast<size_t>(of)];

@@ -98,6 +98,8 @@ class Lowering {
   int sequences(const char* field, const std::string& name, int of) const;
   // Checks that `value`, which `name` names, has a row for each sequence of the domain `of`.
   void row_of_sequence(const char* field, const std::string& name, const Value& value, int of) const;
+  // Checks that `value`, which `name` names, has the rows of the domain `of`, of `width` columns, as the result has.
+  void same_shape(const char* field, const std::string& name, const Value& value, int of, int64_t width) const;
   // What `match` found, which makes the rows of the domain `of`.
   const Value& matches(const char* field, const std::string& name, int of) const;
   // What `halt` found of the tokens of the domain `of`.

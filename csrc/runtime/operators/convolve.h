@@ -94,9 +94,7 @@ struct Convolve {
     Operand added{};
     if (!residual.empty()) {
       const Value other = l.floats("residual", residual);
-      l.check(other.domain == from.domain && other.rows.width == width, "residual", "names '", residual, "', which is ",
-              l.domain_of(other).name, " × ", other.rows.width, "; the result is ", l.domain_of(from).name, " × ",
-              width);
+      l.same_shape("residual", residual, other, from.domain, width);
       added = other.rows;
     }
     const float* const stored = l.tensors().take_floats(l.place(), weight, {taps, padded(width)});

@@ -130,8 +130,8 @@ struct Linear {
     l.check(stored.layout == Layout::kPanels, "weight", "names '", weight, "', a table stored by rows");
     l.check(view.k == from.rows.width, "weight", "names '", weight, "' of ", view.k, " inputs, but '", in, "' is ",
             from.rows.width, " wide");
-    const Value* const gate = multiply.empty() ? nullptr : &same_shape(l, "multiply", multiply, from.domain, view.n);
-    const Value* const added = residual.empty() ? nullptr : &same_shape(l, "residual", residual, from.domain, view.n);
+    const Value* const gate = multiply.empty() ? nullptr : &alike(l, "multiply", multiply, from.domain, view.n);
+    const Value* const added = residual.empty() ? nullptr : &alike(l, "residual", residual, from.domain, view.n);
     const Operand times = gate == nullptr ? Operand{} : gate->rows, plus = added == nullptr ? Operand{} : added->rows;
     const float* shift = l.optional_vector(bias, view.n);
     if (zeros != 0) check_zeros(l, from, view);
@@ -149,11 +149,9 @@ struct Linear {
   }
 
  private:
-  static const Value& same_shape(Lowering& l, const char* field, const std::string& name, int domain, int n) {
+  static const Value& alike(const Lowering& l, const char* field, const std::string& name, int domain, int n) {
     const Value& other = l.dense(field, name);
-    const Domain& of = l.program().domains[static_cast<size_t>(domain)];
-    l.check(other.domain == domain && other.rows.width == n, field, "names '", name, "', which is ",
-            l.domain_of(other).name, " × ", other.rows.width, "; the result is ", of.name, " × ", n);
+    l.same_shape(field, name, other, domain, n);
     return other;
   }
 

@@ -85,9 +85,7 @@ struct Norm {
     Operand added{};
     if (!residual.empty()) {
       const Value other = l.dense("residual", residual);
-      l.check(other.domain == from.domain && other.rows.width == width, "residual", "names '", residual, "', which is ",
-              l.domain_of(other).name, " × ", other.rows.width, "; the result is ", l.domain_of(from).name, " × ",
-              width);
+      l.same_shape("residual", residual, other, from.domain, width);
       added = other.rows;
     }
     l.enter(from.domain);
