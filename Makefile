@@ -38,10 +38,11 @@ check: lint build/check/ready  ## lint, then the quick tests on this checkout (a
 	PYTHONPATH=$(CURDIR)/build/check/site $(test_bin)/python -m pytest -q -x --quick
 
 # Compilers and emulators, one Python, and the sanitizers when a core is free: none of them keeps two cores busy alone.
+# All run to their ends: who waits half an hour is told of every failure.
 test: tools dist/installed lint  ## lint, then run every test against the installed wheel
-	$(MAKE) --jobs=2 test/builds test/library test/sanitizers
+	$(MAKE) --keep-going --jobs=2 test/builds test/library test/sanitizers
 
-pytest = $(test_bin)/python -m pytest -q -x -p no:cacheprovider --durations=15
+pytest = $(test_bin)/python -m pytest -q -p no:cacheprovider --durations=15
 sanitizers = tests/builds/test_fuzz.py
 
 test/builds:
