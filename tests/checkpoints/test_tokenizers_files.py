@@ -58,6 +58,13 @@ def test_sentencepiece_models(tmp_path: Path, model_type: str, settings: str) ->
     assert sentencepiece_data.digest(ids) == expected[f"{model_type} {settings}"]
 
 
+@pytest.mark.parametrize("value", [-1, "100", 10**9])
+def test_wrong_numbers_of_sentinels_are_explained(tmp_path: Path, value: Any) -> None:
+    folder = sentencepiece_data.folder(tmp_path / "folder", "t5", {"extra_ids": value})
+    with pytest.raises(CheckpointError, match=r"'extra_ids' is .*; it must be a number from 0 to 1000"):
+        read(folder)
+
+
 def test_fields_of_a_sentencepiece_model() -> None:
     model = read_sentencepiece(sentencepiece_data.FOLDER / "spiece.model")
     assert [text for text, _, _ in model.pieces[:5]] == ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"]

@@ -1,4 +1,4 @@
-"""Makes ``tests/data/sentencepiece``: two small models, and what AutoTokenizer makes of them.
+"""Makes ``tests/data/sentencepiece``: three small models, and what AutoTokenizer makes of them.
 
 The tests read what lies there and need neither package. To make it again, in an environment that has sentencepiece and
 protobuf beside transformers: ``PYTHONPATH=tests python -m helpers.sentencepiece_data``.
@@ -23,12 +23,15 @@ FILES = {
     "camembert": "sentencepiece.bpe.model",
     "albert": "spiece.model",
     "siglip": "sentencepiece.bpe.model",
+    "t5": "t5.model",
+    "big_bird": "spiece.model",
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "none": {},
     "prefix": {"add_prefix_space": False},
     "case": {"do_lower_case": False, "keep_accents": True},
     "left": {"truncation_side": "left", "model_max_length": 20},
+    "few": {"extra_ids": 3},
     "mask": {"mask_token": "[MASK]", "additional_special_tokens": ["house"]},
 }
 _RULES = {
@@ -39,8 +42,9 @@ _RULES = {
 
 
 def settings_of(model_type: str) -> list[str]:
-    """SigLIP has no mask, and its class gives no other to a folder."""
-    return [name for name in SETTINGS if model_type != "siglip" or name != "mask"]
+    """SigLIP has no mask, and its class gives no other to a folder; T5 alone has sentinels."""
+    left_out = {"siglip": ("mask", "few"), "t5": ()}.get(model_type, ("few",))
+    return [name for name in SETTINGS if name not in left_out]
 
 
 def texts_of(model_type: str) -> list[str]:
@@ -58,7 +62,7 @@ def folder(parent: Path, model_type: str, settings: dict[str, Any]) -> Path:
     """A checkpoint folder without ``tokenizer.json``; the settings' file is missing where there are none."""
     parent.mkdir(parents=True)
     (parent / "config.json").write_text(json.dumps({"model_type": model_type, "vocab_size": 2000}))
-    name = "spiece.model" if model_type == "siglip" else FILES[model_type]
+    name = "spiece.model" if model_type in ("siglip", "t5") else FILES[model_type]
     (parent / name).write_bytes((FOLDER / FILES[model_type]).read_bytes())
     if settings:
         (parent / "tokenizer_config.json").write_text(json.dumps(settings))
@@ -92,6 +96,7 @@ def main() -> None:
     _train("sentencepiece.bpe.model")
     special = {"pad_id": 0, "unk_id": 1, "bos_id": -1, "eos_id": -1}
     _train("spiece.model", **special, control_symbols=["[CLS]", "[SEP]", "[MASK]"])
+    _train("t5.model", pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
     result = {}
     with tempfile.TemporaryDirectory() as work:
         for model_type in FILES:

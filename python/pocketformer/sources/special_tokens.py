@@ -38,9 +38,12 @@ class SpecialTokens:
             result._read_older_files(values, files, settings)
         by_text = {str(token): token for token in result.added.values()}
         if files.control_tokens and kind.names_control:
-            values["additional_special_tokens"] = [
+            control = [
                 _added(content=text, normalized=False, special=special) for text, special in files.control_tokens
             ]
+            values["additional_special_tokens"] = control
+            if "extra_special_tokens" not in values:  # else the class's own flags count
+                by_text.update((str(token), token) for token in control)
         for key in NAMED:
             value = values.get(key, kind.tokens.get(key))
             if key not in values and value is not None:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UnsupportedModelError
 from .config import Config
 from .tokenizer_files import BYTE_PAIRS, WORD_PIECE, Settings, TokenizerFiles
-from .tokenizer_parts import BERT_TOKENS, ROBERTA_TOKENS, Kind, Named, identified, indexed, token
-from .tokenizer_pieces import ALBERT, CAMEMBERT, SIGLIP, XLM_ROBERTA
+from .tokenizer_parts import BERT_TOKENS, ROBERTA_TOKENS, Kind, Named, cls_sep_template, identified, indexed, token
+from .tokenizer_pieces import ALBERT, BIG_BIRD, CAMEMBERT, SIGLIP, T5, XLM_ROBERTA, t5
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -27,16 +27,18 @@ def choose(settings: Settings, config: Config) -> Kind:
     """
     model = str(config.values.get("model_type"))
     named = settings.class_name or config.values.get("tokenizer_class")
-    if not isinstance(named, str) or model in _AS_SAVED_MODELS:
-        return _BY_MODEL.get(model, _AS_SAVED)
-    name = named.removesuffix("Fast")
-    if name in _PROGRAMS:
-        path = settings.path if settings.class_name else config.path
-        raise UnsupportedModelError(
-            f"{path}: tokenizer_class {named!r} splits words with a program of its own, which a tokenizer.json cannot "
-            f"hold; supported are {', '.join(_BY_CLASS)} and others with a tokenizer.json"
-        )
-    return _BY_CLASS.get(name, replace(_AS_SAVED, name=named, build=_checked))
+    if not isinstance(named, str) or model in _OF_THE_MODEL:
+        kind = _BY_MODEL.get(model, _AS_SAVED)
+    else:
+        name = named.removesuffix("Fast")
+        if name in _PROGRAMS:
+            path = settings.path if settings.class_name else config.path
+            raise UnsupportedModelError(
+                f"{path}: tokenizer_class {named!r} splits words with a program of its own, which a tokenizer.json "
+                f"cannot hold; supported are {', '.join(_BY_CLASS)} and others with a tokenizer.json"
+            )
+        kind = _BY_CLASS.get(name, replace(_AS_SAVED, name=named, build=_checked))
+    return t5(settings) if kind is T5 else kind
 
 
 def _word_piece(files: TokenizerFiles, settings: Settings, named: Named) -> Tokenizer:
@@ -52,17 +54,6 @@ def _word_piece(files: TokenizerFiles, settings: Settings, named: Named) -> Toke
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
     return tokenizer
-
-
-def _bert_template(tokenizer: Tokenizer, files: TokenizerFiles, settings: Settings, named: Named) -> None:
-    from tokenizers import processors
-
-    cls, sep = identified(tokenizer, named, "cls_token"), identified(tokenizer, named, "sep_token")
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{cls[0]}:0 $A:0 {sep[0]}:0",
-        pair=f"{cls[0]}:0 $A:0 {sep[0]}:0 $B:1 {sep[0]}:1",
-        special_tokens=[cls, sep],
-    )
 
 
 def _mpnet_template(tokenizer: Tokenizer, files: TokenizerFiles, settings: Settings, named: Named) -> None:
@@ -86,6 +77,34 @@ def _byte_pairs(files: TokenizerFiles, settings: Settings, named: Named) -> Toke
     )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=settings.flag("add_prefix_space", False))
     tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _gpt2(files: TokenizerFiles, settings: Settings, named: Named) -> Tokenizer:
+    """Of a ``tokenizer.json`` that splits words further (SmolLM2's cuts numbers into digits), as that has it."""
+    if files.json is not None and (files.json.get("pre_tokenizer") or {}).get("type") != "ByteLevel":
+        return _checked(files, settings, named)
+    tokenizer = _byte_pairs(files, settings, named)
+    saved = files.post_processor()
+    if saved is not None:
+        tokenizer.post_processor = saved
+    return tokenizer
+
+
+def _qwen2(files: TokenizerFiles, settings: Settings, named: Named) -> Tokenizer:
+    from tokenizers import Regex, normalizers, pre_tokenizers
+
+    if files.json is not None:
+        return _checked(files, settings, named)
+    tokenizer = _byte_pairs(files, settings, named)
+    tokenizer.normalizer = normalizers.NFC()
+    words = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|{words}"), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=settings.flag("add_prefix_space", False), use_regex=False),
+        ]
+    )
     return tokenizer
 
 
@@ -204,7 +223,7 @@ def _keep_template(tokenizer: Tokenizer, files: TokenizerFiles, settings: Settin
 _BERT = Kind(
     "BertTokenizer",
     _word_piece,
-    _bert_template,
+    cls_sep_template,
     WORD_PIECE,
     BERT_TOKENS,
     inputs=("input_ids", "token_type_ids", "attention_mask"),
@@ -218,6 +237,10 @@ _MPNET = Kind(
     mask_strips=True,
 )
 _ROBERTA = Kind("RobertaTokenizer", _byte_pairs, _roberta_template, BYTE_PAIRS, ROBERTA_TOKENS)
+_GPT2_TOKENS = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
+_GPT2 = Kind("GPT2Tokenizer", _gpt2, _keep_template, BYTE_PAIRS, _GPT2_TOKENS)
+_QWEN2_TOKENS = dict.fromkeys(("eos_token", "unk_token", "pad_token"), "<|endoftext|>")
+_QWEN2 = Kind("Qwen2Tokenizer", _qwen2, _keep_template, BYTE_PAIRS, _QWEN2_TOKENS)
 _CLIP_TOKENS = {
     **dict.fromkeys(("eos_token", "unk_token", "pad_token"), "<|endoftext|>"),
     "bos_token": "<|startoftext|>",
@@ -234,23 +257,30 @@ _BY_CLASS: dict[str, Kind] = {
     "XLMRobertaTokenizer": XLM_ROBERTA,
     "CamembertTokenizer": CAMEMBERT,
     "AlbertTokenizer": ALBERT,
+    "T5Tokenizer": T5,
+    "BigBirdTokenizer": BIG_BIRD,
+    "GPT2Tokenizer": _GPT2,
+    "Qwen2Tokenizer": _QWEN2,
     "CLIPTokenizer": _CLIP,
     "SiglipTokenizer": SIGLIP,
     **dict.fromkeys(("PreTrainedTokenizer", "TokenizersBackend", "ConvBertTokenizer", "FNetTokenizer"), _AS_SAVED),
 }
 _BY_MODEL = {
-    "bert": _BERT,
-    "distilbert": _BERT,
+    **dict.fromkeys(("bert", "distilbert", "nomic_bert"), _BERT),
     "mpnet": _MPNET,
-    "roberta": _ROBERTA,
+    **dict.fromkeys(("roberta", "longformer"), _ROBERTA),
     "xlm-roberta": XLM_ROBERTA,
     "camembert": CAMEMBERT,
     "albert": ALBERT,
+    "t5": T5,
+    "big_bird": BIG_BIRD,
+    "gpt2": _GPT2,
+    **dict.fromkeys(("qwen2", "qwen3"), _QWEN2),
     **dict.fromkeys(("clip", "clip_text_model"), _CLIP),
     **dict.fromkeys(("siglip", "siglip_text_model"), SIGLIP),
 }
 # Models for which transformers does not believe what their repositories name as the class.
-_AS_SAVED_MODELS = ("modernbert", "modernbert-decoder", "xlm-roberta-xl")
+_OF_THE_MODEL = ("modernbert", "modernbert-decoder", "xlm-roberta-xl", "phi3", "qwen2")
 _PROGRAMS = (
     *(
         "BartphoTokenizer",

@@ -83,3 +83,15 @@ def scored(vocabulary: Any) -> list[tuple[str, float]]:
 
 
 _OTHER_KIND = "the vocabulary in tokenizer.json is of another kind than tokenizer_class; correct the class"
+
+
+def cls_sep_template(tokenizer: Tokenizer, files: TokenizerFiles, settings: Settings, named: Named) -> None:
+    """BERT's: the second of two texts has a token type of its own."""
+    from tokenizers import processors
+
+    cls, sep = identified(tokenizer, named, "cls_token"), identified(tokenizer, named, "sep_token")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{cls[0]}:0 $A:0 {sep[0]}:0",
+        pair=f"{cls[0]}:0 $A:0 {sep[0]}:0 $B:1 {sep[0]}:1",
+        special_tokens=[cls, sep],
+    )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ..errors import CheckpointError
 from .tokenizer_files import SENTENCE_PIECE, Settings, TokenizerFiles
-from .tokenizer_parts import BERT_TOKENS, ROBERTA_TOKENS, Kind, Named, identified, scored, token
+from .tokenizer_parts import BERT_TOKENS, ROBERTA_TOKENS, Kind, Named, cls_sep_template, identified, scored, token
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -19,11 +21,15 @@ _ALBERT_TOKENS = {
 }
 
 
-def _sentences(tokenizer: Tokenizer, settings: Settings) -> Tokenizer:
+def _prefix(settings: Settings) -> str:
+    """Whether a text's first word has a blank before it, as the others have."""
+    return "always" if settings.flag("add_prefix_space", True) else "never"
+
+
+def _sentences(tokenizer: Tokenizer, scheme: str) -> Tokenizer:
     """Splitting at blanks, which become part of the words."""
     from tokenizers import decoders, pre_tokenizers
 
-    scheme = "always" if settings.flag("add_prefix_space", True) else "never"
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme)]
     )
@@ -42,7 +48,7 @@ def _xlm_roberta(files: TokenizerFiles, settings: Settings, named: Named) -> Tok
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=3, byte_fallback=False))
     if files.charsmap:
         tokenizer.normalizer = normalizers.Precompiled(files.charsmap)
-    return _sentences(tokenizer, settings)
+    return _sentences(tokenizer, _prefix(settings))
 
 
 def _camembert(files: TokenizerFiles, settings: Settings, named: Named) -> Tokenizer:
@@ -57,7 +63,7 @@ def _camembert(files: TokenizerFiles, settings: Settings, named: Named) -> Token
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=index, byte_fallback=False))
     if files.charsmap:
         tokenizer.normalizer = normalizers.Precompiled(files.charsmap)
-    return _sentences(tokenizer, settings)
+    return _sentences(tokenizer, _prefix(settings))
 
 
 def _fairseq_template(tokenizer: Tokenizer, files: TokenizerFiles, settings: Settings, named: Named) -> None:
@@ -83,7 +89,7 @@ def _albert(files: TokenizerFiles, settings: Settings, named: Named) -> Tokenize
     if files.charsmap:
         steps.append(normalizers.Precompiled(files.charsmap))
     tokenizer.normalizer = normalizers.Sequence(steps)
-    return _sentences(tokenizer, settings)
+    return _sentences(tokenizer, _prefix(settings))
 
 
 def _albert_template(tokenizer: Tokenizer, files: TokenizerFiles, settings: Settings, named: Named) -> None:
@@ -100,6 +106,43 @@ def _albert_template(tokenizer: Tokenizer, files: TokenizerFiles, settings: Sett
             single="[CLS]:0 $A:0 [SEP]:0", pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1", special_tokens=ids
         )
     tokenizer.post_processor = saved
+
+
+def t5(settings: Settings) -> Kind:
+    """The class with as many sentinels (``<extra_id_0>`` …) as ``extra_ids`` says."""
+    return replace(T5, extra=_sentinels(settings))
+
+
+def _sentinels(settings: Settings) -> tuple[str, ...]:
+    count = settings.values.get("extra_ids", 100)
+    if not isinstance(count, int) or not 0 <= count <= 1000:
+        raise CheckpointError(f"{settings.path}: 'extra_ids' is {count!r}; it must be a number from 0 to 1000")
+    return tuple(f"<extra_id_{i}>" for i in range(count))
+
+
+def _t5(files: TokenizerFiles, settings: Settings, named: Named) -> Tokenizer:
+    from tokenizers import Tokenizer, models, normalizers
+
+    pieces = scored(files.vocabulary)
+    if files.json is None:
+        pieces = [*pieces, *((text, 0.0) for text in reversed(_sentinels(settings)))]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2, byte_fallback=False))
+    if files.charsmap:
+        tokenizer.normalizer = normalizers.Precompiled(files.charsmap)
+    return _sentences(tokenizer, "always")
+
+
+def _big_bird(files: TokenizerFiles, settings: Settings, named: Named) -> Tokenizer:
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    pieces = scored(files.vocabulary)
+    unknown = (token(named, "unk_token"), 0.0)
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=pieces.index(unknown) if unknown in pieces else 100))
+    tokenizer.normalizer = normalizers.Replace(Regex(" {2,}"), "▁")
+    scheme = _prefix(settings)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme)
+    tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme=scheme)
+    return tokenizer
 
 
 def _siglip(files: TokenizerFiles, settings: Settings, named: Named) -> Tokenizer:
@@ -133,7 +176,7 @@ def _siglip(files: TokenizerFiles, settings: Settings, named: Named) -> Tokenize
     return tokenizer
 
 
-def _siglip_template(tokenizer: Tokenizer, files: TokenizerFiles, settings: Settings, named: Named) -> None:
+def _end_template(tokenizer: Tokenizer, files: TokenizerFiles, settings: Settings, named: Named) -> None:
     from tokenizers import processors
 
     end = identified(tokenizer, named, "eos_token")
@@ -143,7 +186,6 @@ def _siglip_template(tokenizer: Tokenizer, files: TokenizerFiles, settings: Sett
 
 
 _ALBERT_TEMPLATE = (("[CLS]", "cls_token"), ("[SEP]", "sep_token"))
-
 
 XLM_ROBERTA = Kind("XLMRobertaTokenizer", _xlm_roberta, _fairseq_template, SENTENCE_PIECE, ROBERTA_TOKENS)
 CAMEMBERT = Kind(
@@ -157,4 +199,8 @@ CAMEMBERT = Kind(
 )
 ALBERT = Kind("AlbertTokenizer", _albert, _albert_template, SENTENCE_PIECE, _ALBERT_TOKENS)
 _SIGLIP_TOKENS = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"}
-SIGLIP = Kind("SiglipTokenizer", _siglip, _siglip_template, SENTENCE_PIECE, _SIGLIP_TOKENS, names_control=False)
+SIGLIP = Kind("SiglipTokenizer", _siglip, _end_template, SENTENCE_PIECE, _SIGLIP_TOKENS, names_control=False)
+_T5_TOKENS = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+T5 = Kind("T5Tokenizer", _t5, _end_template, SENTENCE_PIECE, _T5_TOKENS)
+_BIG_BIRD_TOKENS = {**_ALBERT_TOKENS, "bos_token": "<s>", "eos_token": "</s>"}
+BIG_BIRD = Kind("BigBirdTokenizer", _big_bird, cls_sep_template, SENTENCE_PIECE, _BIG_BIRD_TOKENS, mask_strips=True)
