@@ -1,0 +1,27 @@
+"""The model as data: a list of operators and their parameters (docs/format.md defines every field)."""
+
+from __future__ import annotations
+
+from .attention import BlockSparse
+from .builder import GraphBuilder
+from .model import GLOBALS, IMAGES, READS, SEEN, SELECTED, SEQUENCES, SKIPPED, STATES, TENSORS, TOKENS, Array, Graph, Op
+from .rows import Table
+
+__all__ = [
+    "GLOBALS",
+    "IMAGES",
+    "READS",
+    "SEEN",
+    "SELECTED",
+    "SEQUENCES",
+    "SKIPPED",
+    "STATES",
+    "TENSORS",
+    "TOKENS",
+    "Array",
+    "BlockSparse",
+    "Graph",
+    "GraphBuilder",
+    "Op",
+    "Table",
+]
