@@ -18,7 +18,7 @@ from functools import partial
 import numpy as np
 
 from pocketformer import _core, attentions
-from pocketformer.compression.quantize import as_quantized
+from pocketformer.compression.target import as_quantized
 from pocketformer.graph import Array, Graph, GraphBuilder, Table
 from pocketformer.packing import pack_graph
 from pocketformer.perf.machine import describe_machine

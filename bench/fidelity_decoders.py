@@ -19,7 +19,7 @@ import numpy as np
 
 from pocketformer import load
 from pocketformer.compression import compress
-from pocketformer.compression.quantize import as_quantized
+from pocketformer.compression.target import as_quantized
 from pocketformer.graph import Array, Graph
 from pocketformer.pocketfile import PocketFile, read_pocket, write_pocket
 

@@ -15,7 +15,7 @@ from helpers.graphs import tiny_decoder, tiny_graph
 from helpers.prunable import gated_graph
 from pocketformer import reference
 from pocketformer.cli import main
-from pocketformer.compression import gradients, quantize, twin
+from pocketformer.compression import QuantizeOptions, gradients, quantize, twin
 from pocketformer.compression.calibration import random_tokens
 from pocketformer.compression.channels import Channels
 from pocketformer.compression.importance import importance
@@ -87,7 +87,7 @@ def test_the_twin_is_the_same_function(kind: str) -> None:
 
 def test_what_the_twin_does_not_know_is_refused() -> None:
     with pytest.raises(ValueError, match="quantize_heads, of which gradients are not known"):
-        twin.Twin(quantize.quantize_graph(tiny_graph(), quantize.QuantizeOptions(random_tokens=0)))
+        twin.Twin(quantize.quantize_graph(tiny_graph(), QuantizeOptions(random_tokens=0)))
     graph = tiny_graph()
     next(op for op in graph.ops if op["op"] == "attention")["globals"] = 1
     with pytest.raises(ValueError, match="the graph has attention with globals, of which gradients are not known"):

@@ -19,10 +19,10 @@ from pocketformer.compression import Precision, PruneOptions, compress_checkpoin
 from pocketformer.compression.budget import Planner
 from pocketformer.compression.knapsack import cheapest
 from pocketformer.compression.limits import parse_size
+from pocketformer.compression.options import QuantizeOptions
 from pocketformer.compression.page import check_charts
 from pocketformer.compression.pipeline import predicted_bytes
 from pocketformer.compression.plan import carry_out, plan_by_shares, read_plan
-from pocketformer.compression.quantize import QuantizeOptions
 from pocketformer.compression.sensitivity import Curve, fewer_bits
 from pocketformer.pocketfile import read_pocket
 from pocketformer.sources.huggingface import Checkpoint

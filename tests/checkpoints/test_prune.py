@@ -10,7 +10,7 @@ import pytest
 from helpers.engines import native
 from helpers.graphs import tiny_graph
 from helpers.prunable import VOCAB, gated_graph
-from pocketformer.compression import quantize
+from pocketformer.compression import QuantizeOptions, quantize
 from pocketformer.compression.channels import Channels, Space
 from pocketformer.compression.importance import NAMES, importance
 from pocketformer.compression.prune import PruneOptions, collect, prune_graph, rounded_width, widths_by_share
@@ -190,7 +190,7 @@ def test_impossible_widths_are_refused_by_name() -> None:
 
 def test_a_quantized_graph_is_refused() -> None:
     with pytest.raises(ValueError, match="prune it as it was imported"):
-        Channels(quantize.quantize_graph(tiny_graph(), quantize.QuantizeOptions(random_tokens=0)))
+        Channels(quantize.quantize_graph(tiny_graph(), QuantizeOptions(random_tokens=0)))
 
 
 def test_what_is_cut_is_read_when_it_is_used() -> None:

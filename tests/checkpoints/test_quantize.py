@@ -23,7 +23,8 @@ from pocketformer.compression import (
     compress_graph,
 )
 from pocketformer.compression.pipeline import predicted_bytes
-from pocketformer.compression.quantize import quantize_graph, quantize_rows
+from pocketformer.compression.quantize import quantize_graph
+from pocketformer.compression.rounding import quantize_rows
 from pocketformer.graph import TOKENS, Array, GraphBuilder, Table
 from pocketformer.hadamard import hadamard
 from pocketformer.layout import MAX_INT8_K, hadamard_block, table_rows

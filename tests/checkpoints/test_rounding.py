@@ -23,7 +23,7 @@ from pocketformer.compression.gptq import (
     round_to_codes_with_feedback,
     round_with_feedback,
 )
-from pocketformer.compression.quantize import quantize_rows
+from pocketformer.compression.rounding import quantize_rows
 from pocketformer.graph import Array
 from pocketformer.hadamard import hadamard
 

@@ -13,8 +13,9 @@ from helpers.graphs import tiny_graph
 from helpers.prunable import gated_graph
 from pocketformer.compression import quantize
 from pocketformer.compression.calibration import random_tokens
+from pocketformer.compression.options import QuantizeOptions
 from pocketformer.compression.pipeline import compress_graph
-from pocketformer.compression.quantize import QuantizeOptions, calibrated_profiler
+from pocketformer.compression.quantize import calibrated_profiler
 from pocketformer.compression.scaling import CHOOSE, fold, producer
 from pocketformer.graph import Array, Graph, GraphBuilder, Table
 

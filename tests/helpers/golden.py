@@ -22,7 +22,8 @@ from helpers.graphs import tiny_graph
 from helpers.kernels import Attention, Heads, aligned, fresh, kernels, padded, panels
 from helpers.programs import batch, program
 from pocketformer import _core
-from pocketformer.compression.quantize import QuantizeOptions, quantize_graph
+from pocketformer.compression.options import QuantizeOptions
+from pocketformer.compression.quantize import quantize_graph
 from pocketformer.graph import Array, Graph
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "bits.json"

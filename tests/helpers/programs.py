@@ -13,7 +13,7 @@ import numpy as np
 from helpers.graphs import tiny_graph
 from helpers.kernels import aligned
 from pocketformer import _core
-from pocketformer.compression import quantize
+from pocketformer.compression import QuantizeOptions, quantize
 from pocketformer.graph import Array, Graph
 from pocketformer.packing import pack_graph
 
@@ -37,7 +37,7 @@ def program(graph: Graph, isa: str = "") -> _core.Program:
 
 def quantize_graph(graph: Graph, linear_bits: int = 8, **options: Any) -> Graph:
     """Rounded to the nearest: in a hundredth of the time that feedback takes, and alike on every machine."""
-    chosen = quantize.QuantizeOptions(random_tokens=0, **options)
+    chosen = QuantizeOptions(random_tokens=0, **options)
     return quantize.quantize_graph(graph, chosen, linear_bits=linear_bits)
 
 

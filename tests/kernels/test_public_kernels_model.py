@@ -11,7 +11,8 @@ import pytest
 from helpers.golden import NEAREST
 from helpers.programs import ending_at, program
 from pocketformer import _core, kernels
-from pocketformer.compression.quantize import as_quantized, quantize_graph
+from pocketformer.compression.quantize import quantize_graph
+from pocketformer.compression.target import as_quantized
 from pocketformer.graph import Array, Graph, GraphBuilder, Table
 
 IDS = np.arange(40, dtype=np.int32)

@@ -12,7 +12,7 @@ import pytest
 
 from helpers.kernels import fma32, quantized, rotated
 from pocketformer import _core, kernels
-from pocketformer.compression.quantize import quantize_rows
+from pocketformer.compression.rounding import quantize_rows
 from pocketformer.graph import Array
 from pocketformer.hadamard import hadamard
 from pocketformer.layout import hadamard_block

@@ -15,7 +15,8 @@ from helpers.torch_models import build
 from pocketformer import _core, compress, load
 from pocketformer.compression import Plan, QuantizeOptions, compress_graph
 from pocketformer.compression.calibration import random_tokens
-from pocketformer.compression.quantize import calibrated_profiler, quantize_rows
+from pocketformer.compression.quantize import calibrated_profiler
+from pocketformer.compression.rounding import quantize_rows
 from pocketformer.compression.zeros import after_relu, zero_groups
 from pocketformer.graph import Array, Graph, GraphBuilder
 from pocketformer.layout import MAX_SKIPPED_K, round_up

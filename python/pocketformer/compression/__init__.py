@@ -16,13 +16,13 @@ from .fuse import fuse_attention as fuse
 from .halting import halt_tokens
 from .limits import Limits, parse_seconds, parse_size
 from .merging import merge_tokens
+from .options import QuantizeOptions
 from .pipeline import compress_checkpoint, compress_graph, kept_integers, make_profiler
 from .pipeline import rounds as rounds_weights
 from .plan import Plan, carry_out, plan_by_shares, read_plan
 from .precision import Precision
 from .profile import Progress
 from .prune import PruneOptions
-from .quantize import QuantizeOptions
 from .report import CompressionReport, TrimmedVocabulary
 from .vocabulary import trim_vocabulary
 from .width import find_stream, narrow, rounded_stream

@@ -20,13 +20,14 @@ from .channels import Channels
 from .dataflow import Dataflow
 from .knapsack import cheapest
 from .limits import Forecast, Limits
+from .options import QuantizeOptions
 from .pictures import pixels_of_image, sample, takes_images
 from .pipeline import WEIGHTS, Compression, bytes_of, make_profiler, minify, predicted_bytes
 from .plan import Bits, Plan, make_plan
 from .precision import Precision
 from .profile import Progress
 from .prune import MULTIPLE, PruneOptions, collect
-from .quantize import Profiler, QuantizeOptions, calibrated_profiler
+from .quantize import Profiler, calibrated_profiler
 from .sensitivity import Curve, Outputs, bit_losses, fewer_bits, width_curve
 from .surgery import keep_units, remove_units
 

@@ -19,12 +19,13 @@ from ..packing import stored_weights
 from ..pocketwriter import file_bytes, writing
 from .calibration import FEW_TOKENS, TOKENS, Samples, takes_tokens
 from .dataflow import Dataflow
+from .options import QuantizeOptions
 from .packed import Sink, Slot, layout, row_parts, write_part, write_plain
 from .pictures import sample, takes_images
 from .precision import FP16, INT8
 from .profile import Observer, Progress, load_profile
 from .profile import save_profile as keep_profile
-from .quantize import Profiler, Quantization, QuantizeOptions, calibrated_profiler
+from .quantize import Profiler, Quantization, calibrated_profiler
 from .report import CompressionReport, Stage, TensorReport
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..graph import Graph
 from .channels import Channels
+from .options import QuantizeOptions
 from .precision import Precision
 from .prune import Progress, PrunedSpace, PruneOptions, check_width, prune_graph, widths_by_share
-from .quantize import Profiler, QuantizeOptions
+from .quantize import Profiler
 from .report import TrimmedVocabulary
 
 if TYPE_CHECKING:

@@ -21,9 +21,10 @@ from .calibration import Calibration
 from .channels import Space
 from .dataflow import Dataflow
 from .importance import Seen
+from .options import QuantizeOptions
 from .precision import FP16, FP32, GROUPS, INT8, Precision
 from .prune import MULTIPLE, PruneOptions, at_widths
-from .quantize import Profiler, Quantization, QuantizeOptions
+from .quantize import Profiler, Quantization
 
 SHARES = (7 / 8, 3 / 4, 1 / 2, 1 / 4)
 """Of a layer's width: where its loss is measured. Widths between are interpolated."""
