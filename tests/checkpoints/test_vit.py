@@ -12,6 +12,7 @@ from transformers import ViTConfig, ViTForImageClassification
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil as ViTImageProcessor
 
 import pocketformer
+from helpers.torch_images import tiny_vit
 from pocketformer.errors import CheckpointError, UnsupportedModelError
 from pocketformer.graph import Array
 from pocketformer.sources.huggingface import load_checkpoint
@@ -21,31 +22,7 @@ SIZE, PATCH = 32, 8
 
 @pytest.fixture(scope="module", params=[True, False], ids=["qkv bias", "no qkv bias"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Attention far from uniform, every norm and bias random."""
-    torch.manual_seed(0)
-    config = ViTConfig(
-        hidden_size=40,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        intermediate_size=72,
-        image_size=SIZE,
-        patch_size=PATCH,
-        qkv_bias=request.param,
-        id2label=dict(enumerate(["cat", "dog", "boat"])),
-        label2id={"cat": 0, "dog": 1, "boat": 2},
-    )
-    model = ViTForImageClassification(config)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn_like(parameter)
-            centre = 1.0 if name.endswith(("norm.weight", "before.weight", "after.weight")) else 0.0
-            wide = 0.45 if ".query.weight" in name or ".key.weight" in name else 0.2
-            parameter.copy_(centre + wide * noise)
-    path = tmp_path_factory.mktemp("vit")
-    model.save_pretrained(path)
-    mean, std = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
-    ViTImageProcessor(size={"height": SIZE, "width": SIZE}, image_mean=mean, image_std=std).save_pretrained(path)
-    return path
+    return tiny_vit(tmp_path_factory.mktemp("vit"), SIZE, PATCH, request.param)
 
 
 def images(count: int) -> Array:

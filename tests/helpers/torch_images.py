@@ -1,4 +1,4 @@
-"""Networks of convolutions in torch, made so that what is wrong shows."""
+"""Models of images in torch, made so that what is wrong shows."""
 
 from __future__ import annotations
 
@@ -10,12 +10,41 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
+from transformers import ViTConfig, ViTForImageClassification
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 import pocketformer
 from helpers.checkpoints import refused
 from helpers.torch_models import deviation, make_adversarial
 
 Pictures = list[np.ndarray]
+
+
+def tiny_vit(folder: Path, size: int = 32, patch: int = 8, qkv_bias: bool = True) -> Path:
+    """A classifier of cat, dog and boat, whose attention is far from uniform, every norm and bias random."""
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=40,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=72,
+        image_size=size,
+        patch_size=patch,
+        qkv_bias=qkv_bias,
+        id2label=dict(enumerate(["cat", "dog", "boat"])),
+        label2id={"cat": 0, "dog": 1, "boat": 2},
+    )
+    model = ViTForImageClassification(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn_like(parameter)
+            centre = 1.0 if name.endswith(("norm.weight", "before.weight", "after.weight")) else 0.0
+            wide = 0.45 if ".query.weight" in name or ".key.weight" in name else 0.2
+            parameter.copy_(centre + wide * noise)
+    model.save_pretrained(folder)
+    mean, std = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
+    ViTImageProcessorPil(size={"height": size, "width": size}, image_mean=mean, image_std=std).save_pretrained(folder)
+    return folder
 
 
 def make_convolutions_adversarial(model: torch.nn.Module, size: tuple[int, int]) -> torch.Tensor:

@@ -8,8 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from helpers import torch_decoders, torch_images
 from helpers.models import model_folder
 
 ROOT = Path(__file__).parents[2]
@@ -22,9 +25,13 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the checkpoint under the name that the README uses, and the command on the path."""
+    """A folder with checkpoints under the names that the README uses, two of them tiny, and the command on the path."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "all-MiniLM-L6-v2").symlink_to(model_folder("minilm"))
+    torch_decoders.build("llama", folder / "SmolLM2-135M-Instruct", vocab_size=torch_decoders.BYTES)
+    torch_decoders.add_tokenizer(folder / "SmolLM2-135M-Instruct")
+    torch_images.tiny_vit(folder / "vit-base-patch16-224")
+    Image.fromarray(np.full((40, 60, 3), 128, np.uint8)).save(folder / "photo.jpg")
     command = folder / "pocketformer"
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -W error -m pocketformer "$@"\n')
     command.chmod(0o755)
@@ -51,7 +58,7 @@ def test_python(folder: Path) -> None:
 def test_shell(folder: Path) -> None:
     lines = [line for block in blocks("bash") for line in block.splitlines()]
     commands = [line for line in lines if not line.startswith("make ")]
-    assert len(commands) == 8
+    assert len(commands) == 12
     for line in commands:
         assert run(folder, "bash", "-o", "pipefail", "-c", line), f"{line} printed nothing"
     assert (folder / "embeddings.npy").is_file()
