@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 from bench.ablation import PARTS, last_layer, recipes
+from bench.attention_charts import images
 from bench.compare import Change, changes, main, report
 from bench.page import render
 from bench.peers.peer import Child
@@ -202,3 +203,20 @@ def test_one_call_is_the_first() -> None:
     assert len(measure(calls.append, {}, 0.0, warm=False)) == len(calls) == 1
     assert len(measure(calls.append, {}, 0.0)) == 1
     assert len(calls) == 3
+
+
+def test_charts_draw_the_tables_of_the_page() -> None:
+    page = (ROOT / "docs" / "performance.md").read_text()
+    drawn = images(page)
+    for name, svg in drawn.items():
+        ElementTree.fromstring(svg)
+        kept = (ROOT / "docs" / "images" / name).read_text()
+        assert len(kept) < 40_000
+        assert f"images/{name}" in page
+        # What it draws, whatever fonts and version of matplotlib have drawn it.
+        points = [re.findall("<desc>(.*)</desc>", text) for text in (svg, kept)]
+        assert points[0] == points[1]
+        assert len(points[0]) == 1
+    assert images(page.replace("| full | 32.1 |", "| full | 320.1 |")) != drawn
+    with pytest.raises(ValueError, match="no table that begins with 'tokens'"):
+        images("## Attention in linear time")
