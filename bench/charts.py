@@ -50,8 +50,8 @@ def bars(
         return _svg(figure, axes)
 
 
-def lines(points: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str) -> str:
-    """Lines through (x, y) points, both axes logarithmic."""
+def lines(points: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str, heights: Sequence[float] = ()) -> str:
+    """Lines through (x, y) points, both axes logarithmic; ``heights`` are named on the second, if not powers of ten."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(6.0, 4))
         for i, (name, row) in enumerate(points.items()):
@@ -60,6 +60,8 @@ def lines(points: Mapping[str, Sequence[tuple[float, float]]], x: str, y: str) -
         axes.set_yscale("log")
         ticks = sorted({int(at) for row in points.values() for at, _ in row})
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        if heights:
+            axes.set_yticks(heights, [f"{height:g}" for height in heights])
         axes.minorticks_off()
         axes.set_xlabel(x)
         axes.set_ylabel(y)

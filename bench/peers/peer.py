@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -65,12 +66,13 @@ class Child:
         self.hello: Any = self._reply()
         self._process.send_signal(signal.SIGSTOP)
 
-    def ask(self, request: dict[str, Any]) -> Any:
+    def ask(self, request: dict[str, Any], limit: float | None = None) -> Any:
+        """The reply. Raises TimeoutError where there is none after ``limit`` seconds; the process is then closed."""
         assert self._process.stdin is not None
         self._process.send_signal(signal.SIGCONT)
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        reply = self._reply()
+        reply = self._reply(limit)
         self._process.send_signal(signal.SIGSTOP)
         return reply
 
@@ -78,8 +80,11 @@ class Child:
         self._process.kill()
         self._process.communicate()
 
-    def _reply(self) -> Any:
+    def _reply(self, limit: float | None = None) -> Any:
         assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], limit)[0]:
+            self.close()
+            raise TimeoutError(f"{self.name} has not answered within {limit:g} s")
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"{self.name} died with exit code {self._process.wait()}; its last words are above")

@@ -135,8 +135,13 @@ def compare(
     threads: int,
     rounds: int,
     seconds: float,
+    limit: float | None = None,
+    warm: bool = True,
 ) -> list[dict[str, Any]]:
-    """A row for each of ``runtimes`` and each cell (batch, tokens): medians of ``rounds`` rounds, and peak memory."""
+    """A row for each of ``runtimes`` and each cell (batch, tokens): medians of ``rounds`` rounds, and peak memory.
+
+    A runtime that takes more than ``limit`` seconds for a round has only that number in its row.
+    """
     rows: list[dict[str, Any]] = []
     order = random.Random(0)
     for cell in cells:
@@ -154,7 +159,13 @@ def compare(
                 peers[child] = facts
             for _ in range(rounds):
                 for child in order.sample(list(peers), len(peers)):
-                    found = child.ask({"measure": [*cell, seconds]})
+                    if "more_than" in peers[child]:
+                        continue
+                    try:
+                        found = child.ask({"measure": [*cell, seconds], "warm": warm}, limit)
+                    except TimeoutError:
+                        peers[child]["more_than"] = limit
+                        continue
                     peers[child]["rounds"].append(median(found["times"]))
                     peers[child]["peak_rss_bytes"] = found["peak_rss_bytes"]
             rows += peers.values()
@@ -170,7 +181,12 @@ def table(rows: list[dict[str, Any]]) -> str:
         place = f"| {row['name']} | {row['threads']} | {row['cell'][0]}" + (
             f" × {row['cell'][1]}" * bool(row["cell"][1])
         )
-        ratio, peak = ratio_text(row["rounds"], base["rounds"]), row["peak_rss_bytes"] / 1e6
+        if "more_than" in row:
+            least = row["more_than"] / median(base["rounds"]) if base["rounds"] else 0
+            lines.append(f"{place} | {row['runtime']} | more than {1e3 * row['more_than']:.0f} | > {least:.1f} | |")
+            continue
+        ratio = ratio_text(row["rounds"], base["rounds"]) if base["rounds"] else ""
+        peak = row["peak_rss_bytes"] / 1e6
         lines.append(f"{place} | {row['runtime']} | {1e3 * median(row['rounds']):.2f} | {ratio} | {peak:.0f} |")
     return "\n".join(lines)
 
@@ -184,6 +200,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=list(RUNTIMES), metavar="NAME")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.5, help="of each runtime in a round")
+    parser.add_argument("--once", action="store_true", help="one round of one call, the first: of what takes minutes")
+    parser.add_argument("--limit", type=float, help="seconds after which a runtime is left with 'more than'")
     parser.add_argument("--prepare", action="store_true", help="make the files, measure nothing")
     parser.add_argument("--json", type=Path, help="write the raw times here")
     arguments = parser.parse_args(argv)
@@ -199,7 +217,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         lengths = [0] if SHAPES[name].side else arguments.tokens
         cells = [(batch, tokens) for batch in arguments.batch for tokens in lengths]
         for threads in [] if arguments.prepare else arguments.threads:
-            rows += compare(name, folder, arguments.runtimes, cells, threads, arguments.rounds, arguments.seconds)
+            rounds, seconds = (1, 0.0) if arguments.once else (arguments.rounds, arguments.seconds)
+            limits = arguments.limit, not arguments.once
+            rows += compare(name, folder, arguments.runtimes, cells, threads, rounds, seconds, *limits)
     if rows:
         print(table(rows))
         print("\n".join(f"- {key}: {value}" for key, value in describe().items()))

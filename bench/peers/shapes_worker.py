@@ -112,9 +112,10 @@ RUNTIMES: dict[str, tuple[Callable[[Path, int], Call], str]] = {
 }
 
 
-def measure(call: Call, feed: Feed, seconds: float) -> list[float]:
-    """Seconds of each call, after one that is not counted, for so many ``seconds``."""
-    call(feed)
+def measure(call: Call, feed: Feed, seconds: float, warm: bool = True) -> list[float]:
+    """Seconds of each call, after one that is not counted unless not to ``warm``, for so many ``seconds``."""
+    if warm:
+        call(feed)
     times: list[float] = []
     while not times or sum(times) < seconds:
         begin = time.perf_counter()
@@ -132,8 +133,9 @@ def main() -> None:
     call = load(folder / file, threads)
     print(json.dumps("loaded"), file=replies, flush=True)
     for line in sys.stdin:
-        batch, tokens, seconds = json.loads(line)["measure"]
-        times = measure(call, SHAPES[folder.name].feed(batch, tokens), seconds)
+        request = json.loads(line)
+        batch, tokens, seconds = request["measure"]
+        times = measure(call, SHAPES[folder.name].feed(batch, tokens), seconds, request["warm"])
         print(json.dumps({"times": times, "peak_rss_bytes": peak_rss()}), file=replies, flush=True)
 
 

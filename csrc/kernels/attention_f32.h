@@ -11,12 +11,10 @@ void attend_f32(const AttentionF32Args& a, const LaneRows& rows) {
   constexpr int kChains = V::kAttentionChains;
   const AttentionArgs& c = a.common;
   const int kv_head = rows.head[0] / (c.heads / c.kv_heads);
-  const int first_position = c.first_position + rows.query[0];
   LaneRanges<V> range;
   const size_t first = (kv_head * a.kv.capacity + c.segment_slot) * c.head_stride;
   const float* k = a.kv.k + first;
   const float* v = a.kv.v + first;
-  const float* bias = c.bias != nullptr ? c.bias + rows.head[0] * c.ld_bias + c.bias_center : nullptr;
   const F scale = V::set1(c.scale * kLog2E);
 
   // Rows' channels side by side: query[d] holds channel d of the 16 rows.
@@ -49,7 +47,7 @@ void attend_f32(const AttentionF32Args& a, const LaneRows& rows) {
       unroll<kChains>([&](auto j) POCKETFORMER_LAMBDA {
         if (j >= count) return;
         F s = V::mul(acc[j], scale);
-        if (bias != nullptr) s = V::add(s, bias_of<V>(c, bias, first_position, key + j, rows.count));
+        if (range.bias != nullptr) s = V::add(s, bias_of<V>(c, range, rows, key + j));
         if (masked) s = V::select(V::between(range.lo, range.hi, key + j), s, V::set1(kMasked));
         V::store(weights + (key - begin + j) * kLanes, s);
         top = V::max(top, s);

@@ -66,13 +66,14 @@ POCKETFORMER_INLINE typename V::F load_keys(const float* x, int key, int end) {
   return key + kLanes <= end ? V::load(x + key) : V::load_partial(x + key, end - key);
 }
 
-// Bias of the 16 keys from `key` on for a query at `position`.
+// Bias of the 16 keys from `key` on for row `r`.
 template <class V>
-POCKETFORMER_INLINE typename V::F bias_of_lanes(const AttentionArgs& c, const float* row, int position, int key,
-                                                int end) {
+POCKETFORMER_INLINE typename V::F bias_of_lanes(const AttentionArgs& c, const LaneRanges<V>& range,
+                                                const LaneRows& rows, int r, int key, int end) {
   alignas(64) float lanes[kLanes] = {};
-  row += c.bias_of_query * position + c.bias_of_key * key;
-  for (int i = 0; i < kLanes && key + i < end; ++i) lanes[i] = row[c.bias_of_key * i];
+  const int position = c.first_position + rows.query[r];
+  const float* row = range.bias + rows.head[r] * c.ld_bias + c.bias_of_query * position + range.bias_of_key * key;
+  for (int i = 0; i < kLanes && key + i < end; ++i) lanes[i] = row[range.bias_of_key * i];
   return V::mul(V::load(lanes), V::set1(kLog2E));
 }
 

@@ -63,10 +63,7 @@ struct FewRowsF32 {
     for (int key = begin; key < end; key += kLanes) {
       float* at = scores[r] + key - begin;
       F s = V::mul(V::load(at), scale);
-      if (c.bias != nullptr) {
-        const float* bias = c.bias + rows.head[r] * c.ld_bias + c.bias_center;
-        s = V::add(s, bias_of_lanes<V>(c, bias, c.first_position + rows.query[r], key, end));
-      }
+      if (range.bias != nullptr) s = V::add(s, bias_of_lanes<V>(c, range, rows, r, key, end));
       s = mask.apply(key, s, kMasked);
       V::store(at, s);
       highest = V::max(highest, s);

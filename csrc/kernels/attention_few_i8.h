@@ -98,14 +98,14 @@ struct FewRowsI8 {
     const float* k_scale = a.kv.k_scale + first;
     const float* v_scale = a.kv.v_scale + first;
     const I offset = V::set1_i32(initial[r]);
-    const float* bias = c.bias != nullptr ? c.bias + rows.head[r] * c.ld_bias + c.bias_center : nullptr;
-    const F scaled = V::set1(factors[r]), factor = bias != nullptr || c.softcap != 0 ? V::set1(1.0f) : scaled;
+    const bool bias = range.bias != nullptr;
+    const F scaled = V::set1(factors[r]), factor = bias || c.softcap != 0 ? V::set1(1.0f) : scaled;
     const KeyMask<V> mask(range.low[r], range.high[r] < end ? range.high[r] : end);
     F highest = V::set1(kMasked);
     for (int key = begin; key < end; key += kLanes) {
       const int at = key - begin;
       F s = V::mul(V::to_f32(V::add_i32(V::load_i32(dots[r] + at), offset)), load_keys<V>(k_scale, key, end));
-      if (bias != nullptr) s = V::fma(s, scaled, bias_of_lanes<V>(c, bias, c.first_position + rows.query[r], key, end));
+      if (bias) s = V::fma(s, scaled, bias_of_lanes<V>(c, range, rows, r, key, end));
       s = mask.apply(key, s, kMasked);
       V::store(p[r] + at, s);
       highest = V::max(highest, s);

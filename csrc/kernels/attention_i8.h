@@ -25,8 +25,7 @@ struct KeyTileI8 {
   // scores[key][query] = float(q·k)·k_scale for keys [begin, end); returns their maximum per lane.
   template <bool kBias>
   POCKETFORMER_INLINE F score(const AttentionI8Args& a, const B* query, I initial, const LaneRanges<V>& range,
-                              int kv_head, int begin, int end, F factor, const float* bias, int first_position,
-                              int queries) {
+                              const LaneRows& rows, int kv_head, int begin, int end, F factor) {
     const AttentionArgs& c = a.common;
     const size_t first = kv_head * a.kv.capacity + c.segment_slot;
     const uint8_t* k = a.kv.k + first * stride(c);
@@ -61,7 +60,7 @@ struct KeyTileI8 {
       const auto finish = [&](auto masked) POCKETFORMER_LAMBDA {
         unroll<kChains>([&](auto j) POCKETFORMER_LAMBDA {
           F s = V::mul(V::to_f32(acc[j]), V::set1(k_scale[at(j)]));
-          if constexpr (kBias) s = V::fma(s, factor, bias_of<V>(c, bias, first_position, at(j), queries));
+          if constexpr (kBias) s = V::fma(s, factor, bias_of<V>(c, range, rows, at(j)));
           if constexpr (masked) s = V::select(V::between(range.lo, range.hi, at(j)), s, V::set1(kMasked));
           V::store(out + j * kLanes, s);
           top = V::max(top, s);
@@ -193,11 +192,9 @@ void attend_i8(const AttentionI8Args& a, const LaneRows& rows) {
   using F = typename V::F;
   const AttentionArgs& c = a.common;
   const int kv_head = rows.head[0] / (c.heads / c.kv_heads);
-  const int first_position = c.first_position + rows.query[0];
   LaneRanges<V> range;
   const float* v_scale = a.kv.v_scale + kv_head * a.kv.capacity + c.segment_slot;
   const uint8_t* keys = a.kv.k + (kv_head * a.kv.capacity + c.segment_slot) * c.head_stride;
-  const float* bias = kBias ? c.bias + rows.head[0] * c.ld_bias + c.bias_center : nullptr;
 
   typename V::B query[kMaxHeadDim / 4];
   gather_queries<V>(a, rows, query);
@@ -218,8 +215,7 @@ void attend_i8(const AttentionI8Args& a, const LaneRows& rows) {
   KeyTileI8<V, Stride> tile;
   const auto take_tile = [&](int first_key, int end, RunningSoftmax<V>& softmax) POCKETFORMER_LAMBDA {
     const int begin = first_key / 4 * 4;
-    F top = tile.template score<kBias>(a, query, initial, range, kv_head, begin, end, scaled, bias, first_position,
-                                       rows.count);
+    F top = tile.template score<kBias>(a, query, initial, range, rows, kv_head, begin, end, scaled);
     if (c.softcap != 0) top = cap_scores<V>(c, tile.scores, end - begin, scaled, top);
     F largest, keep, take;
     const F sum = tile.exponentiate(range, begin, end, factor, top, v_scale, largest);

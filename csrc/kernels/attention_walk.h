@@ -66,10 +66,14 @@ struct LaneRanges {
   typename V::I lo, hi;               // the same in lanes
   int begin, end;                     // union
   int full_begin, full_end;           // keys that every row sees
+  const float* bias;                  // of query 0 and key 0, or null
+  int bias_of_key;
 
   // Takes span number `walk`, or, behind the last, the rows' ranges.
   POCKETFORMER_INLINE void take(const AttentionArgs& a, const LaneRows& rows, int walk) {
-    const bool ranges = walk == a.span_count;
+    const bool ranges = walk == a.span_count, own = !ranges && a.spans[walk].bias != nullptr;
+    bias = own ? a.spans[walk].bias : a.bias != nullptr ? a.bias + a.bias_center : nullptr;
+    bias_of_key = own ? a.spans[walk].bias_of_key : a.bias_of_key;
     const int first = ranges ? a.first_key : a.spans[walk].begin, last = ranges ? a.keys : a.spans[walk].end;
     if (!ranges || (a.range.left >= a.keys && a.range.right >= a.keys)) {
       for (int i = 0; i < kLanes; ++i) low[i] = first, high[i] = last;
@@ -194,9 +198,11 @@ POCKETFORMER_INLINE typename V::F cap_scores(const AttentionArgs& c, float* scor
 
 // Bias of key j for the 16 queries: contiguous in the query, or the key's own.
 template <class V>
-POCKETFORMER_INLINE typename V::F bias_of(const AttentionArgs& c, const float* row, int first_position, int key,
-                                          int queries) {
-  const float* at = row + c.bias_of_query * first_position + c.bias_of_key * key;
+POCKETFORMER_INLINE typename V::F bias_of(const AttentionArgs& c, const LaneRanges<V>& range, const LaneRows& rows,
+                                          int key) {
+  const int position = c.first_position + rows.query[0], queries = rows.count;
+  const float* row = range.bias + rows.head[0] * c.ld_bias;
+  const float* at = row + c.bias_of_query * position + range.bias_of_key * key;
   return V::mul(c.bias_of_query == 0 ? V::set1(*at) : V::load_partial(at, queries), V::set1(kLog2E));
 }
 

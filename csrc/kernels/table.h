@@ -205,10 +205,13 @@ struct KeyRange {
   int left, right;
 };
 
-// Keys [begin, end) of a sequence, at least one; each counts `times` times.
+// Keys [begin, end) of a sequence, at least one; each counts `times` times. Where there is a bias, they may have one of
+// their own: of the first query of the sequence and key 0, from where AttentionArgs tells the way.
 struct KeySpan {
   int begin, end;
   int times = 1;
+  const float* bias = nullptr;
+  int bias_of_key = 0;
 };
 
 // Attention of `queries` consecutive tokens of one sequence, for heads [head_begin, head_end). Every query sees the

@@ -17,6 +17,7 @@ struct DomainSpec {
   DomainKind kind{};
   int64_t max_rows = 0, height = 0, width = 0, prepended = 0, merged = 0;
   bool halting = false;
+  int64_t summarized = 0;
 
   static constexpr Choice<DomainKind> kKinds[] = {{"ragged", DomainKind::kRagged},
                                                   {"grid", DomainKind::kGrid},
@@ -38,7 +39,10 @@ struct DomainSpec {
         optional_integer("merged", &DomainSpec::merged, 0, 1 << 20,
                          "rows fewer than those of `of`, in each sequence of a ragged domain; all are of one length"),
         flag("halting", &DomainSpec::halting,
-             "of a ragged domain made from another: those of its rows that `keep` keeps, which may be none")};
+             "of a ragged domain made from another: those of its rows that `keep` keeps, which may be none"),
+        optional_integer("summarized", &DomainSpec::summarized, 0, 1 << 20,
+                         "rows of a block of `of`, each whole one of which has a row before those of `of`, in each "
+                         "sequence of a ragged domain")};
   }
   static constexpr NameField<DomainSpec> name_of() {
     return pocketformer::name("name", &DomainSpec::name, "by which operators and callers refer to it");

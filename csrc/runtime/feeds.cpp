@@ -13,15 +13,11 @@ void check_length(const Domain& domain, size_t sequence, int64_t length) {
           "; the model takes at most ", domain.max_rows, ", truncate it");
 }
 
-// Rows of the domains that follow from others.
+// Rows of the domains that have as many in every sequence.
 void derive(const Program& program, Load& load) {
   for (size_t d = 0; d < program.domains.size(); ++d) {
     const Domain& domain = program.domains[d];
     if (domain.kind == DomainKind::kOne) load.rows[d] = load.sequences;
-    if (domain.of != kNone && domain.kind == DomainKind::kRagged) {
-      load.rows[d] = load.rows[domain.of] + load.sequences * static_cast<size_t>(domain.prepended);
-      load.rows[d] -= load.sequences * static_cast<size_t>(domain.merged);
-    }
     if (domain.kind == DomainKind::kGrid) {
       load.rows[d] = load.sequences * static_cast<size_t>(domain.height * domain.width);
     }
@@ -36,11 +32,13 @@ size_t root_of(const Program& program, size_t d) {
   return d;
 }
 
-// Slots of the domains made from `root`, for one of its sequences.
-void add_slots(const Program& program, size_t root, int64_t length, Load& load) {
+// Slots of the domains made from `root`, and rows of those that it does not fill, for one of its sequences.
+void add_rows(const Program& program, size_t root, int64_t length, Load& load) {
   for (size_t d = 0; d < program.domains.size(); ++d) {
     if (!program.domains[d].has_offsets() || root_of(program, d) != root) continue;
-    load.slots[d] += state_slots(static_cast<size_t>(sequence_rows(program, d, length)));
+    const size_t rows = static_cast<size_t>(sequence_rows(program, d, length));
+    load.slots[d] += state_slots(rows);
+    if (d != root && program.domains[d].kind == DomainKind::kRagged) load.rows[d] += rows;
   }
 }
 
@@ -48,9 +46,7 @@ void add_slots(const Program& program, size_t root, int64_t length, Load& load) 
 
 int64_t sequence_rows(const Program& program, size_t d, int64_t length) {
   const Domain& domain = program.domains[d];
-  if (domain.kind == DomainKind::kGrid) return domain.max_rows;
-  if (domain.of == kNone) return length;
-  return sequence_rows(program, static_cast<size_t>(domain.of), length) + domain.prepended - domain.merged;
+  return domain.rows_for(domain.of == kNone ? length : sequence_rows(program, static_cast<size_t>(domain.of), length));
 }
 
 Load plan_load(const Program& program, const int64_t* lengths, size_t sequences, size_t selected) {
@@ -64,7 +60,7 @@ Load plan_load(const Program& program, const int64_t* lengths, size_t sequences,
       const int64_t length = domain.kind == DomainKind::kGrid ? domain.max_rows : lengths[s];
       check_length(domain, s, length);
       load.rows[d] += static_cast<size_t>(length);
-      add_slots(program, d, length, load);
+      add_rows(program, d, length, load);
     }
   }
   derive(program, load);
@@ -108,7 +104,7 @@ Load inspect(const Program& program, const Feeds& feeds, bool cached) {
     if (domain.of != kNone) continue;
     if (domain.kind == DomainKind::kGrid) {
       load.rows[d] = load.sequences * static_cast<size_t>(domain.max_rows);
-      for (size_t s = 0; s < load.sequences; ++s) add_slots(program, d, domain.max_rows, load);
+      for (size_t s = 0; s < load.sequences; ++s) add_rows(program, d, domain.max_rows, load);
       continue;
     }
     const auto* const offsets = static_cast<const int64_t*>(feed.data);
@@ -117,7 +113,7 @@ Load inspect(const Program& program, const Feeds& feeds, bool cached) {
       require(offsets[s + 1] >= offsets[s] && offsets[s + 1] <= INT_MAX / 2, domain.name, "[", s + 1, "] is ",
               offsets[s + 1], "; offsets must not decrease nor exceed ", INT_MAX / 2);
       check_length(domain, s, offsets[s + 1] - offsets[s]);
-      add_slots(program, d, offsets[s + 1] - offsets[s], load);
+      add_rows(program, d, offsets[s + 1] - offsets[s], load);
     }
     load.rows[d] = static_cast<size_t>(offsets[load.sequences]);
   }
@@ -136,9 +132,7 @@ void fill_offsets(const Program& program, size_t d, size_t sequences, const int6
   const Domain& domain = program.domains[d];
   offsets[0] = 0;
   for (size_t s = 0; s < sequences; ++s) {
-    const bool grid = domain.kind == DomainKind::kGrid;
-    const int64_t length = grid ? domain.max_rows : of[s + 1] - of[s] + domain.prepended - domain.merged;
-    offsets[s + 1] = offsets[s] + length;
+    offsets[s + 1] = offsets[s] + domain.rows_for(of == nullptr ? 0 : of[s + 1] - of[s]);
   }
 }
 

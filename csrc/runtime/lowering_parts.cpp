@@ -55,14 +55,17 @@ void Lowering::take_domains(const Item* items) {
     const auto spec = parse<DomainSpec>(item, place_);
     check(index_of(program_.domains, spec.name) == kNone, "name", "is '", spec.name, "' a second time");
     const bool ragged = spec.kind == DomainKind::kRagged, grid = spec.kind == DomainKind::kGrid;
-    Domain domain{spec.name,      spec.kind,   kNone,       1,          1,
-                  spec.prepended, spec.merged, spec.height, spec.width, spec.halting};
+    Domain domain{spec.name,  spec.kind,    kNone,          1, 1, spec.prepended, spec.merged, spec.height,
+                  spec.width, spec.halting, spec.summarized};
     check(spec.prepended == 0 || (ragged && !spec.of.empty()), "prepended", "is ", spec.prepended,
           "; only a ragged domain made from another has such rows");
     check(spec.merged == 0 || (ragged && !spec.of.empty() && spec.prepended == 0), "merged", "is ", spec.merged,
           "; only a ragged domain made from another has fewer rows, and none before them");
     check(!spec.halting || (ragged && !spec.of.empty() && spec.prepended + spec.merged == 0), "halting",
           "is true; only a ragged domain made from another is, and without rows more or fewer");
+    check(spec.summarized == 0 || (ragged && !spec.of.empty() && spec.prepended + spec.merged == 0 && !spec.halting),
+          "summarized", "is ", spec.summarized,
+          "; only a ragged domain made from another has such rows, and no other rows more or fewer");
     check(grid ? spec.height >= 1 && spec.width >= 1 : spec.height == 0 && spec.width == 0, "height", "is ",
           spec.height, " and 'width' ", spec.width, "; both are at least 1 for a grid, and only for a grid");
     if (spec.of.empty()) {
@@ -81,8 +84,8 @@ void Lowering::take_domains(const Item* items) {
             "', which is halting; only another such domain, or a row a sequence, is made from it");
       check(spec.merged == 0 || (of.least_rows == of.max_rows && spec.merged < of.max_rows), "merged", "is ",
             spec.merged, "; '", spec.of, "' must have more rows in every sequence, and as many in each");
-      if (ragged) domain.max_rows = of.max_rows + spec.prepended - spec.merged;
-      if (ragged) domain.least_rows = of.least_rows + spec.prepended - spec.merged;
+      if (ragged) domain.max_rows = domain.rows_for(of.max_rows);
+      if (ragged) domain.least_rows = domain.rows_for(of.least_rows);
       if (spec.halting) domain.least_rows = 0;
       if (grid) domain.max_rows = domain.least_rows = spec.height * spec.width;
       if (spec.kind == DomainKind::kSelected) domain.max_rows = of.max_rows;

@@ -34,7 +34,13 @@ struct Domain {
   int64_t prepended, merged;     // more and fewer than those of `of`
   int64_t height, width;         // of a grid
   bool halting;                  // how many rows remain, `halt` says during a run
+  int64_t summarized;            // rows of a block of `of`, each of which has one row before the sequence's own, or 0
   int settled_by = kNone;        // its buffer, where the domain is halting
+  // Of a sequence that has `rows` of `of`, or of the domain itself where the caller fills it.
+  int64_t rows_for(int64_t rows) const {
+    if (kind == DomainKind::kGrid) return max_rows;
+    return rows + prepended - merged + (summarized == 0 ? 0 : rows / summarized);
+  }
   bool has_offsets() const { return kind == DomainKind::kRagged || kind == DomainKind::kGrid; }
 };
 
@@ -98,6 +104,7 @@ struct Work {
   double score_multiply_adds = 0;  // for each of those
   int64_t left = 0, right = 0;     // keys a query sees before and after its own, where there are scores
   int64_t globals = 0;             // first rows that all see, and that see all
+  int64_t summarized = 0;          // rows of a block whose summary all see too, or 0
   int keys = kNone;                // the domain of the keys, all of which are seen, if not the step's
   int rows = kNone;                // the domain whose rows these are, if not the stage's
   BlockPattern blocks = {};        // or, of these, what their queries see

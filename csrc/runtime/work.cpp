@@ -26,7 +26,7 @@ double seen_keys(int64_t length, int64_t together, const Work& work) {
   for (int64_t first = globals; first < length; first += together) {
     const int64_t last = std::min(first + together, length) - 1;
     const int64_t begin = std::max(first - work.left, globals), end = std::min(last + work.right, length - 1) + 1;
-    keys += static_cast<double>(globals + end - begin);
+    keys += static_cast<double>(globals + end - begin + (work.summarized == 0 ? 0 : length / work.summarized));
   }
   return keys;
 }

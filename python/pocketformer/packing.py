@@ -128,6 +128,8 @@ def vectors(graph: Graph) -> Iterator[tuple[str, tuple[int, ...], tuple[int, ...
                 rows = graph.max_rows(state["domain"])
                 shape = (widths[op["q"]] // state["head_dim"], 2 * rows - 1)
                 yield op["bias"], shape, (shape[0], attention_bias_width(rows))
+                if "summary_bias" in op:
+                    yield op["summary_bias"], shape, (shape[0], attention_bias_width(rows))
             if "pair_bias" in op:
                 state = states[op["state"]]
                 rows, heads = graph.max_rows(state["domain"]), widths[op["q"]] // state["head_dim"]
@@ -158,6 +160,8 @@ def vectors(graph: Graph) -> Iterator[tuple[str, tuple[int, ...], tuple[int, ...
             yield op["weight"], (taps, width), (taps, round_up(width, LANES))
             if "bias" in op:
                 yield op["bias"], (width,), (round_up(width, LANES),)
+        elif op["op"] == "summarize":
+            yield op["weight"], (widths[op["out"]],), (round_up(widths[op["out"]], LANES),)
         elif op["op"] == "match":
             first = op
             while "after" in first:

@@ -22,7 +22,12 @@ def before_pool(graph: Graph) -> Graph:
     """What a graph of text does up to its pooling: float32 [tokens, width]."""
     place = _pool_of(graph)
     inputs = [entry for entry in graph.inputs if entry["domain"] == graph.domains[0]["name"]]
-    return _part(graph, graph.ops[:place], graph.ops[place]["in"], graph.domains[:1], inputs)
+    ops = graph.ops[:place]
+    states = {op["state"] for op in ops if "state" in op}
+    named = {op[field] for op in ops for field in ("domain", "sequences") if field in op}
+    named |= {state["domain"] for state in graph.states if state["name"] in states}
+    domains = [entry for entry in graph.domains if entry is graph.domains[0] or entry["name"] in named]
+    return _part(graph, ops, graph.ops[place]["in"], domains, inputs)
 
 
 def after_pool(graph: Graph, rows: Array) -> Graph:

@@ -13,8 +13,12 @@ from xml.etree import ElementTree
 
 import pytest
 from bench.ablation import PARTS, last_layer, recipes
+from bench.attention_charts import images
 from bench.compare import Change, changes, main, report
 from bench.page import render
+from bench.peers.peer import Child
+from bench.peers.shapes import table
+from bench.peers.shapes_worker import measure
 from bench.results import Series, load, series
 from bench.statistics import quartiles, ratios
 
@@ -178,3 +182,41 @@ def test_recipes_of_the_ablation_are_valid_and_named_once(tmp_path: Path) -> Non
     graph = load_checkpoint(tmp_path).graph
     for recipe in recipes(list(PARTS)):
         QuantizeOptions(**recipe.options).precisions(graph)
+
+
+def test_a_peer_that_takes_too_long_is_left_with_that(tmp_path: Path) -> None:
+    script = tmp_path / "child.py"
+    script.write_text("import json, time\nprint('1', flush=True)\ninput()\nprint('2', flush=True)\ntime.sleep(60)\n")
+    child = Child("sleeper", [sys.executable, str(script)], {})
+    assert child.hello == 1
+    assert child.ask({}, 30) == 2
+    with pytest.raises(TimeoutError, match=r"sleeper has not answered within 0.2 s"):
+        child.ask({}, 0.2)
+    cell = {"name": "model", "threads": 1, "cell": (1, 8192)}
+    ours = {**cell, "runtime": "pocketformer int8", "rounds": [2.0], "peak_rss_bytes": 1e6}
+    rows = table([ours, {**cell, "runtime": "other", "rounds": [], "more_than": 7.0}]).splitlines()
+    assert rows[-1] == "| model | 1 | 1 × 8192 | other | more than 7000 | > 3.5 | |"
+
+
+def test_one_call_is_the_first() -> None:
+    calls: list[object] = []
+    assert len(measure(calls.append, {}, 0.0, warm=False)) == len(calls) == 1
+    assert len(measure(calls.append, {}, 0.0)) == 1
+    assert len(calls) == 3
+
+
+def test_charts_draw_the_tables_of_the_page() -> None:
+    page = (ROOT / "docs" / "performance.md").read_text()
+    drawn = images(page)
+    for name, svg in drawn.items():
+        ElementTree.fromstring(svg)
+        kept = (ROOT / "docs" / "images" / name).read_text()
+        assert len(kept) < 40_000
+        assert f"images/{name}" in page
+        # What it draws, whatever fonts and version of matplotlib have drawn it.
+        points = [re.findall("<desc>(.*)</desc>", text) for text in (svg, kept)]
+        assert points[0] == points[1]
+        assert len(points[0]) == 1
+    assert images(page.replace("| full | 32.1 |", "| full | 320.1 |")) != drawn
+    with pytest.raises(ValueError, match="no table that begins with 'tokens'"):
+        images("## Attention in linear time")

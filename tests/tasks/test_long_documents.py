@@ -192,12 +192,43 @@ def test_an_answer_in_one_pass(tmp_path: Path) -> None:
     assert best[0].score == pytest.approx(square.max(), rel=1e-3)
     passes.clear()
     done: list[tuple[int, int]] = []
-    reader.answer("who wrote the letter", context, max_length=300, progress=lambda *counts: done.append(counts))
+    with pytest.warns(UserWarning, match=r"the context is longer than the 300 tokens of one pass: .* in \d+ windows"):
+        reader.answer("who wrote the letter", context, max_length=300, progress=lambda *counts: done.append(counts))
     assert len(passes) > 3
     assert done == [(i + 1, len(passes)) for i in range(len(passes))]
     assert max(passes) == 300
     with pytest.raises(ValueError, match="max_length is 2049; it must be between 4 and the model's 2048"):
         reader.answer("who", context, max_length=2049)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta", "albert", "modernbert"])
+def test_windows_of_a_context_that_is_tokenized_piece_by_piece(
+    tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are those of the whole, with every word told apart."""
+    reader = make("answer", tmp_path, 100, family=family).load()
+    question, context = (
+        "who wrote the letter",
+        DOCUMENT + "\u00e9t\u00e9 \u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35  " + DOCUMENT,
+    )
+    with pytest.warns(UserWarning, match="the context is longer than the 100 tokens"):
+        whole = reader._reader.windows(question, context)
+    answers = reader.answer(question, context, top_k=5, allow_empty=True)
+    monkeypatch.setattr("pocketformer.tasks.text.PIECE", 100)
+    assert reader._reader._long(context, reader._reader.any_tokenizer())
+    pieces = reader._reader.windows(question, context)
+    assert len(pieces) == len(whole) > 5
+    for a, b in zip(whole, pieces, strict=True):
+        # Where a model has no types, windows behind the first keep what the tokenizer's template does not say.
+        for field in ("ids", "offsets", *(["types"] if reader._reader.types(whole) else [])):
+            np.testing.assert_array_equal(getattr(a, field), getattr(b, field))
+        assert (a.asked, a.begin, a.end) == (b.asked, b.begin, b.end)
+        assert (a.first, a.last) == (b.first, b.last)
+        assert (a.words < 0).tolist() == (b.words < 0).tolist()
+        assert (np.diff(a.words) == 0).tolist() == (np.diff(b.words) == 0).tolist()
+    assert reader.answer(question, context, top_k=5, allow_empty=True) == answers
+    with pytest.raises(ValueError, match="leaves no room for its context in 100 tokens"):
+        reader.answer("who wrote " * 45, context)
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 // Attention of queries over a state's keys and values, of their own sequence's rows or of those of another domain.
 // Global rows, the first of each sequence, are seen by every query, and attend to every key themselves, with queries
 // and a state of their own where these are named. A block-sparse pattern names spans of keys for each block of queries
-// instead.
+// instead. Of a state that begins with a row for each block, all queries see these too.
 #pragma once
 
 #include <algorithm>
@@ -22,6 +22,8 @@ class AttentionStep final : public Step {
     const float* bias;
     size_t ld_bias;
     int bias_center, bias_of_key = -1;
+    const float* summary_bias = nullptr;  // as large
+    int summarized = 0;                   // rows of a block that has a row before the keys of the sequence's own
     bool fine = false;
     int keys = kNone;  // an input of indices, or kNone
     int globals = 0, more_globals = kNone;
@@ -36,7 +38,8 @@ class AttentionStep final : public Step {
 
   AttentionStep(const State& s, int domain, const Source& local, const Source& global, Operand out, const Shape& shape)
       : Step("attention", Split::kHeads), domain_(domain), local_(local), global_(global), out_(out), shape_(shape) {
-    if (domain != s.domain) work_.keys = s.domain;
+    if (domain != s.domain && shape.summarized == 0) work_.keys = s.domain;
+    work_.summarized = shape.summarized;
     work_.int8 = s.int8;
     work_.scores = shape.heads;
     work_.score_multiply_adds = (shape.fine ? 3.0 : 2.0) * s.head_dim;
@@ -60,6 +63,7 @@ class AttentionStep final : public Step {
       if (queries.empty()) return;
       const int first = row + queries.begin, last = row + queries.end;
       const int length = w.keys(key_domain, sequence);
+      if (shape_.summarized != 0) return attend_summaries(w, sequence, first, last, heads, length);
       if (shape_.blocks.holds(length)) return attend_blocks(w, sequence, first, last, heads, length);
       const int globals = std::min(shape_.globals + (more == nullptr ? 0 : more[sequence]), length);
       const int local = std::clamp(globals - w.position(domain_, sequence, first), 0, last - first) + first;
@@ -79,6 +83,7 @@ class AttentionStep final : public Step {
     KeyRange range;
     int first = 0, count = 0;
     const KeySpan* spans = nullptr;
+    int ahead = 0;  // keys before those of the queries' own rows
   };
 
   static const int32_t* indices(const Worker& w, int input) { return input == kNone ? nullptr : w.indices(input); }
@@ -93,6 +98,20 @@ class AttentionStep final : public Step {
     }
   }
 
+  // The bias of a block is that of the distance to its first row, in blocks: so rows behind the last whole block, which
+  // belong to that, look it up as many rows nearer.
+  void attend_summaries(const Worker& w, int sequence, int first, int last, const Span& heads, int keys) const {
+    const int size = shape_.summarized, length = w.length(domain_, sequence), blocks = length / size;
+    const int whole = std::clamp(blocks * size - w.position(domain_, sequence, first), 0, last - first) + first;
+    const auto attend_from = [&](int begin, int end, int nearer) {
+      const float* const bias = shape_.summary_bias + shape_.bias_center - blocks - nearer;
+      const KeySpan span{0, blocks, 1, shape_.summary_bias == nullptr ? nullptr : bias, -size};
+      attend(w, local_, sequence, begin, end, heads, {keys, shape_.range, blocks, blocks == 0 ? 0 : 1, &span, blocks});
+    };
+    attend_from(first, whole, 0);
+    attend_from(whole, last, size);
+  }
+
   // The rows [begin, end) of a sequence over the keys that they see.
   void attend(const Worker& w, const Source& from, int sequence, int begin, int end, const Span& heads,
               const Seen& seen) const {
@@ -101,7 +120,7 @@ class AttentionStep final : public Step {
     const StoredState stored = w.stored(from.state, sequence);
     const bool sized = static_cast<bool>(shape_.sizes);
     const AttentionArgs common{.queries = end - begin,
-                               .first_position = w.position(domain_, sequence, begin) - stored.base,
+                               .first_position = w.position(domain_, sequence, begin) + seen.ahead - stored.base,
                                .keys = seen.keys - stored.base,
                                .segment_slot = stored.first_slot,
                                .heads = shape_.heads,
@@ -151,7 +170,7 @@ class AttentionStep final : public Step {
 struct Attention {
   static constexpr int64_t kMaxPairs = 1 << 14;  // whose places in a table are integers of 31 bits
   static constexpr int64_t kMaxRepeats = 1024;
-  std::string q, state, out, bias, pair_bias, keys, more_globals, global_q, global_state, sizes;
+  std::string q, state, out, bias, summary_bias, pair_bias, keys, more_globals, global_q, global_state, sizes;
   double scale = 0, softcap = 0;
   bool causal = false, fine = false;
   int64_t left = -1, right = -1, globals = 0;
@@ -164,9 +183,11 @@ struct Attention {
   static constexpr auto fields() {
     return std::tuple{
         name("q", &Attention::q, "queries: from `quantize_heads` for an int8 state, rows of heads for fp32"),
-        name("state", &Attention::state,
-             "keys and values, each head for as many query heads in a row; where they are of another domain than `q`, "
-             "every row sees all of its sequence"),
+        name(
+            "state", &Attention::state,
+            "keys and values, each head for as many query heads in a row; where they are of another domain than `q`, "
+            "every row sees all of its sequence; but where that has `summarized` rows of the queries', of its own keys "
+            "those in its range, and of all blocks theirs"),
         name("out", &Attention::out, "rows of heads side by side"),
         number_above("scale", &Attention::scale, 0, "of q · k, before rotation"),
         optional_from("softcap", &Attention::softcap, 0, "what scores stay below, in absolute value; 0: no such cap"),
@@ -175,7 +196,12 @@ struct Attention {
         optional_integer("left", &Attention::left, -1, kMaxRows, "keys seen before the query's own; −1: all"),
         optional_integer("right", &Attention::right, -1, kMaxRows, "keys seen after it; −1: all"),
         optional_name("bias", &Attention::bias,
-                      "tensor f32 [heads, 2 · max_rows − 1 up to 16s], entry (query − key) + max_rows − 1"),
+                      "tensor f32 [heads, 2 · max_rows − 1 up to 16s], of the keys' domain, entry (query − key) + "
+                      "max_rows − 1"),
+        optional_name(
+            "summary_bias", &Attention::summary_bias,
+            "beside `bias` and as large, of keys that summarize blocks: entry (query − first row of the block) "
+            "+ max_rows − 1, where rows behind the last whole block count as many fewer as a block has"),
         optional_name("pair_bias", &Attention::pair_bias,
                       "tensor f32 [heads, max_rows, max_rows up to 16s], entry [head, key, query]"),
         optional_name(
@@ -205,9 +231,16 @@ struct Attention {
     const int index = l.state("state", state);
     const State& s = l.program().states[static_cast<size_t>(index)];
     const Value from = queries(l, "q", q, s);
-    const bool across = from.domain != s.domain,
-               whole = left < 0 && right < 0 && !causal && bias.empty() && pair_bias.empty();
     const Domain& keyed = l.program().domains[static_cast<size_t>(s.domain)];
+    const bool summaries = keyed.summarized != 0 && keyed.of == from.domain,
+               across = from.domain != s.domain && !summaries,
+               whole = left < 0 && right < 0 && !causal && bias.empty() && pair_bias.empty();
+    l.check(
+        summaries ? !causal && pair_bias.empty() && keys.empty() && sizes.empty() && block == 0 : summary_bias.empty(),
+        "state", "is '", state, "' over '", keyed.name,
+        summaries ? "', which summarizes blocks: beside 'causal', 'pair_bias', 'keys', 'sizes' or 'block'"
+                  : "', which summarizes no blocks that a 'summary_bias' could be of");
+    l.check(summary_bias.empty() || !bias.empty(), "summary_bias", "is '", summary_bias, "' without a 'bias'");
     l.check(!across || !keyed.halting, "state", "is '", state, "' over '", keyed.name,
             "', of which there may be no key");
     l.check(!across || (l.domain_of(from).has_offsets() && whole && keys.empty() && !s.kept), "q", "names '", q,
@@ -231,7 +264,8 @@ struct Attention {
     l.check(pair_bias.empty() || (bias.empty() && !s.kept), "pair_bias", "is '", pair_bias,
             "' beside a bias or a kept state");
     if (!bias.empty()) {
-      const int64_t reach = l.domain_of(from).max_rows, length = padded(2 * reach - 1);
+      const int64_t reach = keyed.max_rows, length = padded(2 * reach - 1);
+      if (!summary_bias.empty()) shape.summary_bias = l.tensors().take_floats(l.place(), summary_bias, {heads, length});
       shape.bias = l.tensors().take_floats(l.place(), bias, {heads, length});
       shape.ld_bias = static_cast<size_t>(length);
       shape.bias_center = static_cast<int>(reach) - 1;
@@ -261,7 +295,8 @@ struct Attention {
     const Value global = global_q.empty() ? from : queries(l, "global_q", global_q, t);
     l.check(global.rows.width == from.rows.width && global.domain == from.domain, "global_q", "names '", global_q,
             "' of another width or domain than 'q'");
-    l.check(!some || !across, "globals", "is given, but '", q, "' is of another domain than the state");
+    l.check(!some || (!across && !summaries), "globals", "is given, but '", q, "' is of another domain than the state");
+    shape.summarized = summaries ? static_cast<int>(keyed.summarized) : 0;
     l.check(sizes.empty() || (shape.bias == nullptr && softcap == 0 && !some && !s.kept && !across), "sizes", "is '",
             sizes, "', beside a bias, a softcap, global rows, queries of another domain or a kept state");
     const Value matched = sizes.empty() ? Value{} : l.matches("sizes", sizes, s.domain);

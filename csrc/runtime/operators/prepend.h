@@ -44,9 +44,10 @@ struct Prepend {
   void lower(Lowering& l) const {
     const Value from = l.dense("in", in);
     const int made = l.made_domain("domain", domain, from, DomainKind::kRagged);
-    const int64_t count = l.program().domains[static_cast<size_t>(made)].prepended;
-    l.check(l.program().domains[static_cast<size_t>(made)].merged == 0, "domain", "is '", domain,
-            "', which has fewer rows");
+    const Domain& longer = l.program().domains[static_cast<size_t>(made)];
+    const int64_t count = longer.prepended;
+    l.check(longer.merged == 0 && longer.summarized == 0, "domain", "is '", domain,
+            "', which has fewer rows, or rows of blocks");
     const float* first = l.tensors().take_floats(l.place(), rows, {count, padded(from.rows.width)});
     l.begin_stage(made);
     const Operand to = l.write(out, made, from.rows.width);

@@ -30,15 +30,16 @@
 #include "runtime/operators/soft_pool.h"
 #include "runtime/operators/softcap.h"
 #include "runtime/operators/store.h"
+#include "runtime/operators/summarize.h"
 #include "runtime/operators/unfold.h"
 
 namespace pocketformer {
 namespace {
 
-using Operators =
-    std::tuple<Embed, Norm, Linear, Columns, Rope, QuantizeHeads, Store, Attention, Pool, Select, Normalize, Unfold,
-               Prepend, Concat, Depthwise, Fold, Resize, SoftCap, HeadMean, Match, Merge, Moments, Standardize,
-               SoftPool, Spread, Average, Mix, LinearAttentionOp, Fit, Convolve, Nystrom, Halt, Keep, Contribute>;
+using Operators = std::tuple<Embed, Norm, Linear, Columns, Rope, QuantizeHeads, Store, Attention, Pool, Select,
+                             Normalize, Unfold, Prepend, Concat, Depthwise, Fold, Resize, SoftCap, HeadMean, Match,
+                             Merge, Moments, Standardize, SoftPool, Spread, Average, Mix, LinearAttentionOp, Fit,
+                             Convolve, Nystrom, Halt, Keep, Contribute, Summarize>;
 
 // fn(operator) for each, of which only the type counts.
 template <class Fn>

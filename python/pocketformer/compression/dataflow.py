@@ -14,7 +14,7 @@ def inputs(op: Op) -> list[str]:
 
 def parameters(op: Op) -> list[str]:
     """The plain parameters that ``op`` reads; tables apart."""
-    plain = dict.fromkeys(("norm", "depthwise", "standardize", "average", "mix", "convolve"), "{}")
+    plain = dict.fromkeys(("norm", "depthwise", "standardize", "average", "mix", "convolve", "summarize"), "{}")
     weight = {**plain, "linear": "{}.weight"}.get(op["op"]) if "weight" in op else None
     named = [op[field] for field in TENSORS if op.get(field) is not None]
     return ([weight.format(op["weight"])] if weight else []) + named

@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from .._core import Program, Session, default_threads
-from ..graph import Array, Op
+from ..graph import Array, Op, rows_for
 from ..packing import pack_graph
 from ..segments import aligned, as_table
 from .calibration import Calibration
@@ -27,6 +27,7 @@ IN_MEMORY = 64 << 20
 ROWS = "rows of "
 """What begins the names of the tables that values are looked up in, and of the inputs by which they are, one for each
 domain."""
+PLACED = " as given"
 
 
 class _Memory:
@@ -106,7 +107,7 @@ class Run:
             return np.ones_like(chunk)
         if entry["kind"] == "grid":
             return np.full_like(chunk, entry["height"] * entry["width"])
-        return self.lengths(entry["of"], chunk) + entry.get("prepended", 0) if "of" in entry else chunk
+        return rows_for(entry, self.lengths(entry["of"], chunk)) if "of" in entry else chunk
 
     def run(self, op: Op, values: Mapping[str, Rows | None]) -> Rows | None:
         """The result of one operator on ``values``, which a graph of it alone looks up in tables, row by row."""
@@ -155,18 +156,28 @@ class Segment:
             params[f"{name}.weight"] = np.concatenate([np.asarray(weight[i : i + 1]) for i in distinct])
             weights[name] = {**graph.weights[name], "n": len(distinct)}
         lookups: list[Op] = []
+        read = list(dict.fromkeys((domain, *(rows.domain for rows in values.values()))))
+        # Rows that begin with those of blocks are given by themselves, and then said to be what they are.
+        self._placed = {
+            f"{name}{PLACED}": name for name in read if run.domains[name].get("summarized") and name != domain
+        }
+        given_as = {name: given for given, name in self._placed.items()}
         for value, rows in values.items():
             table, index = f"{ROWS}{value}", f"{ROWS}{rows.domain}"
             weights[table] = {"format": "f32", "n": 1, "k": rows[0].shape[1]}
             params[f"{table}.weight"] = np.zeros((1, rows[0].shape[1]), np.float32)
-            lookups.append({"op": "embed", "out": value, "tables": [{"weight": table, "index": index}]})
+            looked_up = f"{value}{PLACED}" if rows.domain in given_as else value
+            lookups.append({"op": "embed", "out": looked_up, "tables": [{"weight": table, "index": index}]})
+            if looked_up != value:
+                lookups.append({"op": "fit", "in": looked_up, "out": value, "domain": rows.domain})
         inputs = [{"name": name, "domain": domain, "dtype": "i32", "limit": n} for name, n in limits.items()]
-        read = list(dict.fromkeys((domain, *(rows.domain for rows in values.values()))))
-        inputs += [{"name": f"{ROWS}{name}", "domain": name, "dtype": "i32", "limit": 1} for name in read]
+        inputs += [
+            {"name": f"{ROWS}{name}", "domain": given_as.get(name, name), "dtype": "i32", "limit": 1} for name in read
+        ]
         stores = run.flow.stored(op)
         self._segment = replace(
             graph,
-            domains=self._domains(read),
+            domains=self._domains([name for name in read if name not in given_as]),
             inputs=inputs,
             weights=weights,
             states=[state for state in graph.states if state["name"] in {store["state"] for store in stores}],
@@ -189,6 +200,8 @@ class Segment:
                 made.append({**entry, "of": base})
             elif name != base:
                 filled.append(self._filled(name))
+        filled += [{**self._filled(name), "name": given} for given, name in self._placed.items()]
+        made += [self._run.domains[name] for name in self._placed.values()]
         return [*filled, *made]
 
     def _filled(self, name: str) -> dict[str, Any]:
@@ -205,7 +218,7 @@ class Segment:
         inputs = []
         for entry in self._segment.inputs:
             if entry["name"] not in feeds:
-                count = int(self._run.lengths(entry["domain"], chunk).sum())
+                count = int(self._run.lengths(self._placed.get(entry["domain"], entry["domain"]), chunk).sum())
                 feeds[entry["name"]] = np.arange(count, dtype=np.int32)
                 entry = {**entry, "limit": count}
             inputs.append(entry)
@@ -215,7 +228,7 @@ class Segment:
             params[f"{table}.weight"] = as_table(chunk_rows)
         for entry in self._segment.domains:
             if entry["kind"] == "ragged" and "of" not in entry:
-                lengths = self._run.lengths(entry["name"], chunk)
+                lengths = self._run.lengths(self._placed.get(entry["name"], entry["name"]), chunk)
                 feeds[entry["name"]] = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         graph = replace(self._segment, weights=weights, inputs=inputs, params={})
         return Session(Program(graph.description(), params)).run(feeds, default_threads())

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..graph import GraphBuilder, Table
+from ..graph import Array, GraphBuilder, Table
 from ..sources.source import Config, Tensors
 from .encoder import EncoderSpec
 from .family import Family
@@ -19,9 +20,9 @@ ATTENTION = "SelfAttention"
 """What checkpoints call the attention of a layer."""
 
 
-def bias_table(attention: str = ATTENTION) -> str:
+def bias_table(attention: str = ATTENTION, kind: str = "relative") -> str:
     """The tensor of the values by distance, which the first layer has for all."""
-    return f"encoder.block.0.layer.0.{attention}.relative_attention_bias.weight"
+    return f"encoder.block.0.layer.0.{attention}.{kind}_attention_bias.weight"
 
 
 def _names(attention: str, gated: bool) -> LayerNames:
@@ -32,6 +33,7 @@ def _names(attention: str, gated: bool) -> LayerNames:
         ffn_up=f"{_FFN}.wi",
         ffn_down=f"{_FFN}.wo",
         ffn_norm="layer.1.layer_norm",
+        summary_norm=f"layer.0.{attention}.global_input_layer_norm",
     )
     return replace(names, ffn_gate=f"{_FFN}.wi_0", ffn_up=f"{_FFN}.wi_1") if gated else names
 
@@ -75,14 +77,21 @@ def encode(b: GraphBuilder, spec: EncoderSpec, tensors: Tensors, prefix: str, at
     table = f"{prefix}shared.weight"
     if table not in tensors:  # the encoder's own name for it
         table = f"{prefix}encoder.embed_tokens.weight"
-    buckets = np.asarray(tensors.weight(f"{prefix}{bias_table(attention)}", _BUCKETS, spec.layer.heads))
-    distance = np.arange(1 - spec.max_length, spec.max_length)
-    bias = "encoder.relative_bias", np.ascontiguousarray(buckets[relative_bucket(distance)].T)
+    size = spec.layer.summaries
+    keys = spec.max_length + (spec.max_length // size if size else 0)
+    distance = np.arange(1 - keys, keys)
+
+    def bias_by(distance: NDArray[np.int64], kind: str) -> tuple[str, Array]:
+        buckets = np.asarray(tensors.weight(f"{prefix}{bias_table(attention, kind)}", _BUCKETS, spec.layer.heads))
+        return f"encoder.{kind}_bias", np.ascontiguousarray(buckets[relative_bucket(distance)].T)
+
+    bias = bias_by(distance, "relative")
+    summary_bias = bias_by(distance // size, "global_relative") if size else None
     x = b.embed([Table("embed.words", tensors.weight(table, spec.vocab, spec.hidden), "ids")])
     names = _names(attention, spec.layer.gated)
     for i in range(spec.layers):
         layer = Layer.read(f"layers.{i}", spec.layer, tensors, f"{prefix}encoder.block.{i}.", names)
-        x = layer.append_to(b, x, bias)
+        x = layer.append_to(b, x, bias, summary_bias=summary_bias)
     parameters = norm(tensors, f"{prefix}encoder.final_layer_norm", spec.hidden, bias=False)
     return b.norm(x, *parameters, name="final_norm", eps=spec.layer.eps, kind="rms")
 

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from ..errors import CheckpointError
-from ..graph import Array, BlockSparse, GraphBuilder
+from ..graph import TOKENS, Array, BlockSparse, GraphBuilder
 from ..lazy import concatenate, row_slice
 from ..sources.source import Tensors
 from .rope import Rope
@@ -27,7 +27,8 @@ class LayerSpec:
     pre-norm layer's attention takes its input as it is (the first of ModernBERT). ``kv_heads`` and ``head_dim`` follow
     from ``heads`` and ``hidden`` if None. ``window`` is the farthest that a query looks to each side. ``rope`` turns
     queries and keys by their positions. ``globals`` first tokens, and as many more as the input ``more_globals`` says,
-    see all by projections of their own and are seen by all, beside the window. ``blocks`` say what is seen where
+    see all by projections of their own and are seen by all, beside the window. ``summaries`` rows make a block whose
+    sum, normalised by itself, all see as a key too. ``blocks`` say what is seen where
     attention is block-sparse. ``gated`` says that the activation of
     one linear multiplies another (GLU, arXiv 2002.05202). ``qk_norm`` normalises each head of queries and keys before
     they turn; ``scale`` multiplies q·k, and is 1/√head_dim if None; ``softcap`` c then makes c·tanh(s/c) of a score s,
@@ -54,6 +55,7 @@ class LayerSpec:
     rope: Rope | None = None
     globals: int = 0
     more_globals: str | None = None
+    summaries: int = 0
     blocks: BlockSparse | None = None
     gated: bool = False
     qk_norm: bool = False
@@ -97,7 +99,8 @@ class LayerNames:
     ``qkv`` lists query, key and value, or the one matrix that holds them below each other, and ``global_qkv`` those of
     global tokens. ``ffn_gate`` is the linear
     of a gated layer whose result is activated; where it is None, the upper half of ``ffn_up`` is. ``qk_norms`` are the
-    norms of queries and keys, ``after`` those behind attention and FFN of a sandwich.
+    norms of queries and keys, ``after`` those behind attention and FFN of a sandwich, ``summary_norm`` that of the sums
+    of blocks.
     """
 
     qkv: tuple[str, ...]
@@ -110,6 +113,7 @@ class LayerNames:
     qk_norms: tuple[str, str] = ("", "")
     after: tuple[str, str] = ("", "")
     global_qkv: tuple[str, ...] = ()
+    summary_norm: str = ""
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,7 @@ class Layer:
     qk_norms: tuple[Array, ...] = ()
     after: tuple[Pair, ...] = ()
     global_qkv: Pair | None = None
+    summary_norm: Array | None = None
 
     @classmethod
     def read(cls, name: str, spec: LayerSpec, tensors: Tensors, prefix: str, names: LayerNames) -> Layer:
@@ -172,6 +177,7 @@ class Layer:
             else (),
             tuple(norm_pair(part) for part in names.after) if spec.norm == "sandwich" else (),
             projections(names.global_qkv) if spec.globals or spec.more_globals else None,
+            norm_pair(names.summary_norm)[0] if spec.summaries else None,
         )
 
     def append_to(
@@ -180,16 +186,21 @@ class Layer:
         x: str,
         bias: tuple[str, Array] | None = None,
         attend: Callable[[str], str] | None = None,
+        summary_bias: tuple[str, Array] | None = None,
     ) -> str:
         """Appends the operators; returns the value after the layer.
 
-        ``bias`` is a name and a table [heads, 2·max_length−1] that attention adds by relative position. ``attend``
-        mixes queries, keys and values, side by side, where that is not the attention of a sequence to itself.
+        ``bias`` is a name and a table [heads, 2·max_length−1] that attention adds by relative position, and
+        ``summary_bias`` that of the sums of blocks. ``attend`` mixes queries, keys and values, side by side, where that
+        is not the attention of a sequence to itself.
         """
         spec, pre = self.spec, self.spec.norm != "post"
         h = self._norm(b, x, "attention_norm", self.attention_norm) if pre else x
-        qkv = b.linear(h, *self.qkv, name=f"{self.name}.qkv")
-        mixed = attend(qkv) if attend else self._attend(b, h, qkv, bias)
+        if self.summary_norm is not None:
+            mixed = self._attend_with_summaries(b, h, self.summary_norm, bias, summary_bias)
+        else:
+            qkv = b.linear(h, *self.qkv, name=f"{self.name}.qkv")
+            mixed = attend(qkv) if attend else self._attend(b, h, qkv, bias)
         x = self._sublayer(b, mixed, self.attention_out, "attention_out", x, 0)
         x = x if pre else self._norm(b, x, "attention_norm", self.attention_norm)
         h = self._norm(b, x, "ffn_norm", self.ffn_norm) if pre else x
@@ -225,6 +236,33 @@ class Layer:
             bias=bias,
             softcap=spec.softcap,
             blocks=spec.blocks,
+        )
+
+    def _attend_with_summaries(
+        self,
+        b: GraphBuilder,
+        h: str,
+        weight: Array,
+        bias: tuple[str, Array] | None,
+        summary_bias: tuple[str, Array] | None,
+    ) -> str:
+        """Keys and values of the sums come from the same linear as those of the tokens."""
+        spec, (qkv, qkv_bias) = self.spec, self.qkv
+        inner, outer = spec.heads * spec.head_width, spec.key_heads * spec.head_width
+        keys = b.domain("keys", "ragged", TOKENS, summarized=spec.summaries)
+        rows = b.summarize(h, weight, keys, name=f"{self.name}.summary_norm", eps=spec.eps)
+        first, second = (None, None) if qkv_bias is None else (qkv_bias[:inner], qkv_bias[inner:])
+        kv = b.linear(rows, row_slice(qkv, inner, inner + 2 * outer), second, name=f"{self.name}.kv")
+        k, v = b.columns(kv, 0, outer), b.columns(kv, outer, outer)
+        state = b.store(k, v, heads=spec.key_heads, head_dim=spec.head_width, domain=keys)
+        return b.attend(
+            b.linear(h, row_slice(qkv, 0, inner), first, name=f"{self.name}.q"),
+            state,
+            scale=spec.head_width**-0.5 if spec.scale is None else spec.scale,
+            left=-1 if spec.window is None else spec.window,
+            right=-1 if spec.window is None else spec.window,
+            bias=bias,
+            summary_bias=summary_bias,
         )
 
     def _sublayer(self, b: GraphBuilder, h: str, pair: Pair, role: str, x: str, which: int) -> str:

@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from .attention import BlockSparse
 from .builder import GraphBuilder
-from .model import GLOBALS, IMAGES, READS, SEEN, SELECTED, SEQUENCES, SKIPPED, STATES, TENSORS, TOKENS, Array, Graph, Op
+from .model import (
+    GLOBALS,
+    IMAGES,
+    READS,
+    SEEN,
+    SELECTED,
+    SEQUENCES,
+    SKIPPED,
+    STATES,
+    TENSORS,
+    TOKENS,
+    Array,
+    Graph,
+    Op,
+    rows_for,
+)
 from .rows import Table
 
 __all__ = [
@@ -24,4 +39,5 @@ __all__ = [
     "GraphBuilder",
     "Op",
     "Table",
+    "rows_for",
 ]

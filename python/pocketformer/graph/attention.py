@@ -47,6 +47,7 @@ class AttentionOperators(RowOperators):
         left: int = -1,
         right: int = -1,
         bias: tuple[str, Array] | None = None,
+        summary_bias: tuple[str, Array] | None = None,
         pair_bias: tuple[str, Array] | None = None,
         globals: int = 0,
         more_globals: str | None = None,
@@ -59,7 +60,7 @@ class AttentionOperators(RowOperators):
         ``global_state`` with the queries of ``global_q``; the others see their keys beside their own range.
         ``softcap`` c makes c·tanh(s/c) of each score s; 0 leaves them. ``pair_bias`` [heads, keys, queries] is added to
         the scores of as many rows as the domain has at most. ``blocks`` say what is seen where attention is
-        block-sparse.
+        block-sparse. ``summary_bias`` is that of keys that :meth:`summarize` has made, as ``bias`` is of the others.
         """
         options: dict[str, Any] = {"causal": True} if causal else {}
         if softcap:
@@ -67,6 +68,8 @@ class AttentionOperators(RowOperators):
         options |= {name: keys for name, keys in (("left", left), ("right", right)) if keys >= 0}
         if bias is not None:
             options["bias"] = self._param(*bias)
+        if summary_bias is not None:
+            options["summary_bias"] = self._param(*summary_bias)
         if pair_bias is not None:
             options["pair_bias"] = self._param(*pair_bias)
         if globals:

@@ -25,8 +25,14 @@ READS = (
     *("matches", "after", "sizes", "moments", "scores", "halts"),
 )
 STATES = ("state", "global_state")
-TENSORS = ("bias", "pair_bias", "frequencies", "rows", "logarithms", "features", "fill")
+TENSORS = ("bias", "summary_bias", "pair_bias", "frequencies", "rows", "logarithms", "features", "fill")
 """Fields of an operator that name a value that it reads, a state, and a plain parameter."""
+
+
+def rows_for(domain: dict[str, Any], rows: Any) -> Any:
+    """Of a ragged ``domain`` in a sequence that has ``rows``, or an array of them, of what it is made from."""
+    blocks = rows // domain["summarized"] if domain.get("summarized") else 0
+    return rows + domain.get("prepended", 0) - domain.get("merged", 0) + blocks
 
 
 @dataclass
@@ -75,8 +81,7 @@ class Graph:
             return int(entry["height"] * entry["width"])
         if "of" not in entry:
             return int(entry["max_rows"])
-        more = int(entry.get("prepended", 0)) - int(entry.get("merged", 0))
-        return self.max_rows(entry["of"]) + more if entry["kind"] == "ragged" else 1
+        return int(rows_for(entry, self.max_rows(entry["of"]))) if entry["kind"] == "ragged" else 1
 
     def domain_of(self, value: str) -> str:
         """The domain of the rows of a value."""

@@ -133,6 +133,11 @@ class RowOperators:
         """cap·tanh(x/cap)"""
         return self._append("softcap", x, cap=float(cap))
 
+    def summarize(self, x: str, weight: Array, domain: str, *, name: str, eps: float) -> str:
+        """The RMS norm of the sum of each block of a sequence's rows, then these: rows of a ``summarized`` domain."""
+        weight_name = self._param(f"{name}.weight", weight)
+        return self._append("summarize", x, domain=domain, weight=weight_name, eps=float(eps))
+
     def prepend(self, x: str, rows: Array, domain: str, *, name: str) -> str:
         """``rows`` [prepended, width] before those of every sequence."""
         return self._append("prepend", x, domain=domain, rows=self._param(name, rows))

@@ -58,6 +58,7 @@ OPERATORS: dict[str, Callable[[Op, Graph, Batch, str, list[Any]], Any]] = {
     "halt": halting.halt,
     "keep": halting.keep,
     "contribute": halting.contribute,
+    "summarize": rows.summarize,
 }
 
 

@@ -82,7 +82,7 @@ def attention(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Any]) ->
     state = next(state for state in graph.states if state["name"] == op["state"])
     head_dim, rotate = state["head_dim"], state.get("rotate", 0)
     if state["domain"] != of:
-        return _attend_across(op, state, batch, of, inputs[0])
+        return _attend_across(op, graph, state, batch, of, inputs[0])
     queries = [x if isinstance(x, Heads) else heads_of(x, head_dim) for x in (inputs[0], inputs[int("global_q" in op)])]
     heads = len(queries[0].q if isinstance(queries[0], Heads) else queries[0])
     states = [batch.states[name] for name in (op["state"], op.get("global_state") or op["state"])]
@@ -126,8 +126,10 @@ def attention(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Any]) ->
     return result
 
 
-def _attend_across(op: Op, state: dict[str, Any], batch: Batch, of: str, given: Any) -> Array:
-    """Rows of one domain to all keys of the same sequence of another."""
+def _attend_across(op: Op, graph: Graph, state: dict[str, Any], batch: Batch, of: str, given: Any) -> Array:
+    """Rows of one domain to the keys of their sequence of another: all, but where that summarizes their blocks."""
+    keyed = next(domain for domain in graph.domains if domain["name"] == state["domain"])
+    size = keyed.get("summarized", 0) if keyed.get("of") == of else 0
     head_dim, rotate = state["head_dim"], state.get("rotate", 0)
     q = given if isinstance(given, Heads) else heads_of(given, head_dim)
     heads = len(q.q if isinstance(q, Heads) else q)
@@ -135,14 +137,32 @@ def _attend_across(op: Op, state: dict[str, Any], batch: Batch, of: str, given: 
     for rows, keys in zip(batch.sequences[of], batch.sequences[state["domain"]], strict=True):
         k, v = (np.repeat(heads_of(x[keys], head_dim), heads // state["heads"], 0) for x in batch.states[op["state"]])
         shape = (rows.stop - rows.start, keys.stop - keys.start)
-        seen, bias, cap = (np.ones(shape, bool), 1), np.zeros((heads, *shape), np.float32), op.get("softcap", 0.0)
+        seen, bias, cap = [(np.ones(shape, bool), 1)], np.zeros((heads, *shape), np.float32), op.get("softcap", 0.0)
+        if size:
+            seen, bias = _with_summaries(op, graph, size, graph.max_rows(state["domain"]), bias)
         if isinstance(q, Heads):
             k, scale = hadamard(k, rotate), op["scale"] / max(rotate, 1)
-            mixed = _attend_int8(Heads(q.q[:, rows], q.scale[:, rows]), k, v, scale, bias, seen, cap=cap)
+            mixed = _attend_int8(Heads(q.q[:, rows], q.scale[:, rows]), k, v, scale, bias, *seen, cap=cap)
         else:
-            mixed = _attend_fp32(q[:, rows], k, v, op["scale"], bias, seen, cap=cap)
+            mixed = _attend_fp32(q[:, rows], k, v, op["scale"], bias, *seen, cap=cap)
         result[rows] = mixed.swapaxes(0, 1).reshape(shape[0], -1)
     return result
+
+
+def _with_summaries(op: Op, graph: Graph, size: int, most: int, none: Array) -> tuple[list[tuple[Array, int]], Array]:
+    """The walks of rows over the keys of their blocks of ``size`` and over their own, and the bias of both."""
+    _, length, keys = none.shape
+    blocks, row = keys - length, np.arange(length)[:, None]
+    own = np.arange(keys) >= blocks
+    near = np.concatenate([np.zeros((length, blocks), bool), visible(op, length)], axis=1)
+    bias = none
+    if "bias" in op:
+        bias = graph.params[op["bias"]][:, row + blocks - np.arange(keys) + most - 1]
+    if "summary_bias" in op:
+        orphan = row >= blocks * size  # of the last block
+        distance = np.where(own, 0, row - size * orphan - size * np.arange(keys))
+        bias = np.where(own, bias, graph.params[op["summary_bias"]][:, distance + most - 1])
+    return [(np.broadcast_to(~own, near.shape), 1), (near, 1)], bias
 
 
 def _attend_fp32(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..graph import Array, Graph
+from ..graph import Array, Graph, rows_for
 
 
 @dataclass
@@ -45,8 +45,7 @@ def make_batch(graph: Graph, given: Mapping[str, ArrayLike | None]) -> Batch:
                     f"{name} has lengths {lengths.min()}…{lengths.max()}; they must lie in 1…{domain['max_rows']}"
                 )
         elif domain["kind"] == "ragged":
-            lengths = np.array([rows.stop - rows.start for rows in batch.sequences[of]], np.int64)
-            lengths += domain.get("prepended", 0) - domain.get("merged", 0)
+            lengths = rows_for(domain, np.array([rows.stop - rows.start for rows in batch.sequences[of]], np.int64))
         elif domain["kind"] == "grid":
             size = domain["height"] * domain["width"]
             filled = [len(np.asarray(given[entry["name"]])) for entry in graph.inputs if entry["domain"] == name]

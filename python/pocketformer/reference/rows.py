@@ -81,6 +81,22 @@ def norm(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Ar
     return scaled + inputs[1] if "residual" in op else scaled
 
 
+def summarize(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
+    size = next(domain["summarized"] for domain in graph.domains if domain["name"] == op["domain"])
+    parts = []
+    for rows in batch.sequences[of]:
+        x = inputs[0][rows]
+        whole = len(x) // size
+        for block in range(whole):  # the last one has the rows behind it too
+            total = (
+                x[block * size : len(x) if block == whole - 1 else (block + 1) * size].astype(np.float64).sum(axis=0)
+            )
+            scaled = total / np.sqrt(np.square(total).mean() + op["eps"]) * graph.params[op["weight"]]
+            parts.append(scaled[None].astype(np.float32))
+        parts.append(x)
+    return np.concatenate(parts)
+
+
 def linear(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> Array:
     x, *rest = inputs
     facts = graph.weights[op["weight"]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, overload
+from typing import NamedTuple, overload
 
 import numpy as np
 
@@ -14,9 +14,7 @@ from ..model import Model
 from .classify import softmax
 from .inputs import as_list
 from .spans import continues_word, continuing_prefix, is_blankless
-
-if TYPE_CHECKING:
-    from tokenizers import Encoding
+from .windows import Passage
 
 Span = tuple[int, int]
 
@@ -76,9 +74,9 @@ class Reader(Model):
         """The ``top_k`` best spans of the context, best first; lists of questions and contexts go pair by pair.
 
         A context of any length works: up to ``max_length`` tokens, question included, it is read in one pass, beyond in
-        overlapping windows. None takes :attr:`max_length`; less takes less memory. ``progress(done, total)`` is called
-        after each batch of passes. Spans are widened to whole words,
-        except in scripts without blanks. Probabilities are over the context and the special tokens around it; models
+        overlapping windows, which a UserWarning says once. None takes :attr:`max_length`; less takes less memory.
+        ``progress(done, total)`` is called after each batch of passes. Spans are widened to whole words, except in
+        scripts without blanks. Probabilities are over the context and the special tokens around it; models
         trained on questions without answer (SQuAD 2) point at the first of those: the surer they are, the lower all
         spans score.
         With ``allow_empty`` the empty answer takes part, with the lowest probability of no answer that any window
@@ -111,13 +109,13 @@ class Reader(Model):
         progress: Progress | None,
     ) -> tuple[list[dict[Span, float]], list[float]]:
         """For each question the spans with their scores, and the probability of no answer."""
-        windows: list[Encoding] = []
+        windows: list[Passage] = []
         owners: list[int] = []
         for owner, pair in enumerate(zip(questions, contexts, strict=True)):
             found = self._reader.windows(*pair, max_length)
             windows += found
             owners += [owner] * len(found)
-        sequences = [np.array(window.ids, np.int32) for window in windows]
+        sequences = [window.ids for window in windows]
         # The best span of each stretch of text: overlapping windows see some twice.
         best: list[dict[Span, float]] = [{} for _ in questions]
         nulls = [1.0] * len(questions)
@@ -130,47 +128,45 @@ class Reader(Model):
                 best[owner][span] = max(score, best[owner].get(span, 0.0))
         return best, nulls
 
-    def _globals(self, windows: Sequence[Encoding]) -> dict[str, Ids]:
+    def _globals(self, windows: Sequence[Passage]) -> dict[str, Ids]:
         """Of a model that asks for it: the tokens before the separator behind the question."""
         if self._engine.file.graph.find_input(GLOBALS) is None:
             return {}
-        ends = (max((i for i, part in enumerate(w.sequence_ids) if part == 0), default=0) + 1 for w in windows)
-        return {GLOBALS: np.fromiter(ends, np.int32)}
+        return {GLOBALS: np.array([window.asked for window in windows], np.int32)}
 
     def _window(
-        self, window: Encoding, logits: Outputs, context: str, top_k: int, longest: int
+        self, window: Passage, logits: Outputs, context: str, top_k: int, longest: int
     ) -> tuple[float, dict[Span, float]]:
         """The probability of no answer, and the ``top_k`` best spans of one window."""
-        tokens = [i for i, sequence in enumerate(window.sequence_ids) if sequence == 1]
-        special = window.special_tokens_mask
-        if not tokens:
-            return float(special[0]), {}
+        count = window.end - window.begin
+        if count == 0:
+            return float(window.first), {}
         # Training leaves all tokens in the softmax. Those of the question are out here, as in the pipeline of
         # transformers 4; the special ones at both ends are where a model points when there is no answer.
-        edges = [i for i in (0, len(special) - 1) if special[i]]
-        starts, ends = softmax(logits[[*tokens, *edges]].T)
-        nothing = float(starts[len(tokens)] * ends[len(tokens)]) if special[0] else 0.0
+        edges = [i for i, special in ((0, window.first), (len(window.ids) - 1, window.last)) if special]
+        starts, ends = softmax(logits[[*range(window.begin, window.end), *edges]].T)
+        nothing = float(starts[count] * ends[count]) if window.first else 0.0
         # Row by first token, column by how many follow: of a long document a square would be gigabytes.
-        longest = min(longest, len(tokens))
-        padded = np.pad(ends[: len(tokens)], (0, longest - 1))
-        scores = starts[: len(tokens), None] * np.lib.stride_tricks.sliding_window_view(padded, longest)
+        longest = min(longest, count)
+        padded = np.pad(ends[:count], (0, longest - 1))
+        scores = starts[:count, None] * np.lib.stride_tricks.sliding_window_view(padded, longest)
         spans: dict[Span, float] = {}
         for place in np.argsort(-scores, axis=None, kind="stable").tolist():
             first, more = divmod(place, longest)
             if len(spans) == top_k or scores[first, more] <= 0:
                 break
-            start, end = self._whole_words(window, context, tokens[first], tokens[first + more])
+            start, end = self._whole_words(window, context, first, first + more)
             if start < end:  # not a blank alone
                 spans.setdefault((start, end), float(scores[first, more]))
         return nothing, spans
 
-    def _whole_words(self, window: Encoding, context: str, first: int, last: int) -> Span:
-        """The characters of tokens ``first`` to ``last`` and of the rest of the words that they begin and end in."""
-        offsets, words = window.offsets, window.word_ids
+    def _whole_words(self, window: Passage, context: str, first: int, last: int) -> Span:
+        """The characters of the context's tokens ``first`` to ``last`` and of the rest of the words at both ends."""
+        offsets, words = window.offsets, window.words
         knows_words = bool(continuing_prefix(self._reader.any_tokenizer()))
 
         def joined(left: int) -> bool:
-            if words[left] is None or words[left] != words[left + 1]:
+            if words[left] < 0 or words[left] != words[left + 1]:
                 return False
             start = offsets[left + 1][0]
             if start < offsets[left][1]:  # pieces of one character, or a mark of the blank before it
@@ -181,7 +177,7 @@ class Reader(Model):
             first -= 1
         while last + 1 < len(words) and joined(last):
             last += 1
-        start, end = offsets[first][0], offsets[last][1]
+        start, end = int(offsets[first][0]), int(offsets[last][1])
         while start < end and context[start].isspace():  # some tokenizers count the blank before a word as its part
             start += 1
         return start, end

@@ -17,7 +17,7 @@ from ..errors import PocketFileError
 from ..pocketfile import PocketFile
 from .inputs import Text
 from .pieces import cut, pieces, separable
-from .windows import Window, divide, window
+from .windows import Passage, Window, divide, divide_context, window
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -123,18 +123,27 @@ class TextReader:
         last = self.any_tokenizer().get_added_tokens_decoder().get(encoding.ids[-1])
         return len(encoding.ids) - (1 if last is not None and last.special else 0)
 
-    def windows(self, question: str, context: str, max_length: int | None = None) -> list[Encoding]:
-        """``question`` with each of the overlapping windows of ``context``."""
+    def windows(self, question: str, context: str, max_length: int | None = None) -> list[Passage]:
+        """``question`` with each of the overlapping windows of ``context``; a long one is tokenized piece by piece."""
         check_unicode("question", question)
         check_unicode("context", context)
         length = max_length or self.max_length
-        tokenizer = self.tokenizer("only_second", length, min(QUESTION_STRIDE, length // 4))
+        stride = min(QUESTION_STRIDE, length // 4)
+        tokenizer = self.tokenizer("only_second", length, stride)
         with _explained(
             ValueError,
             f"the question {question[:60]!r} leaves no room for its context in {length} tokens: shorten it",
         ):
-            encoding = tokenizer.encode(*self._parts((question, context)))
-        return [encoding, *encoding.overflowing]
+            if self._long(context, tokenizer):
+                first = self._parts((question, context[: cut(context, 1)]))
+                frame = Passage.of(self.tokenizer("never").encode(*first))
+                parts = (Passage.of(part, 0, begin) for part, begin in self._pieces(context))
+                windows = list(divide_context(parts, frame, length, stride))
+            else:
+                encoding = tokenizer.encode(*self._parts((question, context)))
+                windows = [Passage.of(part) for part in (encoding, *encoding.overflowing)]
+        self._warn_of_windows("context", len(windows), length, stride)
+        return windows
 
     def document(self, text: str, max_length: int | None = None) -> tuple[list[Window], int]:
         """The overlapping windows of a document, one where it fits, and the tokens that neighbours share."""
@@ -144,21 +153,17 @@ class TextReader:
         tokenizer = self.tokenizer("only_first", length, stride)
         with self._refusal("longest_first"):
             if self._long(text, tokenizer):
-                windows = list(divide(self._pieces(text), self._frame(text), length, stride))
+                parts = (window(text, part, begin) for part, begin in self._pieces(text))
+                windows = list(divide(parts, self._frame(text), length, stride))
             else:
                 encoding = tokenizer.encode(*self._parts(text))
                 windows = [window(text, part) for part in (encoding, *encoding.overflowing)]
-        if len(windows) > 1:
-            self._warn(
-                "windows",
-                f"the document is longer than the {length} tokens of one pass: it is read in {len(windows)} windows "
-                f"that share {stride} tokens with the next (later ones are not reported)",
-            )
+        self._warn_of_windows("document", len(windows), length, stride)
         return windows, stride
 
-    def types(self, encodings: Iterable[Encoding]) -> list[Ids] | None:
+    def types(self, windows: Iterable[Passage]) -> list[Ids] | None:
         """The token types of pairs, or None for a model without them."""
-        return [_array(encoding.type_ids) for encoding in encodings] if self._typed else None
+        return [window.types for window in windows] if self._typed else None
 
     def _encode(
         self,
@@ -210,12 +215,11 @@ class TextReader:
                 size = 4 * end
         return text
 
-    def _pieces(self, text: str) -> Iterator[Window]:
-        """The tokens of a long text without special ones, piece by piece."""
+    def _pieces(self, text: str) -> Iterator[tuple[Encoding, int]]:
+        """The tokens of a long text without special ones, piece by piece, and the character each begins at."""
         tokenizer = self.tokenizer("never")
         for begin, end in pieces(text, PIECE):
-            encoding = tokenizer.encode(self._parts(text[begin:end])[0], add_special_tokens=False)
-            yield window(text, encoding, begin)
+            yield tokenizer.encode(self._parts(text[begin:end])[0], add_special_tokens=False), begin
 
     def _frame(self, text: str) -> Window:
         """The beginning of a long text between its special tokens."""
@@ -263,6 +267,14 @@ class TextReader:
             f"{len(cuts)} of {texts} texts are longer than the {reads}{longest}: split long texts (later cuts are not "
             "reported)",
         )
+
+    def _warn_of_windows(self, what: str, count: int, length: int, shared: int) -> None:
+        if count > 1:
+            self._warn(
+                "windows",
+                f"the {what} is longer than the {length} tokens of one pass: it is read in {count} windows that share "
+                f"{shared} tokens with the next (later ones are not reported)",
+            )
 
     def _warn(self, kind: str, message: str) -> None:
         """Once for each kind."""
