@@ -14,12 +14,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-from pocketformer.tasks.pixels import ImageReader
 
 import pocketformer
 from bench.merging import ROUNDS, read_images
 from pocketformer import _core
 from pocketformer.perf.machine import describe_machine
+from pocketformer.pixels import ImageReader
 from pocketformer.pocketfile import read_pocket
 
 

@@ -29,8 +29,8 @@ from bench.peers.shapes_worker import RUNTIMES, SHAPES, Shape, torch_model
 from bench.statistics import ratio_text
 
 
-def prepare(name: str, folder: Path) -> None:
-    """The checkpoint and every runtime's files of it; those that exist are kept."""
+def prepare(name: str, folder: Path, runtimes: Sequence[str] = tuple(RUNTIMES)) -> None:
+    """The checkpoint and the files of it that ``runtimes`` read; those that exist are kept."""
     import torch
     import transformers
 
@@ -45,13 +45,15 @@ def prepare(name: str, folder: Path) -> None:
     if shape.side and not (folder / "preprocessor_config.json").exists():
         resize = {"do_resize": True, "size": {"height": shape.side, "width": shape.side}, "do_center_crop": False}
         (folder / "preprocessor_config.json").write_text(json.dumps(resize | {"do_normalize": False}))
+    wanted = {RUNTIMES[runtime][1] for runtime in runtimes}
     for weights in ("int8", "fp32"):
-        if not (folder / f"{weights}.pocket").exists():
-            compress(folder, folder / f"{weights}.pocket", weights=weights, options=QuantizeOptions(random_tokens=0))
-    if not (folder / "fp32.onnx").exists():
+        pocket = folder / f"{weights}.pocket"
+        if pocket.name in wanted and not pocket.exists():
+            compress(folder, pocket, weights=weights, options=QuantizeOptions(random_tokens=0))
+    if wanted & {"fp32.onnx", "int8.onnx", "int8.xml"} and not (folder / "fp32.onnx").exists():
         export(shape, folder)
-    for make, proof in ((onnx_int8, "int8.onnx"), (openvino_int8, "int8.bin")):
-        if not (folder / proof).exists():
+    for make, proof in ((onnx_int8, "int8.onnx"), (openvino_int8, "int8.xml")):
+        if proof in wanted and not (folder / proof).exists():
             try:
                 make(shape, folder)
             except Exception as error:  # a peer that cannot convert a model is left out, and said
@@ -213,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in arguments.models:
         folder = default_cache() / "shapes" / name
         folder.mkdir(parents=True, exist_ok=True)
-        prepare(name, folder)
+        prepare(name, folder, arguments.runtimes)
         lengths = [0] if SHAPES[name].side else arguments.tokens
         cells = [(batch, tokens) for batch in arguments.batch for tokens in lengths]
         for threads in [] if arguments.prepare else arguments.threads:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from helpers.torch_images import (
     spread_logits,
 )
 from helpers.torch_models import deviation
+from pocketformer.compression import QuantizeOptions
 from pocketformer.errors import CheckpointError, UnsupportedModelError
 
 SIZES: dict[str, Any] = {
@@ -124,3 +128,37 @@ def test_what_is_refused(tmp_path: Path) -> None:
             ),
         ],
     )
+
+
+MEMORY = """
+import json, sys
+import numpy as np
+from pocketformer.engine import Engine
+from pocketformer.perf.boards import BOARDS
+from pocketformer.perf.predict import predict
+
+def resident(kind):
+    with open("/proc/self/status") as status:
+        return int(status.read().partition(kind + ":")[2].split()[0]) * 1024
+
+engine = Engine(sys.argv[1], 1)
+pixels = np.ones((256 * 256, 3), np.float32)
+before = resident("RssAnon"), resident("VmRSS")
+engine.run_inputs({"pixels": pixels})
+grown, peak = resident("RssAnon") - before[0], resident("VmHWM") - before[1]
+memory = predict(engine, BOARDS["pi4"], [256 * 256], 1)["memory"]
+print(json.dumps([grown, peak, memory["working"], memory["file"]]))
+"""
+
+
+@pytest.mark.slow
+def test_memory_of_the_small_model_is_what_was_planned(tmp_path: Path) -> None:
+    config = transformers.MobileViTConfig(num_labels=1000)  # MobileViT-S, 256 × 256
+    transformers.MobileViTForImageClassification(config).save_pretrained(tmp_path)
+    MobileViTImageProcessorPil(size={"shortest_edge": 256}).save_pretrained(tmp_path)
+    pocket = tmp_path / "small.pocket"
+    pocketformer.compress(tmp_path, pocket, weights="int8", options=QuantizeOptions(random_tokens=0))
+    done = subprocess.run([sys.executable, "-c", MEMORY, str(pocket)], capture_output=True, text=True, check=True)
+    grown, peak, working, file = json.loads(done.stdout)
+    assert 0.5 * working < grown < working + 1e6
+    assert peak < working + file + 1e6

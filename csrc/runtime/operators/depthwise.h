@@ -31,9 +31,16 @@ class DepthwiseStep final : public Step {
   void run(const Worker& w) const override {
     constexpr int kRows = DepthwiseArgs::kRows;
     const float* x[kMaxTaps * kRows];
+    const Pixels grid{w.at(in_, 0), w.ld(in_)};
+    Windows::Corner corner = w_.corner(w.begin());
     for (int row = w.begin(); row < w.end(); row += kRows) {
       const int rows = std::min(kRows, w.end() - row);
-      for (int i = 0; i < kRows; ++i) find_taps(w, row + std::min(i, rows - 1), x + i);
+      for (int i = 0; i < kRows; ++i) {
+        find_taps(grid, corner, x + i);
+        if (i + 1 < rows) corner = w_.after(corner);
+      }
+      corner = w_.after(corner);
+      if (row + kRows < w.end()) fetch(grid, corner);
       w.kernels().depthwise({.x = x,
                              .weight = weight_,
                              .bias = bias_,
@@ -57,14 +64,27 @@ class DepthwiseStep final : public Step {
   }
 
  private:
-  // x[tap · kRows] ← the pixels under the window of `row`.
-  void find_taps(const Worker& w, int row, const float** x) const {
-    const auto [image, top, left] = w_.corner(row);
+  // x[tap · kRows] ← the pixels under the window that begins at `corner`.
+  void find_taps(const Pixels& grid, const Windows::Corner& corner, const float** x) const {
     const float* const outside = reinterpret_cast<const float*>(outside_.data());
-    for (int i = top; i < top + w_.height; ++i) {
-      for (int j = left; j < left + w_.width; ++j, x += DepthwiseArgs::kRows) {
-        *x = w_.holds(i, j) ? w.at(in_, w_.row(image, i, j)) : outside;
+    for (int i = corner.top; i < corner.top + w_.height; ++i) {
+      const int line = w_.row(corner.image, i, 0);
+      for (int j = corner.left; j < corner.left + w_.width; ++j, x += DepthwiseArgs::kRows) {
+        *x = w_.holds(i, j) ? grid.at(line + j) : outside;
       }
+    }
+  }
+
+  // The pixels that the windows from `corner` on are the first to see, which a large map has in a far cache: the
+  // processor does not foresee them, since a window's pixels lie in many places.
+  void fetch(const Pixels& grid, const Windows::Corner& corner) const {
+    const int bottom = std::min(corner.top + w_.height, w_.from_height);
+    const int first = std::max(corner.left, 0);
+    const int last = std::min(corner.left + w_.width + (DepthwiseArgs::kRows - 1) * w_.stride, w_.from_width);
+    for (int i = std::max(bottom - w_.stride, 0); i < bottom; ++i) {
+      const float* const begin = grid.at(w_.row(corner.image, i, first));
+      const float* const end = begin + static_cast<size_t>(std::max(last - first, 0)) * grid.ld;
+      for (const float* p = begin; p < end; p += kAlignment / sizeof(float)) __builtin_prefetch(p);
     }
   }
 

@@ -16,8 +16,9 @@ class UnfoldStep final : public Step {
 
   void run(const Worker& w) const override {
     const size_t used = static_cast<size_t>(out_.width), whole = w.ld(out_);
-    for (int row = w.begin(); row < w.end(); ++row) {
-      const auto [image, top, left] = w_.corner(row);
+    Windows::Corner corner = w_.corner(w.begin());
+    for (int row = w.begin(); row < w.end(); ++row, corner = w_.after(corner)) {
+      const auto [image, top, left] = corner;
       float* out = w.at(out_, row);
       for (int y = top; y < top + w_.height; ++y, out += w_.width * in_.width) copy_line(w, image, y, left, out);
       std::memset(w.at(out_, row) + used, 0, (whole - used) * sizeof(float));
