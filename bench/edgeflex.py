@@ -97,10 +97,11 @@ def write_checkpoint(folder: Path, shape: str) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(size | {"image_processor_type": "ViTImageProcessor"}))
 
 
-def write_stage(folder: Path, stage: str, prune: float, criterion: str) -> Path:
-    """The file of one stage, made once."""
-    from pocketformer.compression import PruneOptions, compress, make_plan
+def write_stage(folder: Path, stage: str, prune: float, criterion: str, seen: int) -> Path:
+    """The file of one stage, made once; what needs to see pictures sees ``seen`` of them."""
+    from pocketformer.compression import PruneOptions, compress, make_plan, pictures
 
+    pictures.MOST = seen
     path = folder / f"{stage.replace(' ', '-')}.pocket"
     if not path.exists():
         weights = stage.split(" ")[0]
@@ -130,7 +131,9 @@ def measured(command: list[str], *arguments: object) -> dict[str, Any]:
     return found
 
 
-def prepare(folder: Path, shape: str, stages: list[str], prune: float, criterion: str) -> tuple[dict[str, Path], Path]:
+def prepare(
+    folder: Path, shape: str, stages: list[str], prune: float, criterion: str, seen: int
+) -> tuple[dict[str, Path], Path]:
     """The files of ``stages``, and one of pixels that are scaled already: float32 [images, side, side, 3]."""
     from pocketformer.compression.pictures import made_up_pictures
     from pocketformer.sources.huggingface import load_checkpoint
@@ -139,7 +142,7 @@ def prepare(folder: Path, shape: str, stages: list[str], prune: float, criterion
         write_checkpoint(folder, shape)
     made = made_up_pictures(load_checkpoint(str(folder)), 1, seed=7).inputs["pixels"]
     np.save(folder / "pixels.npy", made.reshape(-1, SIDE, SIDE, 3)[:IMAGES])
-    return {stage: write_stage(folder, stage, prune, criterion) for stage in stages}, folder / "pixels.npy"
+    return {stage: write_stage(folder, stage, prune, criterion, seen) for stage in stages}, folder / "pixels.npy"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -149,6 +152,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), metavar="STAGE")
     parser.add_argument("--prune", type=float, default=0.3, help="share of the hidden channels that leave")
     parser.add_argument("--criterion", default="activation", help="what leaves first (default: as EdgeFlex)")
+    parser.add_argument("--pictures", type=int, default=128, help="most that pruning and 4 bits see (default: 128)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--torch", metavar="PYTHON", help="an interpreter that has torch and transformers")
@@ -158,7 +162,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.work:
         print(json.dumps(work(args.work, args.folder / "pixels.npy", args.threads, args.rounds)))
         return
-    files, pixels = prepare(args.folder, args.shape, args.stages, args.prune, args.criterion)
+    files, pixels = prepare(args.folder, args.shape, args.stages, args.prune, args.criterion, args.pictures)
     if args.prepare:
         return
     rows: dict[str, dict[str, Any]] = {}

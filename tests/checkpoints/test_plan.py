@@ -17,7 +17,7 @@ from pocketformer import compression
 from pocketformer.cli import main
 from pocketformer.compression import Precision, PruneOptions, compress_checkpoint, make_plan
 from pocketformer.compression.budget import Planner
-from pocketformer.compression.knapsack import cheapest
+from pocketformer.compression.knapsack import BINS, cheapest
 from pocketformer.compression.limits import parse_size
 from pocketformer.compression.options import QuantizeOptions
 from pocketformer.compression.page import check_charts
@@ -127,6 +127,18 @@ def test_no_plan_of_a_file_loses_less() -> None:
             continue
         assert sum(knob[i][0] for knob, i in zip(knobs, found, strict=True)) <= limit
         assert sum(knob[i][1] for knob, i in zip(knobs, found, strict=True)) == pytest.approx(best)
+
+
+def test_what_fits_exactly_is_taken_and_nothing_that_is_larger() -> None:
+    ten = [(10.0, 0.0), (6.0, 1.0), (1.0, 5.0)]
+    assert [cheapest([ten], limit) for limit in (0.5, 1, 5.9, 6, 9.9, 10)] == [None, [2], [2], [1], [1], [0]]
+    assert cheapest([[(0.3, 0.0), (0.1, 1.0)], [(0.2, 0.0)]], 0.5) == [0, 0]  # by 3e-17 too large, as floats add up
+    half = [(BINS / 2, 0.0), (0.0, 1.0)]
+    assert cheapest([half, half], BINS) == [0, 0]
+    more = [(BINS / 2 + 0.4, 0.0), (0.0, 1.0)]  # two of them are four fifths of a step too large
+    assert sorted(cheapest([more, more], BINS) or []) == [0, 1]
+    assert cheapest([[(3.0, 2.0)], [(4.0, 1.0)]], 7) == [0, 0]
+    assert cheapest([[(1.0, 0.0), (0.0, 1.0)], [(float(BINS), 0.0), (0.0, 5.0)]], BINS) == [1, 0]
 
 
 def test_what_is_left_of_a_budget_buys_nothing_more(planner: Planner) -> None:

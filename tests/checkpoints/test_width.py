@@ -21,9 +21,9 @@ from pocketformer.compression import compress, make_plan
 from pocketformer.compression import width as of_width
 from pocketformer.compression.calibration import Calibration, random_tokens
 from pocketformer.compression.channels import Channels
+from pocketformer.compression.outputs import outputs
 from pocketformer.compression.prune import PruneOptions, prune_graph
 from pocketformer.compression.quantize import Profiler, calibrated_profiler, quantize_graph
-from pocketformer.compression.sensitivity import outputs
 from pocketformer.compression.width import find_stream, fold_norms, narrow, rounded_stream
 from pocketformer.graph import Array, Graph, GraphBuilder, Table
 from pocketformer.pocketfile import read_pocket

@@ -14,13 +14,17 @@ import pytest
 import predict_boards
 import simulate_boards
 from helpers.graphs import tiny_graph
+from helpers.models import model_folder
 from helpers.programs import program, quantize_graph
 from pocketformer import _core
 from pocketformer.cli import main
+from pocketformer.compression import Precision, PruneOptions, QuantizeOptions, compress_checkpoint
+from pocketformer.compression.plan import carry_out, plan_by_shares
 from pocketformer.engine import Engine
 from pocketformer.perf.boards import BOARDS, machine, this_machine
 from pocketformer.perf.measure import prepare
 from pocketformer.perf.predict import predict
+from pocketformer.sources.huggingface import load_checkpoint
 
 SHAPES = ((16, 1), (32, 1), (64, 1), (128, 1), (256, 1), (512, 1), (32, 8), (128, 8))
 TOLERANCE = 0.20
@@ -69,6 +73,49 @@ def test_this_machine_is_predicted_within_20_percent(minilm_int8: Path) -> None:
             break
     print({cell: round(ratio, 2) for cell, ratio in ratios.items()})
     assert not wrong, f"predicted / measured by (threads, tokens, batch): {wrong}"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(_core.isas()[0] != "avx2", reason="runs where the cost of fewer bits was measured: AVX2")
+def test_what_a_plan_does_for_time_is_predicted_within_15_percent(tmp_path: Path) -> None:
+    """Half of the hidden channels, 5 and 4 bits: the time of each file over that of int8, in turns, whose quickest
+    count."""
+    loaded = load_checkpoint(str(model_folder("minilm")))
+    narrow, _ = carry_out(loaded, plan_by_shares(loaded.graph, "int8", 0.5), PruneOptions("l2", refit=False))
+    nearest = QuantizeOptions(random_tokens=0)
+    five = replace(nearest, precision={"layers.*": Precision(5, 64)})
+    made = {
+        "int8": (loaded, "int8", nearest),
+        "half": (narrow, "int8", nearest),
+        "int4": (loaded, "int4", nearest),
+        "int5": (loaded, "int8", five),
+    }
+    engines = {}
+    for name, (of, weights, options) in made.items():
+        compress_checkpoint(of, tmp_path / name, weights, options=options)
+        engines[name] = Engine(tmp_path / name, 1)
+    cells = [(name, length) for name in made for length in (32, 128)]
+    calls = {cell: prepare(engines[cell[0]], cell[1], 1) for cell in cells}
+    times: dict[tuple[str, int], list[float]] = {cell: [] for cell in cells}
+    now, end = this_machine("", 20), time.monotonic() + SECONDS
+    seconds = {cell: predict(engines[cell[0]], now, [cell[1]], 1)["seconds"] for cell in cells}
+    wrong: dict[tuple[str, int], float] = {}
+    for turn in range(10_000):
+        for cell in cells:
+            calls[cell]()
+            for _ in range(3):
+                begin = time.process_time()
+                calls[cell]()
+                times[cell].append(time.process_time() - begin)
+        quickest = {cell: quantile(times[cell], 0.05) for cell in cells}
+        ratios = {
+            (name, length): seconds[name, length] / seconds["int8", length] * quickest["int8", length] / taken
+            for (name, length), taken in quickest.items()
+        }
+        wrong = {cell: ratio for cell, ratio in ratios.items() if abs(ratio - 1) > 0.15}
+        if turn >= 4 and (not wrong or time.monotonic() > end):
+            break
+    assert not wrong, f"predicted / measured, both over those of int8: {wrong}"
 
 
 def test_phases_and_memory_add_up(minilm_int8: Path) -> None:

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..graph import Graph
 from .calibration import TOKENS as CALIBRATION
 from .calibration import Calibration, Samples, parted, takes_tokens
 from .channels import Channels
 from .dataflow import Dataflow
 from .knapsack import cheapest
+from .knobs import Knobs, Step, bytes_each
 from .limits import Forecast, Limits
 from .options import QuantizeOptions
 from .pictures import pixels_of_image, sample, takes_images
@@ -26,9 +28,9 @@ from .pipeline import WEIGHTS, Compression, bytes_of, make_profiler, minify, pre
 from .plan import Bits, Plan, make_plan
 from .precision import Precision
 from .profile import Progress
-from .prune import MULTIPLE, PruneOptions, collect
+from .prune import MULTIPLE, PruneOptions
 from .quantize import Profiler, calibrated_profiler
-from .sensitivity import Curve, Outputs, bit_losses, fewer_bits, width_curve
+from .sensitivity import fewer_bits
 from .surgery import keep_units, remove_units
 
 if TYPE_CHECKING:
@@ -36,19 +38,12 @@ if TYPE_CHECKING:
 
 TOKENS = 1024
 """Of the sample on which outputs are compared."""
+PICTURES = 8192
+"""Rows of the pictures that are made up to plan with, a third of those that a file is rounded with: they are alike."""
 ATTEMPTS, SLACK = 8, 1e-4
 """How often a plan is made anew whose bytes are not those that were reckoned with, and what share may be left over."""
 MOST_SETTINGS = 20_000
 """Of knobs that are tried together."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One setting of a knob: a width or a precision, the ``bytes`` that are about saved by it, and its ``error``."""
-
-    value: int | Precision
-    bytes: float
-    error: float
 
 
 FIGURES: dict[str, tuple[str, str, Callable[[float], str]]] = {
@@ -86,12 +81,13 @@ class Planner:
         self.spaces = {name: space for name, space in self.channels.spaces.items() if not space.heads}
         self.full = predicted_bytes(loaded, weights, self.options)  # refuses what cannot be, before any work
         self.profiler, self.sample = self._seen(loaded, calibration)
-        self._progress = progress
+        self._progress, self._told = progress, 0
         self._knobs: dict[str, list[Step]] = {}
         self._precisions: dict[str, Precision] = {}
         self._levels = self._bit_levels()
         self._forecast: Forecast | None = None
-        self._seconds: dict[tuple[str, int], float] = {}
+        self._seconds: dict[str, float] = {}
+        self._last: tuple[tuple[tuple[str, int], ...], Graph] = ((), loaded.graph)
 
     def smallest(self) -> Plan:
         """The plan with every layer at its least width and every weight at its fewest bits; nothing is measured."""
@@ -145,7 +141,7 @@ class Planner:
             costs = [self._cost(chosen, name, step, broken, wanted) for name, step in turns]
             name, step = turns[costs.index(min(costs))]
             chosen = {**chosen, name: step}
-        found = sorted(found, key=lambda steps: sum(self.knobs()[name][step].error for name, step in steps.items()))
+        found.sort(key=self._error)
         plans = [self._taken_back(steps, wanted) for steps in (chosen, *found[:2])]
         return min((plan for plan in plans if plan is not None), key=lambda plan: plan.error or 0.0)
 
@@ -167,7 +163,8 @@ class Planner:
             room += left
         if not found:  # so near to the least that headers decide
             return self._chosen({name: len(steps) - 1 for name, steps in self.knobs().items()})
-        plans = [self._taken_back(chosen, {"file_bytes": limit}) for chosen in found]
+        found.sort(key=self._error)
+        plans = [self._taken_back(chosen, {"file_bytes": limit}) for chosen in found[:2]]
         return min((plan for plan in plans if plan is not None), key=lambda plan: plan.error or 0.0)
 
     def _tied(self) -> list[list[str]]:
@@ -203,7 +200,7 @@ class Planner:
                 weight = param.removesuffix(".weight")
                 precision = steps[bits[weight]][setting[bits[weight]]].value if weight in bits else None
                 total += float(shape.prod()) * (
-                    _bytes_each(precision) if isinstance(precision, Precision) else self._plain(weight)
+                    bytes_each(precision) if isinstance(precision, Precision) else self._plain(weight)
                 )
             error = sum(of[step].error for of, step in zip(steps, setting, strict=True))
             found.append((total, error, {name: step for name, step in zip(names, setting, strict=True) if step}))
@@ -218,7 +215,7 @@ class Planner:
     def _plain(self, weight: str) -> float:
         """Bytes of a number of what has no knob: vectors, and weights whose precision is given."""
         precision = self._precisions.get(weight)
-        return _bytes_each(precision) if precision else 4.0
+        return bytes_each(precision) if precision else 4.0
 
     def _taken_back(self, chosen: dict[str, int], wanted: Mapping[str, float]) -> Plan | None:
         """The plan of ``chosen`` without what it does not need; None where it does not keep to what is ``wanted``."""
@@ -230,6 +227,8 @@ class Planner:
         if not kept(plan):
             return None
         for name, step in sorted(chosen.items(), key=lambda item: -self.knobs()[item[0]][item[1]].error):
+            if "seconds" not in wanted and not kept(self._chosen({**chosen, name: step - 1})):
+                continue  # what is turned back further has more bytes still
             for back in range(step):
                 relaxed = {**chosen, name: back}
                 candidate = self._chosen(relaxed)
@@ -241,21 +240,19 @@ class Planner:
     def knobs(self) -> dict[str, list[Step]]:
         """What can be turned, from what is there (no error) to the least; measured once."""
         if not self._knobs:
-            graph = self.loaded.graph
-            outputs = Outputs(graph, self.sample)
-            expected = outputs(graph)
-            self._knobs = {f"bits of {name}": [Step(self._precisions[name], 0, 0.0)] for name in self._levels}
-            rounded = bit_losses(graph, self._levels, self.options, self.profiler, outputs, expected)
-            for name, precision, error in rounded:
-                self._tell(f"measure {name}")
-                steps = self._knobs[f"bits of {name}"]
-                saved = _bytes_each(self._precisions[name]) - _bytes_each(precision)
-                steps.append(Step(precision, saved * graph.params[f"{name}.weight"].size, max(error, steps[-1].error)))
-            seen = collect(graph, self.spaces.values(), self.prune, self.profiler)
-            for name, space in self.spaces.items():
-                self._tell(f"measure {name}")
-                curve = width_curve(graph, space, self.prune, seen, outputs, expected)
-                self._knobs[f"width of {name}"] = self._widths(name, curve)
+            knobs = Knobs(
+                self.loaded.graph,
+                self.channels,
+                self.spaces,
+                self._precisions,
+                self._levels,
+                {"fp32": 4, "fp16": 2}.get(self.weights, 1),
+                self.options,
+                self.prune,
+                self.profiler,
+                self.sample,
+            )
+            self._knobs = knobs.measured(self._tell)
         return self._knobs
 
     def _bit_levels(self) -> dict[str, list[Precision]]:
@@ -280,23 +277,11 @@ class Planner:
         else:
             judged = sample(loaded, None, TOKENS, TOKENS, held_out=True)
             own = not kept and self.options.random_tokens > 0
-            seen = None if not own else sample(loaded, None, CALIBRATION, self.options.random_tokens, held_out=False)
+            most = PICTURES if takes_images(loaded.graph) else CALIBRATION
+            seen = None if not own else sample(loaded, None, most, self.options.random_tokens, held_out=False)
         if seen is None:
             return make_profiler(loaded, self.options, given), judged
         return calibrated_profiler(loaded.graph, seen), judged
-
-    def _widths(self, name: str, curve: Curve) -> list[Step]:
-        width, each = self.spaces[name].width, self._column_bytes(name)
-        below = range((width - 1) // MULTIPLE * MULTIPLE, MULTIPLE - 1, -MULTIPLE)
-        return [Step(width, 0, 0.0), *(Step(w, (width - w) * each, curve.at(w)) for w in below)]
-
-    def _column_bytes(self, name: str) -> float:
-        """Bytes of the parameters that one channel of a layer has, before they get fewer bits."""
-        label, total = self.spaces[name].units[0], 0.0
-        for (parameter, axis), labels in self.channels.axes.items():
-            shape = self.loaded.graph.params[parameter].shape
-            total += float((labels == label).sum()) * float(np.prod(shape)) / shape[axis]
-        return total * {"fp32": 4, "fp16": 2}.get(self.weights, 1)
 
     def _turns(self, chosen: Mapping[str, int]) -> list[tuple[str, int]]:
         return [
@@ -326,6 +311,9 @@ class Planner:
                 total += max(steps[step].bytes - steps[now].bytes, 1.0) / wanted[figure]
         return total
 
+    def _error(self, chosen: Mapping[str, int]) -> float:
+        return sum(self.knobs()[name][step].error for name, step in chosen.items())
+
     def _time(self, name: str, step: int) -> float:
         """Seconds of a run with this knob alone turned; those of a width between are interpolated."""
         last = len(self.knobs()[name]) - 1
@@ -333,10 +321,18 @@ class Planner:
             ends = [self.knobs()[name][at].value for at in (0, last)]
             share = (ends[0] - self.knobs()[name][step].value) / (ends[0] - ends[1])  # type: ignore[operator]
             return self._time(name, 0) + share * (self._time(name, last) - self._time(name, 0))
-        key = (name if step else "", step)
+        key = self._alike(name, step) if step else ""
         if key not in self._seconds:
             self._seconds[key] = _figure(self._chosen({name: step}), "seconds")
         return self._seconds[key]
+
+    def _alike(self, name: str, step: int) -> str:
+        """What is the same for turns that save as much time: those of weights of one shape that read as many rows."""
+        graph, weight = self.loaded.graph, name.removeprefix("bits of ")
+        if weight == name:
+            return f"{name}: {step}"
+        read = [graph.domain_of(op["in"]) for op in Dataflow(graph).linears.get(weight, [])]
+        return f"{graph.params[f'{weight}.weight'].shape} {read} {self.knobs()[name][step].value}"
 
     def _chosen(self, chosen: Mapping[str, int]) -> Plan:
         """The plan with the knobs turned to these steps, with what each of them loses."""
@@ -361,13 +357,7 @@ class Planner:
             make_plan(self.channels, self.weights, widths),
             bits={name: Bits(precision.bits, precision.group) for name, precision in bits.items()},
         )
-        graph = self.loaded.graph
-        removed = [
-            keep_units(space, plan.layers[name].width // space.size, np.zeros(len(space.units)))
-            for name, space in self.channels.spaces.items()
-        ]
-        if removed:
-            graph = remove_units(graph, self.channels, np.concatenate(removed))
+        graph = self._narrow(plan.widths)
         model = {**self.loaded.model, "params": sum(array.size for array in graph.params.values())}
         shaped = replace(self.loaded, graph=graph, model=model)
         options = plan.options(self.options)
@@ -377,19 +367,30 @@ class Planner:
         memory, seconds = self._forecast(Compression(graph, self.weights, options), int(_figure(plan, "file_bytes")))
         return replace(plan, memory_bytes=memory, seconds=seconds)
 
+    def _narrow(self, widths: Mapping[str, int]) -> Graph:
+        """The graph with so many columns of each space, whichever they are."""
+        key = tuple(widths.items())
+        if self._last[0] != key:
+            graph = self.loaded.graph
+            removed = [
+                keep_units(space, widths[name] // space.size, np.zeros(len(space.units)))
+                for name, space in self.channels.spaces.items()
+            ]
+            if any(len(units) for units in removed):
+                graph = remove_units(graph, self.channels, np.concatenate(removed))
+            self._last = key, graph
+        return self._last[1]
+
     def _tell(self, what: str) -> None:
+        self._told += 1
         if self._progress:
-            self._progress(what, len(self._knobs) / (len(self._levels) + len(self.spaces)))
+            total = sum(len(levels) for levels in self._levels.values()) + len(self.spaces)
+            self._progress(what, self._told / (total + 1))
 
 
 def _width(step: Step) -> int:
     assert isinstance(step.value, int)
     return step.value
-
-
-def _bytes_each(precision: Precision) -> float:
-    """Of a weight and its share of a float16 scale."""
-    return precision.bits / 8 + (2 / precision.group if precision.group else 0)
 
 
 def _figure(plan: Plan, name: str) -> float:

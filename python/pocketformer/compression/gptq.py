@@ -86,7 +86,9 @@ def refit(moments: Array, cross: Array, damping: float) -> Array:
     """
     k = len(moments)
     damped = moments + np.eye(k) * (damping * np.trace(moments) / k)
-    change: Array = np.linalg.solve(damped, (cross - moments).T).T
+    # In float32, which takes half as long: the damping leaves no small eigenvalues.
+    solved = np.linalg.solve(damped.astype(np.float32), (cross - moments).T.astype(np.float32))
+    change: Array = solved.T.astype(np.float64)
     return change
 
 
@@ -138,15 +140,16 @@ def fit_scales(weight: Array, values: Array, scale: Array, shares: Array) -> Arr
     """The ``scale`` float32 [N, groups] of ``values`` [N, K], one group after the other, at which the products with
     ``weight`` float64 [N, K] change least: no more than they did before."""
     groups = scale.shape[1]
-    size, roots = weight.shape[1] // groups, np.sqrt(np.diag(shares))
+    size = weight.shape[1] // groups
     fitted = scale.astype(np.float64)
+    weighted = np.triu(shares, 1)
+    weighted[np.diag_indices(len(weighted))] = 1
+    weighted *= np.sqrt(np.diag(shares))
 
     def moved(part: Array, group: int) -> Array:
         """What the columns of ``group`` do to the errors, from their own on."""
         begin, end = group * size, (group + 1) * size
-        rows = np.triu(shares[begin:end, begin:], 1)
-        rows[np.arange(size), np.arange(size)] = 1
-        result: Array = part[:, begin:end] @ rows * roots[begin:]
+        result: Array = part[:, begin:end] @ weighted[begin:end, begin:]
         return result
 
     left = np.repeat(fitted, size, axis=1) * values - weight
@@ -154,12 +157,13 @@ def fit_scales(weight: Array, values: Array, scale: Array, shares: Array) -> Arr
     for group in range(groups):
         errors[:, group * size :] += moved(left, group)
     for group in (*range(groups), *range(groups)):
-        part = moved(values, group)
-        squares = np.square(part).sum(axis=1)
-        step = -(part * errors[:, group * size :]).sum(axis=1) / np.where(squares > 0, squares, 1)
+        part, behind = moved(values, group), errors[:, group * size :]
+        squares = np.einsum("ij,ij->i", part, part)
+        step = -np.einsum("ij,ij->i", part, behind) / np.where(squares > 0, squares, 1)
         step[fitted[:, group] + step <= 0] = 0
         fitted[:, group] += step
-        errors[:, group * size :] += step[:, None] * part
+        part *= step[:, None]
+        behind += part
     return fitted.astype(np.float32)
 
 

@@ -45,22 +45,28 @@ def obs(parts: Parts, space: Space, count: int) -> Array:
     inverses = [np.linalg.inv(damped(seen.moments)) for _, seen in parts]
     columns, left = space.columns, np.arange(len(space.columns))
     scores = np.empty(len(columns))
-    step = -(-(len(columns) - count) // ROUNDS) or 1
+    step = -(-(len(left) - count) // ROUNDS) or 1
 
     def damage() -> Array:
-        return _total(_damage(*part, columns[left]) for part in zip(weights, inverses, strict=True))
+        return _total(_damage(*part, columns) for part in zip(weights, inverses, strict=True))
 
-    gone = 0
+    gone, useless = 0, np.empty(0, np.int64)
     while len(left) > count:
         worst = np.argsort(damage(), kind="stable")[: min(step, len(left) - count)]
-        scores[left[worst]] = gone + np.arange(len(worst)) - len(columns)  # below every score of those that stay
+        scores[left[worst]] = gone + np.arange(len(worst)) - len(scores)  # below every score of those that stay
         gone += len(worst)
-        out = columns[left[worst]].ravel()
+        out = columns[worst].ravel()
         for weight, inverse in zip(weights, inverses, strict=True):
             solved = np.linalg.solve(inverse[np.ix_(out, out)], inverse[out])
             weight -= weight[:, out] @ solved
             inverse -= inverse[:, out] @ solved
-        left = np.delete(left, worst)
+        left, columns = np.delete(left, worst), np.delete(columns, worst, axis=0)
+        useless = np.append(useless, out)
+        if 4 * len(useless) > weights[0].shape[1]:  # their updates would be most of the work
+            stay = np.delete(np.arange(weights[0].shape[1]), useless)
+            weights = [weight[:, stay] for weight in weights]
+            inverses = [inverse[np.ix_(stay, stay)] for inverse in inverses]
+            columns, useless = np.searchsorted(stay, columns), useless[:0]
     scores[left] = damage()
     return scores
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import IO, Any
 
 import numpy as np
 
 from .._core import Program, Session, default_threads
-from ..graph import Array, Op, rows_for
+from ..graph import SELECTED, Array, Op, rows_for
 from ..packing import pack_graph
 from ..segments import aligned, as_table
 from .calibration import Calibration
@@ -103,7 +103,7 @@ class Run:
     def lengths(self, domain: str, chunk: Array) -> Array:
         """Rows of each sequence of ``domain``, where those of the domain that the caller fills are ``chunk``."""
         entry = self.domains[domain]
-        if entry["kind"] == "one":
+        if entry["kind"] in ("one", "selected"):
             return np.ones_like(chunk)
         if entry["kind"] == "grid":
             return np.full_like(chunk, entry["height"] * entry["width"])
@@ -114,43 +114,56 @@ class Run:
         given = {value: rows for value, rows in values.items() if rows is not None}
         if op["op"] == "select" or len(given) < len(values):
             return None  # which rows matter is known to callers only
-        if "more_globals" in op:  # how many is known to callers only: the first row at least
-            op = {**op, "globals": max(1, op.get("globals", 0))}
-        op = {field: value for field, value in op.items() if field not in ("skip", "keys", "more_globals")}
-        domain = next((rows.domain for rows in given.values()), "") or self._domain_of_tables(op)
+        op = alone(op)
+        domain = next((rows.domain for rows in given.values()), "") or self.domain_of_tables(op)
         result = Rows(self.memory, op.get("domain", domain))
         if op["op"] == "columns":
             for chunk in given[op["in"]]:
                 result.append(np.ascontiguousarray(chunk[:, op["begin"] : op["begin"] + op["width"]]))
             return result
-        segment = Segment(self, op, domain, given)
+        segment = Segment(self, [*self.flow.stored(op), op], domain, given)
         for index in range(len(self.chunks)):
             result.append(segment.run(index))
         return result
 
-    def _domain_of_tables(self, op: Op) -> str:
+    def domain_of_tables(self, op: Op) -> str:
         inputs = {entry["name"]: entry["domain"] for entry in self.graph.inputs}
         return op.get("domain") or next(str(inputs[t["index"]]) for t in op["tables"] if t["index"] in inputs)
 
 
-class Segment:
-    """A graph of one operator, whose weights are packed once."""
+def alone(op: Op) -> Op:
+    """``op`` without what callers alone know: prompts that are passed over, and tokens that all see, of which there is
+    then the first at least."""
+    if "more_globals" in op:
+        op = {**op, "globals": max(1, op.get("globals", 0))}
+    return {field: value for field, value in op.items() if field not in ("skip", "keys", "more_globals")}
 
-    def __init__(self, run: Run, op: Op, domain: str, values: Mapping[str, Rows]) -> None:
-        self._run, self._op, self._values = run, op, values
+
+class Segment:
+    """A graph of a few operators, whose weights are packed once. What they read is among ``values``, or from tables of
+    indices in ``domain``; the last of them writes the result."""
+
+    def __init__(self, run: Run, ops: Sequence[Op], domain: str, values: Mapping[str, Rows]) -> None:
+        self._run, self._ops, self._values = run, ops, values
         graph = run.graph
-        params = {name: np.asarray(run.params[name]) for name in parameters(op)}
-        weights = {op["weight"]: graph.weights[op["weight"]]} if op["op"] == "linear" else {}
+        params = {name: np.asarray(run.params[name]) for op in ops for name in parameters(op)}
+        weights = {op["weight"]: graph.weights[op["weight"]] for op in ops if op["op"] == "linear"}
+        tables = [table for op in ops for table in op.get("tables", [])]
+        whole = any(table["weight"] in weights for table in tables)  # a head that shares the table
         self._found: dict[str, Array] = {}  # of each index the rows of its tables, of which there are few
         limits: dict[str, int] = {}
-        for table in op.get("tables", []):
+        for table in tables:
             name, index = table["weight"], table["index"]
             weight = run.params[f"{name}.weight"]
-            if index == "positions":
+            if index == "positions" or whole:
                 params[f"{name}.weight"] = np.asarray(weight[:])
                 weights[name] = graph.weights[name]
+            if index == "positions":
                 continue
             given = run.calibration.inputs.get(index, np.zeros(run.calibration.rows, np.int32))
+            if whole:
+                self._found[index], limits[index] = given, len(weight)
+                continue
             distinct, self._found[index] = np.unique(given, return_inverse=True)
             limits[index] = len(distinct)
             params[f"{name}.weight"] = np.concatenate([np.asarray(weight[i : i + 1]) for i in distinct])
@@ -174,15 +187,15 @@ class Segment:
         inputs += [
             {"name": f"{ROWS}{name}", "domain": given_as.get(name, name), "dtype": "i32", "limit": 1} for name in read
         ]
-        stores = run.flow.stored(op)
+        states = {op["state"] for op in ops if op["op"] == "store"}
         self._segment = replace(
             graph,
             domains=self._domains([name for name in read if name not in given_as]),
             inputs=inputs,
             weights=weights,
-            states=[state for state in graph.states if state["name"] in {store["state"] for store in stores}],
-            ops=[*lookups, *stores, op],
-            output=op["out"],
+            states=[state for state in graph.states if state["name"] in states],
+            ops=[*lookups, *ops],
+            output=ops[-1]["out"],
             params=params,
         )
         self._packed = pack_graph(self._segment)
@@ -191,15 +204,23 @@ class Segment:
     def _domains(self, read: list[str]) -> list[dict[str, Any]]:
         """Those of the values that are ``read``, filled by the caller, each by itself, and those made of the first."""
         base, *others = sorted(read, key=lambda name: self._run.domains[name]["kind"] == "one")
-        filled, made = [self._filled(base)], []
-        named = [self._op[field] for field in ("domain", "sequences") if field in self._op]
-        for name in dict.fromkeys((*others, *named)):
-            entry = self._run.domains[name]
-            follows = "of" in entry and name not in read and (entry["kind"] != "ragged" or entry["of"] == base)
-            if follows or (entry["kind"] == "one" and name != base):
-                made.append({**entry, "of": base})
-            elif name != base:
+        named = {op[field] for op in self._ops for field in ("domain", "sequences") if field in op} | set(others)
+        for name in list(named):  # and what lies between them and the first
+            between: list[str] = []
+            while name and name != base:
+                between.append(name)
+                name = self._run.domains[name].get("of", "")
+            named.update(between if name else [])
+        filled, made, present = [self._filled(base)], [], {base}
+        for name, entry in self._run.domains.items():
+            if name not in named or name == base or name in self._placed.values():
+                continue
+            follows = "of" in entry and name not in read and (entry["kind"] != "ragged" or entry["of"] in present)
+            if follows or entry["kind"] == "one":
+                made.append({**entry, "of": entry["of"] if entry["of"] in present else base})
+            else:
                 filled.append(self._filled(name))
+            present.add(name)
         filled += [{**self._filled(name), "name": given} for given, name in self._placed.items()]
         made += [self._run.domains[name] for name in self._placed.values()]
         return [*filled, *made]
@@ -211,7 +232,8 @@ class Segment:
             return {key: value for key, value in entry.items() if key != "of"}
         return {"name": name, "kind": "ragged", "max_rows": self._run.graph.max_rows(name)}
 
-    def run(self, index: int) -> Array:
+    def run(self, index: int, values: Mapping[str, Rows] | None = None) -> Array:
+        """The result of one chunk; ``values`` other than those that were given at first are shaped as they were."""
         part, chunk = self._run.chunks[index]
         weights, params = dict(self._packed.weights), dict(self._packed.params)
         feeds: dict[str, Array | None] = {name: found[part].astype(np.int32) for name, found in self._found.items()}
@@ -222,7 +244,7 @@ class Segment:
                 feeds[entry["name"]] = np.arange(count, dtype=np.int32)
                 entry = {**entry, "limit": count}
             inputs.append(entry)
-        for value, rows in self._values.items():
+        for value, rows in (self._values if values is None else values).items():
             table, chunk_rows = f"{ROWS}{value}", rows[index]
             weights[table] = {**weights[table], "n": len(chunk_rows)}
             params[f"{table}.weight"] = as_table(chunk_rows)
@@ -230,5 +252,8 @@ class Segment:
             if entry["kind"] == "ragged" and "of" not in entry:
                 lengths = self._run.lengths(self._placed.get(entry["name"], entry["name"]), chunk)
                 feeds[entry["name"]] = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+            elif entry["kind"] == "selected":
+                lengths = self._run.lengths(entry["of"], chunk)
+                feeds[SELECTED] = np.cumsum(lengths) - (lengths + 1) // 2  # where a text has words before and after
         graph = replace(self._segment, weights=weights, inputs=inputs, params={})
         return Session(Program(graph.description(), params)).run(feeds, default_threads())

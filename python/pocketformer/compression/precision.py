@@ -64,7 +64,7 @@ def choose_precisions(
         else:
             chosen[name] = Precision(linear_bits, _divisor(group, k) if linear_bits == INT4 else 0)
     for pattern, precision in (overrides or {}).items():
-        names = [name for name in chosen if fnmatchcase(name, pattern)]
+        names = [pattern] if pattern in chosen else [name for name in chosen if fnmatchcase(name, pattern)]
         if not names:
             raise ValueError(f"precision names {pattern!r}, which is no weight; weights are {', '.join(chosen)}")
         for name in names:

@@ -12,6 +12,7 @@ from .calibration import takes_tokens
 from .channels import Channels, Space
 from .gradients import gradient_scores
 from .importance import GRADIENTS, NAMES, NORMS, Seen, importance
+from .profile import Observer
 from .quantize import Profiler, random_profiler
 from .refit import DAMPING, error, refit
 from .surgery import keep_units, remove_units
@@ -78,9 +79,14 @@ def rounded_width(space: Space, width: float) -> int:
 
 
 def collect(
-    graph: Graph, spaces: Iterable[Space], options: PruneOptions, profiler: Profiler | None = None
+    graph: Graph,
+    spaces: Iterable[Space],
+    options: PruneOptions,
+    profiler: Profiler | None = None,
+    known: Mapping[str, Seen] | None = None,
 ) -> dict[str, Seen]:
-    """Statistics of what each reader of ``spaces`` reads, as ``profiler`` sees it, or else on random tokens.
+    """Statistics of what each reader of ``spaces`` reads, as ``profiler`` sees it, or else on random tokens; those that
+    are ``known`` are not taken again.
 
     Empty for criteria that need none, without refit.
 
@@ -91,10 +97,7 @@ def collect(
     names = [name for space in spaces for name in space.readers]
     if not names or (options.criterion in NORMS and not options.refit):
         return {}
-    if profiler is None:
-        if not takes_tokens(graph):
-            raise ValueError("random inputs cannot be made up for this model; use criterion l2 without refit")
-        profiler = random_profiler(graph, options.tokens)
+    profiler = _runs(graph, options, profiler)
     scores: Mapping[str, Array] = {}
     if options.criterion in GRADIENTS:
         if profiler.calibration is None:
@@ -103,11 +106,24 @@ def collect(
                 "give the texts"
             )
         scores = gradient_scores(options.criterion, graph, Channels(graph), spaces, profiler.calibration)
-    found: dict[str, Seen] = {}
-    for observer in profiler(names, None):
-        found |= dict.fromkeys(observer.weights, Seen(observer.rows, observer.total, observer.moments))
+    found = dict(known or {})
+    for observer in profiler([name for name in names if name not in found], None):
+        found |= dict.fromkeys(observer.weights, seen_by(observer))
     found |= {name: replace(found[name], scores=of) for name, of in scores.items()}
     return found
+
+
+def _runs(graph: Graph, options: PruneOptions, profiler: Profiler | None) -> Profiler:
+    """``profiler``, or what runs ``graph`` on random tokens."""
+    if profiler is None:
+        if not takes_tokens(graph):
+            raise ValueError("random inputs cannot be made up for this model; use criterion l2 without refit")
+        profiler = random_profiler(graph, options.tokens)
+    return profiler
+
+
+def seen_by(observer: Observer) -> Seen:
+    return Seen(observer.rows, observer.total, observer.moments)
 
 
 def prune_graph(
@@ -129,31 +145,58 @@ def prune_graph(
     for name, space in spaces.items():
         check_width(space, widths[name])
     spaces = {name: space for name, space in spaces.items() if widths[name] < space.width}
-    seen = collect(graph, spaces.values(), options, profiler) if seen is None else seen
     removed: list[Array] = []
     params: dict[str, Array] = {}
-    results = []
-    for index, (name, space) in enumerate(spaces.items()):
+    results: dict[str, PrunedSpace] = {}
+    for space, of in _with_statistics(graph, list(spaces.values()), options, profiler, seen):
         if progress:
-            progress(f"prune {name}", index / len(spaces))
-        count = widths[name] // space.size
-        scores = importance(options.criterion, graph, channels, space, seen, count)
+            progress(f"prune {space.name}", len(results) / len(spaces))
+        count = widths[space.name] // space.size
+        scores = importance(options.criterion, graph, channels, space, of, count)
         leaving = keep_units(space, count, scores)
         removed.append(leaving)
-        fitted, result = _fitted(graph, space, leaving, seen, options)
+        fitted, results[space.name] = _fitted(graph, space, leaving, of, options)
         params |= fitted
-        results.append(result)
     if not removed:
         return graph, []
     pruned = remove_units(graph, channels, np.concatenate(removed))
-    return replace(pruned, params={**pruned.params, **params}), results
+    return replace(pruned, params={**pruned.params, **params}), [results[name] for name in spaces]
+
+
+def _with_statistics(
+    graph: Graph,
+    spaces: list[Space],
+    options: PruneOptions,
+    profiler: Profiler | None,
+    seen: Mapping[str, Seen] | None,
+) -> Iterator[tuple[Space, Mapping[str, Seen]]]:
+    """Each of ``spaces`` with what is known of the rows of its readers: as soon as these were seen, and forgotten when
+    the next is asked for, since those of all layers of a large model are gigabytes."""
+    if seen is not None or options.criterion in GRADIENTS or (options.criterion in NORMS and not options.refit):
+        seen = collect(graph, spaces, options, profiler) if seen is None else seen
+        yield from ((space, seen) for space in spaces)
+        return
+    waiting, found = {space.name: space for space in spaces}, dict[str, Seen]()
+    names = [name for space in spaces for name in space.readers]
+    for observer in _runs(graph, options, profiler)(names, None) if names else ():
+        found |= dict.fromkeys(observer.weights, seen_by(observer))
+        del observer
+        for space in [space for space in waiting.values() if found.keys() >= set(space.readers)]:
+            yield waiting.pop(space.name), found
+            for name in space.readers:
+                del found[name]
 
 
 def at_widths(
-    graph: Graph, space: Space, widths: Sequence[int], options: PruneOptions, seen: Mapping[str, Seen]
+    graph: Graph,
+    channels: Channels,
+    space: Space,
+    widths: Sequence[int],
+    options: PruneOptions,
+    seen: Mapping[str, Seen],
 ) -> Iterator[Graph]:
-    """``graph`` with ``space`` alone cut to each of ``widths``, which are judged together: what leaves is nested."""
-    channels = Channels(graph)
+    """``graph`` with ``space`` of its ``channels`` alone cut to each of ``widths``, judged together: what leaves is
+    nested."""
     scores = importance(options.criterion, graph, channels, space, seen, min(widths) // space.size)
     for width in widths:
         leaving = keep_units(space, width // space.size, scores)

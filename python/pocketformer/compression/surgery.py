@@ -18,10 +18,12 @@ def remove_units(graph: Graph, channels: Channels, removed: Array) -> Graph:
 
     Parameters are read when they are used. Raises ValueError where nothing would be left of a space.
     """
+    leaves = np.zeros(1 + max((int(labels.max(initial=0)) for labels in channels.axes.values()), default=0), bool)
+    leaves[removed] = True
     for space in channels.spaces.values():
-        if np.isin(space.units, removed).all():
+        if leaves[space.units].all():
             raise ValueError(f"all {len(space.units)} units of {space.name} would be removed; keep at least one")
-    kept = {axis: np.flatnonzero(~np.isin(labels, removed)) for axis, labels in channels.axes.items()}
+    kept = {axis: np.flatnonzero(~leaves[labels]) for axis, labels in channels.axes.items()}
     changed = {axis: indices for axis, indices in kept.items() if len(indices) < len(channels.axes[axis])}
     params = dict(graph.params)
     for name in {name for name, _ in changed}:

@@ -25,6 +25,9 @@ SCORE_I8, SCORE_F32 = 10.5, 8.0
 WINDOW, TAP = 34.0, 14.0
 # For each byte of weights that a block of rows takes from a cache.
 WEIGHT = 0.2
+# For each weight of fewer than 8 bits that a block of rows makes 8 bits of (4 and 5 bits, groups of 64 and channels, on
+# AVX2: 1.3 to 3.7).
+UNPACK = 2.6
 # Rows that share what they pass over.
 SKIP_ROWS = 4
 # The planner's: rows a thread below which columns are split, with weights from a cache and from memory.
@@ -53,6 +56,7 @@ class Work:
     int8: bool = False
     elements: float = 0  # in fp32 multiply-adds
     weight_bytes: float = 0
+    unpacked: float = 0  # weights of fewer than 8 bits
 
 
 def predict(engine: Engine, machine: Machine, lengths: list[int], threads: int) -> dict[str, Any]:
@@ -96,7 +100,7 @@ def predict_program(
         block = rows if columns else min(rows, block_rows(rows, threads, stays))
         blocks = _ceil(rows, block)
         speed = threads if columns else threads / _imbalance(rows, block, threads)
-        elements = work.elements + WEIGHT * work.weight_bytes * blocks
+        elements = work.elements + (WEIGHT * work.weight_bytes + UNPACK * work.unpacked) * blocks
         compute = elements / (machine.f32_peak * 1e9 * machine.element_share)
         if work.phase == "attention":
             compute += work.macs / (_peak(machine, work.int8) * machine.attention_share)
@@ -135,7 +139,9 @@ def _works(program: Program, lengths: list[int], selected: int) -> Iterator[Work
             cost = EPILOGUE * elements + ACTIVATION * step["activated"]
             left = 1 - step["zeros"] ** min(step["rows"], SKIP_ROWS)  # as if rows had theirs apart from each other
             macs, weights = left * step["multiply_adds"], left * step["weight_bytes"]
-            yield Work("linear", step["rows"], macs, step["int8"], cost, weights)
+            count = step["multiply_adds"] / step["rows"]
+            few = left * count if step["int8"] and step["weight_bytes"] < count else 0.0
+            yield Work("linear", step["rows"], macs, step["int8"], cost, weights, few)
         elif kind in ("mix", "linear_attention", "nystrom"):
             yield Work("attention", step["rows"], step["multiply_adds"], elements=POOL * elements)
         elif kind in ("depthwise", "convolve"):
