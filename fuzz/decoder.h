@@ -6,15 +6,15 @@
 #include <string>
 #include <vector>
 
-#include "parts.h"
+#include "forms.h"
 #include "runtime/operators/registry.h"
 #include "runtime/session.h"
 
 namespace pocketformer {
 
-class Decoder : public Parts {
+class Decoder : public Forms {
  public:
-  explicit Decoder(FuzzedDataProvider& bytes) : Parts(bytes) {}
+  explicit Decoder(FuzzedDataProvider& bytes) : Forms(bytes) {}
 
   Item graph() {
     vocab_ = size(), types_ = bytes_.ConsumeIntegralInRange<int64_t>(0, 3), length_ = size();
@@ -92,7 +92,7 @@ class Decoder : public Parts {
   void operation() {
     const Value in = pick();
     if ((rows_[in.domain].kind == "grid" || wrong()) && bytes_.ConsumeBool()) return on_grid(in);
-    switch (bytes_.ConsumeIntegralInRange(0, 14)) {
+    switch (bytes_.ConsumeIntegralInRange(0, 22)) {
       case 0:
         return embed();
       case 1:
@@ -103,7 +103,7 @@ class Decoder : public Parts {
         return linear(in);
       case 5:
       case 6:
-        if (rows_[in.domain].kind == "ragged" || rows_[in.domain].kind == "grid" || wrong()) return attention(in);
+        if (sequences(in) || wrong()) return attention(in);
         return linear(in);
       case 7:
         return pool(in);
@@ -128,13 +128,30 @@ class Decoder : public Parts {
         return rope(in);
       case 13:
         return prepend(in);
+      case 14:
+      case 15:
+      case 16:
+        if (in.domain == kTokens || rows_[in.domain].kind == "grid" || wrong()) return along(in);
+        return linear(in);
+      case 17:
+        return sequences(in) || wrong() ? whole(in) : linear(in);
+      case 18:  // tokens are texts of any length
+        return (sequences(in) && in.domain != kTokens) || wrong() ? merge(in) : linear(in);
+      case 19:
+        return sequences(in) || wrong() ? halt(in) : linear(in);
+      case 20:
+        return head_mean(in);
+      case 21:
+        return sequences(in) || wrong() ? summarize(in) : linear(in);
       default:
         return simple("normalize", in, {});
     }
   }
 
+  bool sequences(const Value& in) const { return rows_[in.domain].kind == "ragged" || rows_[in.domain].kind == "grid"; }
+
   void on_grid(const Value& in) {
-    switch (bytes_.ConsumeIntegralInRange(0, 4)) {
+    switch (bytes_.ConsumeIntegralInRange(0, 5)) {
       case 0:
         return unfold(in);
       case 1:
@@ -142,18 +159,17 @@ class Decoder : public Parts {
         return depthwise(in);
       case 3:
         return fold(in);
+      case 4: {
+        Record options;
+        int64_t taps = 0;
+        const size_t to = windows(in, 4, options, taps);
+        return average(in, to, std::move(options));
+      }
       default: {
         const int64_t height = bytes_.ConsumeIntegralInRange<int64_t>(1, 9);
         return made(in, "resize", in.width, grid(in, height, bytes_.ConsumeIntegralInRange<int64_t>(1, 9)), {});
       }
     }
-  }
-
-  // An operator whose result lies in the domain `to`.
-  void made(const Value& in, const char* kind, int64_t width, size_t to, Record options) {
-    options.emplace_back("domain", text(rows_[to].name));
-    simple(kind, in, std::move(options));
-    values_.back() = {values_.back().name, width, to};
   }
 
   // Windows over the grid of `in` as an operator says them; their lines and pixels come out with the grid of results.
@@ -210,6 +226,7 @@ class Decoder : public Parts {
   void pool(const Value& in) {
     constexpr const char* kKinds[] = {"mean", "cls", "max", "last", "mean_sqrt", "weighted_mean"};
     Record options{{"kind", text(bytes_.PickValueInArray(kKinds))}};
+    if (bytes_.ConsumeIntegralInRange(0, 3) == 3) return made(in, "pool", in.width, few(in), std::move(options));
     const bool tokens = in.domain == kTokens || wrong();
     if (tokens && bytes_.ConsumeBool()) options.emplace_back("skip", text(wrong() ? "ids" : "counts"));
     if (bytes_.ConsumeIntegralInRange(0, 3) == 3) options.emplace_back("begin", number(or_wrong(1)));
@@ -309,6 +326,7 @@ class Decoder : public Parts {
               {"state", text(store(keys, values))},
               {"causal", {bytes_.ConsumeIntegralInRange(0, 3) == 3}},
               {"fine", {int8_ && kv_heads != 2}}};
+    if (const std::string* match = match_of(in.domain)) op.emplace_back("sizes", text(*match));
     if (bytes_.ConsumeBool()) op.emplace_back("left", number(size()));
     if (bytes_.ConsumeBool()) op.emplace_back("right", number(size()));
     double scale = 0.25;

@@ -17,7 +17,8 @@ class Parts : public Weights {
  protected:
   struct Rows {  // a domain
     std::string name, kind, of;
-    int64_t max_rows = 0, height = 0, width = 0, prepended = 0;
+    int64_t max_rows = 0, height = 0, width = 0, prepended = 0, merged = 0, summarized = 0;
+    bool halting = false;
   };
   struct Value {
     std::string name;
@@ -35,6 +36,9 @@ class Parts : public Weights {
     if (rows.kind == "grid")
       fields.insert(fields.end(), {{"height", number(rows.height)}, {"width", number(rows.width)}});
     if (rows.prepended != 0) fields.emplace_back("prepended", number(rows.prepended));
+    if (rows.merged != 0) fields.emplace_back("merged", number(rows.merged));
+    if (rows.summarized != 0) fields.emplace_back("summarized", number(rows.summarized));
+    if (rows.halting) fields.emplace_back("halting", Item{true});
     domains_.push_back(record(std::move(fields)));
     rows_.push_back(std::move(rows));
     return rows_.size() - 1;
@@ -91,6 +95,13 @@ class Parts : public Weights {
     Record fields{{"op", text(kind)}, {"in", text(in.name)}, {"out", text(define(in.width, in.domain))}};
     fields.insert(fields.end(), options.begin(), options.end());
     ops_.push_back(record(std::move(fields)));
+  }
+
+  // An operator whose result lies in the domain `to`.
+  void made(const Value& in, const char* kind, int64_t width, size_t to, Record options) {
+    options.emplace_back("domain", text(rows_[to].name));
+    simple(kind, in, std::move(options));
+    values_.back() = {values_.back().name, width, to};
   }
 
   std::string columns(const Value& in, int64_t begin, int64_t width) {

@@ -44,7 +44,7 @@ struct DomainSpec {
                          "rows of a block of `of`, each whole one of which has a row before those of `of`, in each "
                          "sequence of a ragged domain")};
   }
-  static constexpr NameField<DomainSpec> name_of() {
+  static constexpr FieldOf<DomainSpec, std::string> name_of() {
     return pocketformer::name("name", &DomainSpec::name, "by which operators and callers refer to it");
   }
 };

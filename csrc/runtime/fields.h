@@ -2,11 +2,12 @@
 // Python, the fuzzers and docs/format.md are given.
 //
 // A struct lists them as `static constexpr auto fields() { return std::tuple{name("in", &Norm::in, "…"), …}; }`.
+// What is known of a field without its struct is data: one parser, in fields.cpp, goes over that of any struct.
 #pragma once
 
-#include <cmath>
+#include <array>
 #include <cstdint>
-#include <limits>
+#include <span>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -29,17 +30,7 @@ struct FieldInfo {
 };
 
 // How an item reads in a message, in few characters however large it is.
-inline std::string brief(const Item& item) {
-  if (item.null()) return "null";
-  if (const bool* flag = item.as<bool>()) return *flag ? "true" : "false";
-  if (const int64_t* integer = item.as<int64_t>()) return std::to_string(*integer);
-  if (const double* number = item.as<double>()) return concat(*number);
-  if (const std::string* text = item.as<std::string>()) {
-    return concat("'", text->size() <= 60 ? *text : text->substr(0, 59) + "…", "'");
-  }
-  if (const List* list = item.as<List>()) return concat("a list of ", list->size());
-  return concat("an object of ", item.as<Record>()->size());
-}
+std::string brief(const Item& item);
 
 // Where a record stands, for messages: "op 3 (norm)".
 class Place {
@@ -47,132 +38,11 @@ class Place {
   explicit Place(std::string text) : text_(std::move(text)) {}
   const std::string& text() const { return text_; }
 
-  [[noreturn]] void refuse(const char* field, const Item& item, const std::string& expected) const {
-    throw std::invalid_argument(concat(text_, ": field '", field, "' is ", brief(item), "; it must be ", expected));
-  }
+  [[noreturn]] void refuse(const char* field, const Item& item, const std::string& expected) const;
 
  private:
   std::string text_;
 };
-
-template <class T>
-T parse(const Item& item, const Place& place);
-
-template <class Owner>
-struct NameField {
-  const char* name;
-  std::string Owner::* member;
-  const char* doc;
-  bool required;
-
-  void take(const Item& item, Owner& owner, const Place& place) const {
-    const std::string* text = item.as<std::string>();
-    if (!required && item.null()) return;
-    if (text == nullptr || text->empty()) place.refuse(name, item, required ? "a name" : "a name or null");
-    owner.*member = *text;
-  }
-  FieldInfo info() const { return {name, "name", doc, required, {}, {}, {}}; }
-};
-template <class Owner>
-constexpr NameField<Owner> name(const char* name, std::string Owner::* member, const char* doc) {
-  return {name, member, doc, true};
-}
-template <class Owner>
-constexpr NameField<Owner> optional_name(const char* name, std::string Owner::* member, const char* doc) {
-  return {name, member, doc, false};
-}
-
-template <class Owner>
-struct IntegerField {
-  const char* name;
-  int64_t Owner::* member;
-  int64_t low, high;
-  const char* doc;
-  bool required;
-
-  void take(const Item& item, Owner& owner, const Place& place) const {
-    const int64_t* integer = item.as<int64_t>();
-    if (integer == nullptr || *integer < low || *integer > high) {
-      place.refuse(name, item, concat("an integer in ", low, "…", high));
-    }
-    owner.*member = *integer;
-  }
-  FieldInfo info() const {
-    const std::string type = concat("integer ", low, "…", high);
-    return {name, type, doc, required, required ? Item{} : Item{Owner{}.*member}, {}, {}};
-  }
-};
-// A field that may be left out has the value that its struct begins with.
-template <class Owner>
-constexpr IntegerField<Owner> integer(const char* name, int64_t Owner::* member, int64_t low, int64_t high,
-                                      const char* doc) {
-  return {name, member, low, high, doc, true};
-}
-template <class Owner>
-constexpr IntegerField<Owner> optional_integer(const char* name, int64_t Owner::* member, int64_t low, int64_t high,
-                                               const char* doc) {
-  return {name, member, low, high, doc, false};
-}
-
-// A float32 number of at least `low`, or above it.
-template <class Owner>
-struct NumberField {
-  const char* name;
-  double Owner::* member;
-  double low;
-  bool above;
-  const char* doc;
-  bool required = true;
-
-  void take(const Item& item, Owner& owner, const Place& place) const {
-    const int64_t* integer = item.as<int64_t>();
-    const double* number = item.as<double>();
-    const double value = integer != nullptr  ? static_cast<double>(*integer)
-                         : number != nullptr ? *number
-                                             : std::numeric_limits<double>::quiet_NaN();
-    const bool fits = above ? value > low : value >= low;
-    if (!fits || !std::isfinite(static_cast<float>(value))) place.refuse(name, item, bounds());
-    owner.*member = value;
-  }
-  FieldInfo info() const { return {name, bounds(), doc, required, required ? Item{} : Item{Owner{}.*member}, {}, {}}; }
-  std::string bounds() const { return concat("a float32 number ", above ? "above " : "of at least ", low); }
-};
-template <class Owner>
-constexpr NumberField<Owner> number_above(const char* name, double Owner::* member, double low, const char* doc) {
-  return {name, member, low, true, doc};
-}
-template <class Owner>
-constexpr NumberField<Owner> number_from(const char* name, double Owner::* member, double low, const char* doc) {
-  return {name, member, low, false, doc};
-}
-
-template <class Owner>
-constexpr NumberField<Owner> optional_number(const char* name, double Owner::* member, double above, const char* doc) {
-  return {name, member, above, true, doc, false};
-}
-template <class Owner>
-constexpr NumberField<Owner> optional_from(const char* name, double Owner::* member, double low, const char* doc) {
-  return {name, member, low, false, doc, false};
-}
-
-template <class Owner>
-struct FlagField {
-  const char* name;
-  bool Owner::* member;
-  const char* doc;
-  static constexpr bool required = false;
-
-  void take(const Item& item, Owner& owner, const Place& place) const {
-    const bool* flag = item.as<bool>();
-    if (flag == nullptr) place.refuse(name, item, "true or false");
-    owner.*member = *flag;
-  }
-  FieldInfo info() const { return {name, "flag", doc, false, Item{Owner{}.*member}, {}, {}}; }
-};
-template <class Owner>
-constexpr FlagField<Owner> flag(const char* name, bool Owner::* member, const char* doc) {
-  return {name, member, doc};
-}
 
 template <class T>
 struct Choice {
@@ -180,104 +50,151 @@ struct Choice {
   T value;
 };
 
-template <class Owner, class T, size_t count>
-struct ChoiceField {
-  const char* name;
-  T Owner::* member;
-  const Choice<T> (&choices)[count];
-  const char* doc;
-  bool required;
-
-  void take(const Item& item, Owner& owner, const Place& place) const {
-    const std::string* text = item.as<std::string>();
-    std::string known;
-    for (const auto& [choice, value] : choices) {
-      if (text != nullptr && *text == choice) {
-        owner.*member = value;
-        return;
-      }
-      known += concat(known.empty() ? "" : ", ", choice);
-    }
-    place.refuse(name, item, "one of " + known);
-  }
-  FieldInfo info() const {
-    FieldInfo info{name, "choice", doc, required, {}, {}, {}};
-    for (const auto& [choice, value] : choices) {
-      info.choices.push_back({std::string(choice)});
-      if (!required && value == Owner{}.*member) info.fallback = {std::string(choice)};
-    }
-    return info;
-  }
+// A list of choices whatever their type, and a place that holds one of them.
+struct ChoiceCalls {
+  const char* (*name)(const void* choices, size_t at);
+  void (*set)(const void* choices, size_t at, void* place);
+  bool (*holds)(const void* choices, size_t at, const void* place);
 };
-template <class Owner, class T, size_t count>
-constexpr ChoiceField<Owner, T, count> choice(const char* name, T Owner::* member, const Choice<T> (&choices)[count],
-                                              const char* doc) {
-  return {name, member, choices, doc, true};
-}
-template <class Owner, class T, size_t count>
-constexpr ChoiceField<Owner, T, count> optional_choice(const char* name, T Owner::* member,
-                                                       const Choice<T> (&choices)[count], const char* doc) {
-  return {name, member, choices, doc, false};
+template <class T>
+inline constexpr ChoiceCalls kChoiceCalls{
+    [](const void* choices, size_t at) { return static_cast<const Choice<T>*>(choices)[at].name; },
+    [](const void* choices, size_t at, void* place) {
+      *static_cast<T*>(place) = static_cast<const Choice<T>*>(choices)[at].value;
+    },
+    [](const void* choices, size_t at, const void* place) {
+      return *static_cast<const T*>(place) == static_cast<const Choice<T>*>(choices)[at].value;
+    }};
+
+// A vector of records whatever their type.
+struct RecordCalls {
+  void (*append)(void* records, const Item& item, const Place& place);
+  std::vector<FieldInfo> (*schema)();
+};
+
+// What a field is, whatever struct holds it.
+struct FieldFacts {
+  enum class Kind : uint8_t { kName, kInteger, kNumber, kFlag, kChoice, kList };
+
+  const char *name, *doc;
+  Kind kind;
+  bool required;
+  bool above = false;         // a float32 number above `bound`, else of at least that
+  int64_t low = 0, high = 0;  // of an integer; `high` of a list's entries
+  double bound = 0;
+  const void* choices = nullptr;
+  size_t choice_count = 0;
+  const ChoiceCalls* choice = nullptr;
+  const RecordCalls* records = nullptr;
+};
+
+// Each place is a std::string, int64_t, double, bool, the type of a choice or a vector of records, as the fact of the
+// same index says. `kind` is one more name that may stand in the record.
+void take_fields(const Item& item, const Place& place, const char* kind, std::span<const FieldFacts> facts,
+                 void* const* places);
+std::vector<FieldInfo> describe_fields(std::span<const FieldFacts> facts, void* const* defaults);
+
+template <class Owner, class T>
+struct FieldOf {
+  T Owner::* member;
+  FieldFacts facts;
+};
+
+template <class T>
+constexpr auto facts_of() {
+  return std::apply([](const auto&... field) { return std::array{field.facts...}; }, T::fields());
 }
 
 template <class T>
-std::vector<FieldInfo> schema();
-
-template <class Owner, class T>
-struct ListField {
-  const char* name;
-  std::vector<T> Owner::* member;
-  size_t most;
-  const char* doc;
-  static constexpr bool required = true;
-
-  void take(const Item& item, Owner& owner, const Place& place) const {
-    const List* list = item.as<List>();
-    if (list == nullptr || list->empty() || list->size() > most) {
-      place.refuse(name, item, concat("a list of 1…", most, " objects"));
-    }
-    for (const Item& entry : *list) {
-      (owner.*member).push_back(parse<T>(entry, Place(concat(place.text(), ", ", name, " ", (owner.*member).size()))));
-    }
-  }
-  FieldInfo info() const { return {name, "list", doc, true, {}, {}, schema<T>()}; }
-};
-template <class Owner, class T>
-constexpr ListField<Owner, T> list(const char* name, std::vector<T> Owner::* member, size_t most, const char* doc) {
-  return {name, member, most, doc};
+auto places_in(T& owner) {
+  const auto places = [&](const auto&... field) {
+    return std::array<void*, sizeof...(field)>{&(owner.*field.member)...};
+  };
+  return std::apply(places, T::fields());
 }
 
 template <class T>
 std::vector<FieldInfo> schema() {
-  return std::apply([](const auto&... field) { return std::vector<FieldInfo>{field.info()...}; }, T::fields());
+  static constexpr auto kFacts = facts_of<T>();
+  T defaults{};
+  return describe_fields(kFacts, places_in(defaults).data());
 }
 
-// Exactly the fields of T, each of its kind; `kind` is one more that may stand there.
+// Exactly the fields of T, each of its kind.
 template <class T>
-T parse(const Item& item, const Place& place, const char* kind) {
-  const Record* record = item.as<Record>();
-  if (record == nullptr)
-    throw std::invalid_argument(concat(place.text(), " is ", brief(item), "; it must be an object"));
+T parse(const Item& item, const Place& place, const char* kind = "") {
+  static constexpr auto kFacts = facts_of<T>();
   T result;
-  std::apply(
-      [&](const auto&... field) {
-        const auto take = [&](const auto& f) {
-          const Item* found = find(*record, f.name);
-          require(found != nullptr || !f.required, place.text(), ": field '", f.name, "' is missing");
-          if (found != nullptr) f.take(*found, result, place);
-        };
-        (take(field), ...);
-        for (const auto& [key, value] : *record) {
-          const bool known = key == kind || ((key == field.name) || ...);
-          require(known, place.text(), ": field ", brief({key}), " is unknown");
-        }
-      },
-      T::fields());
+  take_fields(item, place, kind, kFacts, places_in(result).data());
   return result;
 }
+
 template <class T>
-T parse(const Item& item, const Place& place) {
-  return parse<T>(item, place, "");
+inline constexpr RecordCalls kRecordCalls{[](void* records, const Item& item, const Place& place) {
+                                            static_cast<std::vector<T>*>(records)->push_back(parse<T>(item, place));
+                                          },
+                                          schema<T>};
+
+template <class Owner>
+constexpr FieldOf<Owner, std::string> name(const char* name, std::string Owner::* member, const char* doc) {
+  return {member, {name, doc, FieldFacts::Kind::kName, true}};
+}
+template <class Owner>
+constexpr FieldOf<Owner, std::string> optional_name(const char* name, std::string Owner::* member, const char* doc) {
+  return {member, {name, doc, FieldFacts::Kind::kName, false}};
+}
+
+// A field that may be left out has the value that its struct begins with.
+template <class Owner>
+constexpr FieldOf<Owner, int64_t> integer(const char* name, int64_t Owner::* member, int64_t low, int64_t high,
+                                          const char* doc) {
+  return {member, {name, doc, FieldFacts::Kind::kInteger, true, false, low, high}};
+}
+template <class Owner>
+constexpr FieldOf<Owner, int64_t> optional_integer(const char* name, int64_t Owner::* member, int64_t low, int64_t high,
+                                                   const char* doc) {
+  return {member, {name, doc, FieldFacts::Kind::kInteger, false, false, low, high}};
+}
+
+// A float32 number of at least `low`, or above it.
+template <class Owner>
+constexpr FieldOf<Owner, double> number_above(const char* name, double Owner::* member, double low, const char* doc) {
+  return {member, {name, doc, FieldFacts::Kind::kNumber, true, true, 0, 0, low}};
+}
+template <class Owner>
+constexpr FieldOf<Owner, double> number_from(const char* name, double Owner::* member, double low, const char* doc) {
+  return {member, {name, doc, FieldFacts::Kind::kNumber, true, false, 0, 0, low}};
+}
+template <class Owner>
+constexpr FieldOf<Owner, double> optional_number(const char* name, double Owner::* member, double above,
+                                                 const char* doc) {
+  return {member, {name, doc, FieldFacts::Kind::kNumber, false, true, 0, 0, above}};
+}
+template <class Owner>
+constexpr FieldOf<Owner, double> optional_from(const char* name, double Owner::* member, double low, const char* doc) {
+  return {member, {name, doc, FieldFacts::Kind::kNumber, false, false, 0, 0, low}};
+}
+
+template <class Owner>
+constexpr FieldOf<Owner, bool> flag(const char* name, bool Owner::* member, const char* doc) {
+  return {member, {name, doc, FieldFacts::Kind::kFlag, false}};
+}
+
+template <class Owner, class T, size_t count>
+constexpr FieldOf<Owner, T> choice(const char* name, T Owner::* member, const Choice<T> (&choices)[count],
+                                   const char* doc) {
+  return {member, {name, doc, FieldFacts::Kind::kChoice, true, false, 0, 0, 0, choices, count, &kChoiceCalls<T>}};
+}
+template <class Owner, class T, size_t count>
+constexpr FieldOf<Owner, T> optional_choice(const char* name, T Owner::* member, const Choice<T> (&choices)[count],
+                                            const char* doc) {
+  return {member, {name, doc, FieldFacts::Kind::kChoice, false, false, 0, 0, 0, choices, count, &kChoiceCalls<T>}};
+}
+
+template <class Owner, class T>
+constexpr FieldOf<Owner, std::vector<T>> list(const char* name, std::vector<T> Owner::* member, int64_t most,
+                                              const char* doc) {
+  return {member, {name, doc, FieldFacts::Kind::kList, true, false, 1, most, 0, nullptr, 0, nullptr, &kRecordCalls<T>}};
 }
 
 }  // namespace pocketformer

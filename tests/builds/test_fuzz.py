@@ -13,9 +13,18 @@ from pathlib import Path
 
 import pytest
 
+from pocketformer import _core
+
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 90
 TARGETS = ("program", "pocket", "safetensors", "tokenizer", "bindings")
+
+
+def test_the_grammar_knows_every_operator() -> None:
+    grammar = "".join(
+        (ROOT / "fuzz" / name).read_text(encoding="utf-8") for name in ("decoder.h", "forms.h", "parts.h")
+    )
+    assert [entry["op"] for entry in _core.operators() if f'"{entry["op"]}"' not in grammar] == []
 
 
 @pytest.mark.slow

@@ -3,8 +3,8 @@
 
 #include <algorithm>
 
-#include "core/aligned_buffer.h"
 #include "runtime/lowering.h"
+#include "runtime/operators/zero_row.h"
 #include "runtime/worker.h"
 
 namespace pocketformer {
@@ -20,11 +20,8 @@ class ConvolveStep final : public Step {
         residual_(residual),
         out_(out),
         weight_(weight),
-        taps_(taps) {
-    const size_t bytes = static_cast<size_t>(padded(in.width)) * sizeof(float);
-    outside_.reserve(bytes);
-    std::memset(outside_.data(), 0, bytes);
-  }
+        taps_(taps),
+        outside_(in.width) {}
 
   void run(const Worker& w) const override {
     constexpr int kRows = DepthwiseArgs::kRows;
@@ -35,7 +32,7 @@ class ConvolveStep final : public Step {
         const int rows = std::min(kRows, row + count - i);
         for (int tap = 0; tap < taps_ * kRows; ++tap) {
           const int at = i + std::min(tap % kRows, rows - 1) + tap / kRows - taps_ / 2;
-          x[tap] = at < first || at >= last ? reinterpret_cast<const float*>(outside_.data()) : w.at(in_, at);
+          x[tap] = at < first || at >= last ? outside_.data() : w.at(in_, at);
         }
         w.kernels().depthwise({.x = x,
                                .weight = weight_,
@@ -66,7 +63,7 @@ class ConvolveStep final : public Step {
   Operand in_, residual_, out_;
   const float* weight_;
   int taps_;
-  AlignedBuffer outside_;  // a row of zeros
+  ZeroRow outside_;
 };
 
 struct Convolve {

@@ -3,9 +3,9 @@
 
 #include <algorithm>
 
-#include "core/aligned_buffer.h"
 #include "runtime/operators/linear.h"
 #include "runtime/operators/windows.h"
+#include "runtime/operators/zero_row.h"
 #include "runtime/worker.h"
 
 namespace pocketformer {
@@ -22,11 +22,8 @@ class DepthwiseStep final : public Step {
         w_(windows),
         weight_(weight),
         bias_(bias),
-        activation_(activation) {
-    const size_t bytes = static_cast<size_t>(padded(in.width)) * sizeof(float);
-    outside_.reserve(bytes);
-    std::memset(outside_.data(), 0, bytes);
-  }
+        activation_(activation),
+        outside_(in.width) {}
 
   void run(const Worker& w) const override {
     constexpr int kRows = DepthwiseArgs::kRows;
@@ -66,11 +63,10 @@ class DepthwiseStep final : public Step {
  private:
   // x[tap · kRows] ← the pixels under the window that begins at `corner`.
   void find_taps(const Pixels& grid, const Windows::Corner& corner, const float** x) const {
-    const float* const outside = reinterpret_cast<const float*>(outside_.data());
     for (int i = corner.top; i < corner.top + w_.height; ++i) {
       const int line = w_.row(corner.image, i, 0);
       for (int j = corner.left; j < corner.left + w_.width; ++j, x += DepthwiseArgs::kRows) {
-        *x = w_.holds(i, j) ? grid.at(line + j) : outside;
+        *x = w_.holds(i, j) ? grid.at(line + j) : outside_.data();
       }
     }
   }
@@ -93,7 +89,7 @@ class DepthwiseStep final : public Step {
   const float* weight_;
   const float* bias_;
   Activation activation_;
-  AlignedBuffer outside_;  // a pixel of zeros
+  ZeroRow outside_;
 };
 
 struct Depthwise {

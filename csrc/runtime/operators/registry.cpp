@@ -1,6 +1,6 @@
 #include "runtime/operators/registry.h"
 
-#include <tuple>
+#include <array>
 
 #include "runtime/operators/attention.h"
 #include "runtime/operators/average.h"
@@ -36,22 +36,33 @@
 namespace pocketformer {
 namespace {
 
-using Operators = std::tuple<Embed, Norm, Linear, Columns, Rope, QuantizeHeads, Store, Attention, Pool, Select,
-                             Normalize, Unfold, Prepend, Concat, Depthwise, Fold, Resize, SoftCap, HeadMean, Match,
-                             Merge, Moments, Standardize, SoftPool, Spread, Average, Mix, LinearAttentionOp, Fit,
-                             Convolve, Nystrom, Halt, Keep, Contribute, Summarize>;
+// An operator's struct, told apart by its name alone.
+struct Entry {
+  const char *name, *doc;
+  std::vector<FieldInfo> (*schema)();
+  void (*lower)(Lowering& lowering, const Item& item, const Place& place);
+};
 
-// fn(operator) for each, of which only the type counts.
-template <class Fn>
-void for_each_operator(Fn fn) {
-  std::apply([&](const auto&... each) { (fn(each), ...); }, Operators{});
+template <class Op>
+void lower_one(Lowering& lowering, const Item& item, const Place& place) {
+  parse<Op>(item, place, "op").lower(lowering);
 }
+
+template <class... Ops>
+constexpr std::array<Entry, sizeof...(Ops)> entries() {
+  return {Entry{Ops::kName, Ops::kDoc, schema<Ops>, lower_one<Ops>}...};
+}
+
+constexpr auto kOperators =
+    entries<Embed, Norm, Linear, Columns, Rope, QuantizeHeads, Store, Attention, Pool, Select, Normalize, Unfold,
+            Prepend, Concat, Depthwise, Fold, Resize, SoftCap, HeadMean, Match, Merge, Moments, Standardize, SoftPool,
+            Spread, Average, Mix, LinearAttentionOp, Fit, Convolve, Nystrom, Halt, Keep, Contribute, Summarize>();
 
 }  // namespace
 
 std::vector<OperatorInfo> operators() {
   std::vector<OperatorInfo> all;
-  for_each_operator([&]<class Op>(const Op&) { all.push_back({Op::kName, Op::kDoc, schema<Op>()}); });
+  for (const Entry& entry : kOperators) all.push_back({entry.name, entry.doc, entry.schema()});
   return all;
 }
 
@@ -60,16 +71,15 @@ void lower_operator(Lowering& lowering, const Item& item, Place& place) {
   require(record != nullptr, place.text(), " is ", brief(item), "; it must be an object");
   const Item* kind = find(*record, "op");
   const std::string* name = kind == nullptr ? nullptr : kind->as<std::string>();
-  bool known = false;
   std::string names;
-  for_each_operator([&]<class Op>(const Op&) {
-    names += concat(names.empty() ? "" : ", ", Op::kName);
-    if (known || name == nullptr || *name != Op::kName) return;
-    known = true;
-    place = Place(concat(place.text(), " (", Op::kName, ")"));
-    parse<Op>(item, place, "op").lower(lowering);
-  });
-  if (!known) place.refuse("op", kind == nullptr ? Item{} : *kind, "one of " + names);
+  for (const Entry& entry : kOperators) {
+    if (name != nullptr && *name == entry.name) {
+      place = Place(concat(place.text(), " (", entry.name, ")"));
+      return entry.lower(lowering, item, place);
+    }
+    names += concat(names.empty() ? "" : ", ", entry.name);
+  }
+  place.refuse("op", kind == nullptr ? Item{} : *kind, "one of " + names);
 }
 
 void write_output(Lowering& lowering, const Value& result) { lower_output(lowering, result); }

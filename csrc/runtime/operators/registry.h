@@ -1,5 +1,5 @@
-// The operators a graph may hold. To add one: a file beside this, its line here, a method of GraphBuilder (graph.py)
-// and plain loops in the interpreter (reference.py).
+// The operators a graph may hold. To add one: a file beside this, its line here, a method of GraphBuilder
+// (python/pocketformer/graph) and plain loops in the interpreter (reference).
 #pragma once
 
 #include <string>

@@ -9,7 +9,8 @@ from itertools import pairwise
 from typing import Any
 
 from ..errors import UnsupportedModelError
-from ..graph import READS, SEQUENCES, Graph, Op
+from ..graph import SEQUENCES, Graph
+from .token_domains import TokenRewriter
 
 THRESHOLD = 0.99
 """A token leaves where the sum of what it was given after each layer is at least that: one minus the paper's ε."""
@@ -30,41 +31,28 @@ def halt_tokens(graph: Graph, scale: float, center: float) -> Graph:
     return _Halting(graph, {"scale": float(scale), "center": float(center), "threshold": THRESHOLD}).run()
 
 
-class _Halting:
+class _Halting(TokenRewriter):
     def __init__(self, graph: Graph, gate: dict[str, Any]) -> None:
-        self.graph, self.gate = graph, gate
-        self.tokens: str = graph.states[0]["domain"] if graph.states else ""
-        self.states = {state["name"]: dict(state) for state in graph.states}
-        self.ops: list[Op] = []
-        self.domain = self.tokens
-        self.renamed: dict[str, str] = {}
+        super().__init__(graph)
+        self.gate = gate
 
     def run(self) -> Graph:
         self._check()
         ends = list(self._ends())
-        for op in self.graph.ops:
-            changed = {field: self.renamed.get(op[field], op[field]) for field in READS if op.get(field) is not None}
-            op = {**op, **changed}
+        for op in map(self.current, self.graph.ops):
             if op["op"] == "pool":  # the class token is what was added up
                 self.renamed[op["out"]] = op["in"]
                 continue
-            if op["op"] == "store":
-                self.states[op["state"]]["domain"] = self.domain
             self.ops.append(op)
             if op.get("out") in ends:
                 self._halt(op["out"], ends.index(op["out"]), len(ends))
-        output = self.renamed.get(self.graph.output, self.graph.output)
-        domains = self._domains(len(ends))
-        states = list(self.states.values())
-        return Graph(domains, self.graph.inputs, self.graph.weights, states, self.ops, output, self.graph.params)
+        return self.result(self._domains(len(ends)))
 
     def _check(self) -> None:
-        first = next((domain for domain in self.graph.domains if domain["name"] == self.tokens), {})
-        if not first.get("prepended"):
+        if not self.prepended():
             raise UnsupportedModelError("halt was given, but the model has no class token; leave it out")
         for op in self.graph.ops:
-            placed = op["op"] == "attention" and self.states[op["state"]]["domain"] != self.tokens
-            if placed or op["op"] == "merge" or (op["op"] == "attention" and {"bias", "pair_bias"} & set(op)):
+            if op["op"] == "merge" or self.places_matter(op):
                 raise UnsupportedModelError("halt was given, but tokens merge, or have a bias by place; leave it out")
             if op["op"] == "pool" and (op["kind"] != "cls" or op.get("begin")):
                 raise UnsupportedModelError(

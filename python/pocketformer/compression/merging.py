@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import UnsupportedModelError
-from ..graph import READS, SEQUENCES, Array, Graph, Op
+from ..graph import SEQUENCES, Array, Graph, Op
+from .token_domains import TokenRewriter
 
 LOGARITHMS = "merge.logarithms"
 
@@ -29,30 +30,20 @@ def merge_tokens(graph: Graph, count: int) -> Graph:
     return _Merging(graph, count).run()
 
 
-class _Merging:
+class _Merging(TokenRewriter):
     def __init__(self, graph: Graph, count: int) -> None:
-        self.graph, self.count = graph, count
-        self.tokens: str = graph.states[0]["domain"] if graph.states else ""
+        super().__init__(graph)
+        self.count, self.kept = count, self.prepended()
         self.rows = self.left = graph.max_rows(self.tokens) if graph.states else 0
-        first = next((domain for domain in graph.domains if domain["name"] == self.tokens), {})
-        self.kept = int(first.get("prepended", 0))
         self.stores = {op["state"]: op for op in graph.ops if op["op"] == "store"}
-        self.states = {state["name"]: dict(state) for state in graph.states}
         self.domains: list[dict[str, Any]] = []
-        self.ops: list[Op] = []
-        self.domain = self.tokens
         self.match: str | None = None
-        self.renamed: dict[str, str] = {}
 
     def run(self) -> Graph:
         self._check()
         attended = ""
-        for op in self.graph.ops:
-            changed = {field: self.renamed.get(op[field], op[field]) for field in READS if op.get(field) is not None}
-            op = {**op, **changed}
-            if op["op"] == "store":
-                self.states[op["state"]]["domain"] = self.domain
-            elif op["op"] == "attention":
+        for op in map(self.current, self.graph.ops):
+            if op["op"] == "attention":
                 attended, keys = op["out"], self.stores[op["state"]]
                 if self.match is not None:
                     op["sizes"] = self.match
@@ -60,23 +51,14 @@ class _Merging:
             if op["op"] == "linear" and op["in"] == attended:
                 self._merge(op["out"], keys)
         table: Array = np.log(np.arange(1, self.rows + 1)).astype(np.float32)
-        return Graph(
-            self._domains(),
-            self.graph.inputs,
-            self.graph.weights,
-            list(self.states.values()),
-            self.ops,
-            self.renamed.get(self.graph.output, self.graph.output),
-            {**self.graph.params, LOGARITHMS: table},
-        )
+        return self.result(self._domains(), **{LOGARITHMS: table})
 
     def _check(self) -> None:
         whole = "merge was given, but the model ends in what needs all of its patches"
         if not self.kept:
             raise UnsupportedModelError(f"{whole}: there is no class token; leave it out")
         for op in self.graph.ops:
-            placed = op["op"] == "attention" and self.states[op["state"]]["domain"] != self.tokens
-            if placed or (op["op"] == "attention" and {"bias", "pair_bias"} & set(op)):
+            if self.places_matter(op):
                 raise UnsupportedModelError(f"{whole}, or adds a bias by their places; leave it out")
             if op["op"] == "pool" and (op["kind"] != "cls" or op.get("begin", 0) >= self.kept):
                 raise UnsupportedModelError(f"{whole}, their {op['kind']}; leave it out")
