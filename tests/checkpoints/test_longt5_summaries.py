@@ -73,6 +73,8 @@ def test_refused_by_name(tmp_path: Path, kind: str, change: dict[str, object], w
     graph = load_checkpoint(tmp_path).graph
     entries = graph.domains[1:] if kind == "domains" else [op for op in graph.ops if op["op"] == kind]
     entries[0].update(change)
+    for field in [field for field, value in change.items() if value is None]:
+        del entries[0][field]
     packed = pack_graph(graph)
     with pytest.raises(ValueError, match=words):
         Program(packed.description(), {name: aligned(array) for name, array in packed.params.items()})
