@@ -225,6 +225,13 @@ def test_what_is_no_image(image: Any, error: type[Exception], message: str) -> N
         READER.pixels(image, "photo")
 
 
+def test_a_file_that_was_cut_off_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "half.jpg"
+    path.write_bytes(encoded(picture(), "JPEG")[:700])
+    with pytest.raises(ValueError, match=r"photo \(.*half\.jpg\) is damaged"):
+        READER.pixels(path, "photo")
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_broken_exif_is_no_reason_to_refuse() -> None:
     data = encoded(picture(), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\0\0\0\0")
@@ -245,12 +252,14 @@ def png(width: int, height: int) -> bytes:
 
 @pytest.mark.filterwarnings("ignore:Image size")
 @pytest.mark.parametrize("size", [(65535, 65535), (65535, 2100), (2**31 - 1, 1)])
-def test_bombs(size: tuple[int, int]) -> None:
-    data = png(*size)
+def test_bombs(size: tuple[int, int], tmp_path: Path) -> None:
+    data, path = png(*size), tmp_path / "bomb.png"
+    path.write_bytes(data)
     tracemalloc.start()
     try:
-        with pytest.raises(ValueError, match="photo"):
-            READER.pixels(data, "photo")
+        for source in (data, path):
+            with pytest.raises(ValueError, match="photo"):
+                READER.pixels(source, "photo")
         assert tracemalloc.get_traced_memory()[1] < 1 << 22
     finally:
         tracemalloc.stop()

@@ -20,9 +20,9 @@ from .boards import Machine
 # (docs/performance.md). Per score: exponent 7 and quantizing P 3.5 cycles for 16 queries.
 ROTATE_QUANTIZE, QUANTIZE, STORE, NORM, ACTIVATION, EPILOGUE, EMBED, POOL = 12.0, 6.0, 11.0, 11.0, 12.0, 3.5, 25.0, 4.0
 SCORE_I8, SCORE_F32 = 10.5, 8.0
-# Of maps of pixels, which the nearest caches do not hold, on AVX2: a number that is copied into a window, and a pixel
-# that a depthwise convolution multiplies.
-WINDOW, TAP = 34.0, 14.0
+# Of maps of pixels, which the nearest caches do not hold, on AVX2: a number that is copied into a window, a pixel that
+# a depthwise convolution multiplies, one that is added to a mean, and what rounding and activations then take.
+WINDOW, TAP, MEAN, MAP_QUANTIZE, MAP_ACTIVATION = 34.0, 12.0, 14.0, 18.0, 35.0
 # For each byte of weights that a block of rows takes from a cache.
 WEIGHT = 0.2
 # For each weight of fewer than 8 bits that a block of rows makes 8 bits of (4 and 5 bits, groups of 64 and channels, on
@@ -42,6 +42,7 @@ PHASES = {
     "quantize_heads": ("split", STORE),
     "store": ("split", STORE),
     **dict.fromkeys(("unfold", "fold", "concat", "resize"), ("windows", WINDOW)),
+    "average": ("windows", MEAN),
 }
 """Phase and cost of an element by kind of step; those of attention and products are more than one number."""
 
@@ -133,10 +134,15 @@ def predict_program(
 
 def _works(program: Program, lengths: list[int], selected: int) -> Iterator[Work]:
     """Sixteen queries of a head are a vector; keys are those that one of them sees."""
-    for step in program.work(lengths, selected):
+    steps = program.work(lengths, selected)
+    maps = any(step["kind"] in ("depthwise", "average") for step in steps)
+    activation, rotate, quantize = (
+        (MAP_ACTIVATION, MAP_QUANTIZE, MAP_QUANTIZE) if maps else (ACTIVATION, ROTATE_QUANTIZE, QUANTIZE)
+    )
+    for step in steps:
         kind, elements = step["kind"], step["elements"]
         if kind == "linear":
-            cost = EPILOGUE * elements + ACTIVATION * step["activated"]
+            cost = EPILOGUE * elements + activation * step["activated"]
             left = 1 - step["zeros"] ** min(step["rows"], SKIP_ROWS)  # as if rows had theirs apart from each other
             macs, weights = left * step["multiply_adds"], left * step["weight_bytes"]
             count = step["multiply_adds"] / step["rows"]
@@ -145,10 +151,10 @@ def _works(program: Program, lengths: list[int], selected: int) -> Iterator[Work
         elif kind in ("mix", "linear_attention", "nystrom"):
             yield Work("attention", step["rows"], step["multiply_adds"], elements=POOL * elements)
         elif kind in ("depthwise", "convolve"):
-            cost = TAP * step["multiply_adds"] + EPILOGUE * elements + ACTIVATION * step["activated"]
+            cost = TAP * step["multiply_adds"] + EPILOGUE * elements + activation * step["activated"]
             yield Work("depthwise", step["rows"], elements=cost, weight_bytes=step["weight_bytes"])
         elif kind == "quantize":
-            cost = QUANTIZE * elements + (ROTATE_QUANTIZE - QUANTIZE) * step["rotated"]
+            cost = quantize * elements + (rotate - quantize) * step["rotated"]
             yield Work("quantize", step["rows"], elements=cost)
         elif kind == "attention":
             lanes, each = step["score_lanes"], SCORE_I8 if step["int8"] else SCORE_F32
