@@ -211,6 +211,15 @@ struct Avx2 {
   static POCKETFORMER_INLINE B high_nibbles(B x) {
     return low_nibbles({_mm256_srli_epi16(x.lo, 4), _mm256_srli_epi16(x.hi, 4)});
   }
+  template <int S, int Mask>
+  static POCKETFORMER_INLINE B join(B nibbles, B upper) {
+    const auto join_half = [](__m256i low, __m256i high) {
+      if constexpr (S < 0) high = _mm256_srli_epi16(high, -S);
+      if constexpr (S > 0) high = _mm256_slli_epi16(high, S);
+      return _mm256_or_si256(low, _mm256_and_si256(high, _mm256_set1_epi8(Mask)));
+    };
+    return {join_half(nibbles.lo, upper.lo), join_half(nibbles.hi, upper.hi)};
+  }
   static POCKETFORMER_INLINE B lookup(B table, B i) {
     return {_mm256_shuffle_epi8(table.lo, i.lo), _mm256_shuffle_epi8(table.hi, i.hi)};
   }

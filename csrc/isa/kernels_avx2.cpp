@@ -28,6 +28,12 @@ struct Isa : Avx2 {
     return {_mm256_add_epi16(acc.lo, _mm256_maddubs_epi16(w.lo, a.lo)),
             _mm256_add_epi16(acc.hi, _mm256_maddubs_epi16(w.hi, a.hi))};
   }
+  static POCKETFORMER_INLINE S multiply_narrow(B w, B a) {
+    return {_mm256_maddubs_epi16(w.lo, a.lo), _mm256_maddubs_epi16(w.hi, a.hi)};
+  }
+  static POCKETFORMER_INLINE S add_narrow(S a, S b) {
+    return {_mm256_add_epi16(a.lo, b.lo), _mm256_add_epi16(a.hi, b.hi)};
+  }
   static POCKETFORMER_INLINE I widen_narrow(S x) {
     return {_mm256_madd_epi16(x.lo, _mm256_set1_epi16(1)), _mm256_madd_epi16(x.hi, _mm256_set1_epi16(1))};
   }

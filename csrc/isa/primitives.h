@@ -47,7 +47,11 @@
 //   dot4_p(acc, a, w)             the same with a in 0…127, no offset
 //   dot2_narrow(acc, w, a)        only where kNarrowSums, S being two sums of 16 bits in each lane: acc + two products
 //                                 w·a each, w in 0…63, a in −127…127
+//   multiply_narrow(w, a)         likewise, the products alone;   add_narrow(a, b)
 //   widen_narrow(acc)             I: the sum of the two
+//   join<S, M>(i, upper)          likewise: i | upper·2^S & M in each byte, S being negative for the other way; the
+//   bits
+//                                 that M leaves come from the same byte
 //   product<R>(acc[R], a, lda, w, groups)  only where kGemmGroups > 1: adds the product of R rows and one panel over
 //                                 `groups`, a multiple of kGemmGroups
 //   product_f32<R>(acc[R], a, lda, w, k)   only where kGemmStepF32 > 1: the same in fp32, k a multiple of kGemmStepF32
