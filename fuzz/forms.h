@@ -103,7 +103,8 @@ class Forms : public Parts {
 
   // Tokens of sequences of one length become fewer.
   void merge(const Value& in) {
-    const int64_t tokens = rows_[in.domain].max_rows, kept = bytes_.ConsumeIntegralInRange<int64_t>(0, 2);
+    const int64_t tokens = std::clamp<int64_t>(rows_[in.domain].max_rows, 0, 1 << 20);
+    const int64_t kept = bytes_.ConsumeIntegralInRange<int64_t>(0, 2);
     const int64_t most = std::clamp<int64_t>((tokens - kept) / 2, 1, 1 << 10);
     const int64_t merged = or_wrong(bytes_.ConsumeIntegralInRange<int64_t>(1, most));
     const auto before = matches_.find(in.domain);
@@ -122,7 +123,7 @@ class Forms : public Parts {
     const size_t to = add_domain({.name = new_domain(),
                                   .kind = "ragged",
                                   .of = rows_[in.domain].name,
-                                  .max_rows = sum(tokens, -merged),
+                                  .max_rows = tokens - std::clamp<int64_t>(merged, 0, tokens),
                                   .merged = merged});
     matches_[to] = {match, total};
     after.emplace_back("matches", text(match));
