@@ -78,6 +78,17 @@ def test_a_file_is_never_above_its_budget(vit: Path, photos: Path, given: bool, 
     assert len(pocketformer.load(tmp_path / "m.pocket").classify(pictures)) == 3
 
 
+def test_layers_get_narrower_for_photos_alone(vit: Path, photos: Path) -> None:
+    """Channels that made-up pictures leave idle may be those that photos need."""
+    with pytest.raises(ValueError, match=r"fewest bits, as wide as it is: for narrower layers give photos") as refused:
+        make_plan(vit, budget=1)
+    least = int(str(refused.value).split(" has ")[1].split(" ")[0].replace(",", ""))
+    with pytest.raises(ValueError, match=r"fewest bits, 64 hidden channels a layer") as refused:
+        make_plan(vit, budget=1, calibration=photos)
+    assert int(str(refused.value).split(" has ")[1].split(" ")[0].replace(",", "")) < least
+    assert not make_plan(vit, budget=least).prunes
+
+
 def test_dinov2_is_planned_and_what_costs_least_is_done_first(tmp_path: Path) -> None:
     """Of two layers the second does nothing: it loses its bits first."""
     torch.manual_seed(0)

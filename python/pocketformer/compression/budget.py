@@ -78,7 +78,10 @@ class Planner:
         self.loaded, self.weights = replace(loaded, tokenizer_json=minify(loaded.tokenizer_json)), weights
         self.options, self.prune = options or QuantizeOptions(), prune or PruneOptions()
         self.channels = Channels(loaded.graph)
-        self.spaces = {name: space for name, space in self.channels.spaces.items() if not space.heads}
+        # What pictures that are made up leave idle, photos may need: without photos no layer gets narrower.
+        self.made_up = takes_images(loaded.graph) and calibration is None
+        spaces = {} if self.made_up else self.channels.spaces
+        self.spaces = {name: space for name, space in spaces.items() if not space.heads}
         self.full = predicted_bytes(loaded, weights, self.options)  # refuses what cannot be, before any work
         self.profiler, self.sample = self._seen(loaded, calibration)
         self._progress, self._told = progress, 0
@@ -119,10 +122,12 @@ class Planner:
             what, least_of, written = FIGURES[name]
             least = _figure(smallest, name)
             if least > limit:
+                how = f"{MULTIPLE} hidden channels a layer, and little of its quality"
+                how = "as wide as it is: for narrower layers give photos as calibration" if self.made_up else how
                 given = "the budget" if name == "file_bytes" else f"the {what} allowed"
                 raise ValueError(
                     f"{given} is {written(limit)}, but the smallest {least_of} has {written(least)} (fewest bits, "
-                    f"{MULTIPLE} hidden channels a layer, and little of its quality); give at least that"
+                    f"{how}); give at least that"
                 )
         if self._forecast is None:
             return self._of_least_error(limits.file_bytes or 0)
@@ -240,18 +245,9 @@ class Planner:
     def knobs(self) -> dict[str, list[Step]]:
         """What can be turned, from what is there (no error) to the least; measured once."""
         if not self._knobs:
-            knobs = Knobs(
-                self.loaded.graph,
-                self.channels,
-                self.spaces,
-                self._precisions,
-                self._levels,
-                {"fp32": 4, "fp16": 2}.get(self.weights, 1),
-                self.options,
-                self.prune,
-                self.profiler,
-                self.sample,
-            )
+            plain = {"fp32": 4, "fp16": 2}.get(self.weights, 1)
+            model = self.loaded.graph, self.channels, self.spaces, self._precisions, self._levels, plain
+            knobs = Knobs(*model, self.options, self.prune, self.profiler, self.sample)
             self._knobs = knobs.measured(self._tell)
         return self._knobs
 
