@@ -42,7 +42,7 @@ check: lint build/check/ready  ## lint, then the quick tests on this checkout (a
 test: tools dist/installed lint  ## lint, then run every test against the installed wheel
 	$(MAKE) --keep-going --jobs=2 test/builds test/library test/sanitizers
 
-pytest = $(test_bin)/python -m pytest -q -p no:cacheprovider --durations=15
+pytest = $(test_bin)/python -m pytest -q -p no:cacheprovider --durations=15 --continue-on-collection-errors
 sanitizers = tests/builds/test_fuzz.py
 
 test/builds:

@@ -20,8 +20,8 @@ from pocketformer.compression.calibration import Calibration
 from pocketformer.compression.channels import Channels
 from pocketformer.compression.gradients import gradient_scores
 from pocketformer.compression.importance import GRADIENTS, NAMES, Seen, importance
+from pocketformer.compression.outputs import outputs
 from pocketformer.compression.quantize import calibrated_profiler
-from pocketformer.compression.sensitivity import outputs
 from pocketformer.compression.surgery import mask_units
 from pocketformer.compression.twin import Twin, import_torch
 from pocketformer.graph import Array, Graph, GraphBuilder, Table
