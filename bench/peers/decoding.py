@@ -33,11 +33,12 @@ STEPS = 16
 
 
 def pocket_file(gguf: Path, cache: Path) -> Path:
-    """The pocket file with the integers of ``gguf``, made anew where that is newer."""
+    """The pocket file with the integers of ``gguf``, made anew where that or what makes it is newer."""
     import pocketformer
 
     made = cache / f"{gguf.stem}.pocket"
-    if not made.exists() or made.stat().st_mtime < gguf.stat().st_mtime:
+    makers = Path(pocketformer.__file__).parent.rglob("*.py")
+    if not made.exists() or made.stat().st_mtime < max(path.stat().st_mtime for path in (gguf, *makers)):
         pocketformer.compress(gguf, made, weights="gguf")
     return made
 
