@@ -183,12 +183,12 @@ def test_better_than_to_the_nearest(vit: Path, tmp_path: Path) -> None:
     assert errors["seen"] < 0.9 * errors["nearest"]
 
 
-def test_memory_and_latency_of_an_image(vit: Path, tmp_path: Path) -> None:
+def test_memory_and_latency_of_an_image(vit: Path, photos: Path) -> None:
     whole = make_plan(vit, max_memory="1GB", threads=1, board="pi4")
     assert whole.seconds
     assert whole.memory_bytes
     limit = 0.95 * whole.seconds
-    plan = make_plan(vit, latency=limit, threads=1, board="pi4")
+    plan = make_plan(vit, latency=limit, threads=1, board="pi4", calibration=photos)
     assert plan.seconds is not None
     assert plan.seconds <= limit
     with pytest.raises(ValueError, match=r"length is 64, but the model takes images of one size; leave it out"):
