@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,11 +10,11 @@ import pytest
 import torch
 import transformers
 
-from helpers.engines import ENGINES, native, native_packed
+from helpers.encoder_checks import assert_breaks_parity, assert_int8_is_near
+from helpers.engines import ENGINES, native
 from helpers.kernels import aligned
 from helpers.torch_models import VOCAB, Inputs, deviation, make_adversarial, torch_outputs
 from pocketformer._core import Program
-from pocketformer.compression import compress_graph
 from pocketformer.graph import Graph
 from pocketformer.packing import pack_graph
 from pocketformer.sources.huggingface import load_checkpoint
@@ -124,18 +123,8 @@ MUTATIONS: dict[str, Callable[[Graph], None]] = {
 
 @pytest.mark.parametrize("mutation", MUTATIONS)
 def test_mutations_break_parity(tmp_path: Path, mutation: str) -> None:
-    model = build(tmp_path)
-    graph = copy.deepcopy(load_checkpoint(tmp_path).graph)
-    MUTATIONS[mutation](graph)
-    inputs = Inputs.random((7, 65), 0)
-    assert deviation(native(graph, inputs.ids, inputs.lengths), torch_outputs(model, inputs, "embed")) > 1
+    assert_breaks_parity(tmp_path, build(tmp_path), MUTATIONS[mutation])
 
 
 def test_int8_is_near_fp32(tmp_path: Path) -> None:
-    model = build(tmp_path, d_model=128, d_kv=32, num_heads=4, d_ff=192)
-    inputs = Inputs.random((1, 40, 203), 0)
-    packed, _ = compress_graph(load_checkpoint(tmp_path).graph)
-    packed.params = {name: aligned(array) for name, array in packed.params.items()}
-    actual, expected = native_packed(packed, inputs.ids, inputs.lengths), torch_outputs(model, inputs, "embed")
-    cosine = torch.nn.functional.cosine_similarity(torch.tensor(actual), torch.tensor(expected))
-    assert float(cosine.min()) > 0.999
+    assert_int8_is_near(tmp_path, build(tmp_path, d_model=128, d_kv=32, num_heads=4, d_ff=192), (1, 40, 203))
