@@ -11,6 +11,7 @@ import json
 import random
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -85,13 +86,15 @@ def pocket_files() -> list[bytes]:
     return contents
 
 
+def normals(seed: int) -> Callable[..., Array]:
+    """Random arrays of the shapes that it is called with."""
+    rng = np.random.default_rng(seed)
+    return lambda *shape: rng.standard_normal(shape).astype(np.float32)
+
+
 def grids() -> Graph:
     """Every operator over grids, then rows that are prepended."""
-    rng = np.random.default_rng(1)
-
-    def normal(*shape: int) -> Array:
-        return rng.standard_normal(shape).astype(np.float32)
-
+    normal = normals(1)
     build = GraphBuilder([{"name": "pixels", "kind": "grid", "height": 4, "width": 6}])
     build.inputs.append({"name": "image", "domain": "pixels", "dtype": "f32", "width": 3})
     x = build.linear(build.unfold("image", "pixels", height=3, width=3, padding=1), normal(16, 27), name="first")
@@ -105,11 +108,7 @@ def grids() -> Graph:
 
 def patterns() -> Graph:
     """Attention with positions that turn, capped scores, and rows that are global."""
-    rng = np.random.default_rng(2)
-
-    def normal(*shape: int) -> Array:
-        return rng.standard_normal(shape).astype(np.float32)
-
+    normal = normals(2)
     build = GraphBuilder.text(20, 1, 8)
     x = build.embed([Table("words", normal(20, 32), "ids")], scale=2.0)
     turns = ("rope", np.linspace(1, 0.01, 4, dtype=np.float32), 1.0)
@@ -126,11 +125,7 @@ def patterns() -> Graph:
 
 def forms() -> Graph:
     """Attention that is not that of queries to all keys, one form after the other."""
-    rng = np.random.default_rng(3)
-
-    def normal(*shape: int) -> Array:
-        return rng.standard_normal(shape).astype(np.float32)
-
+    normal = normals(3)
     build = GraphBuilder.text(20, 1, 8)
     x = build.embed([Table("words", normal(20, 32), "ids")])
     x = attentions.linformer(build, x, x, x, normal(3, 8), normal(2, 3, 8), heads=2, name="projected")
@@ -144,11 +139,7 @@ def forms() -> Graph:
 
 def images() -> Graph:
     """Two layers over a row for each pixel, behind one more, in which tokens may merge or leave."""
-    rng = np.random.default_rng(4)
-
-    def normal(*shape: int) -> Array:
-        return rng.standard_normal(shape).astype(np.float32)
-
+    normal = normals(4)
     build = GraphBuilder([{"name": "image", "kind": "grid", "height": 2, "width": 3}])
     build.inputs.append({"name": "pixels", "domain": "image", "dtype": "f32", "width": 3})
     x = build.linear(build.unfold("pixels", "image", height=1, width=1), normal(16, 3), name="patches")

@@ -28,44 +28,45 @@ LENGTHS = (128, 512, 2048, 8192)
 Call = Callable[[], Any]
 
 
-def torch_full(attention: Attention) -> Call:
+def torch_full(qkv: Any) -> Call:
     import torch
 
-    q, k, v = _split(attention)
+    q, k, v = split(qkv)
     return lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v)
 
 
-def torch_window(attention: Attention) -> Call:
-    """Chunks of ``WINDOW`` queries with the keys up to ``WINDOW`` before and after; masks made beforehand."""
+def torch_window(qkv: Any, reach: int = WINDOW) -> Call:
+    """Chunks of ``reach`` queries with the keys up to ``reach`` before and after; masks made beforehand."""
     import torch
 
-    q, k, v = _split(attention)
-    length, out = attention.length, torch.empty_like(q)
+    q, k, v = split(qkv)
+    length, out = len(qkv), torch.empty_like(q)
     spans, masks = [], []
-    for begin in range(0, length, WINDOW):
-        end = min(begin + WINDOW, length)
-        first, last = max(0, begin - WINDOW), min(length, end + WINDOW)
+    for begin in range(0, length, reach):
+        end = min(begin + reach, length)
+        first, last = max(0, begin - reach), min(length, end + reach)
         distance = torch.arange(begin, end)[:, None] - torch.arange(first, last)[None]
         bias = torch.zeros(distance.shape)
-        bias[distance.abs() > WINDOW] = -torch.inf
+        bias[distance.abs() > reach] = -torch.inf
         spans.append((begin, end, first, last))
         masks.append(bias)
 
-    def run() -> None:
+    def run() -> Any:
         for (begin, end, first, last), bias in zip(spans, masks, strict=True):
             out[:, :, begin:end] = torch.nn.functional.scaled_dot_product_attention(
                 q[:, :, begin:end], k[:, :, first:last], v[:, :, first:last], attn_mask=bias
             )
+        return out
 
-    run.result = out  # type: ignore[attr-defined]
     return run
 
 
-def _split(attention: Attention) -> Any:
+def split(qkv: Any) -> Any:
+    """Queries, keys and values of torch, [1, heads, tokens, head_dim] each."""
     import torch
 
-    qkv = torch.from_numpy(np.ascontiguousarray(attention.qkv))
-    return qkv.view(1, attention.length, 3, HEADS, HEAD_DIM).permute(2, 0, 3, 1, 4).contiguous()
+    rows = torch.from_numpy(np.ascontiguousarray(qkv))
+    return rows.view(1, len(qkv), 3, HEADS, HEAD_DIM).permute(2, 0, 3, 1, 4).contiguous()
 
 
 def check(attention: Attention, theirs: Any) -> None:
@@ -80,11 +81,11 @@ def measure(kind: str, length: int, rounds: int, seconds: float) -> dict[str, An
 
     bounds = (-1, -1) if kind == "full" else (WINDOW, WINDOW)
     ours = Attention(True, length, HEADS, HEAD_DIM, *bounds)
-    theirs = (torch_full if kind == "full" else torch_window)(ours)
+    theirs = (torch_full if kind == "full" else torch_window)(ours.qkv)
     with torch.inference_mode():
         result = theirs()
         ours.whole()
-        check(ours, result if kind == "full" else theirs.result)  # type: ignore[attr-defined]
+        check(ours, result)
         samples: dict[str, list[float]] = {"peak": [], "pocketformer": [], "torch": []}
         for _ in range(rounds):
             samples["peak"].append(1e9 * _core.probe_int8(milliseconds=10))

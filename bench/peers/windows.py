@@ -22,22 +22,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-
 from bench.kernels import Attention
-from bench.peers.attention import HEAD_DIM, HEADS, cpu_seconds
+from bench.peers.attention import HEAD_DIM, HEADS, Call, check, cpu_seconds, split, torch_window
 from bench.peers.machine import describe
 from bench.statistics import ratio_text
-
-Call = Callable[[], Any]
-
-
-def split(qkv: Any) -> Any:
-    """Queries, keys and values of torch, [1, heads, tokens, head_dim] each."""
-    import torch
-
-    rows = torch.from_numpy(np.ascontiguousarray(qkv))
-    return rows.view(1, len(qkv), 3, HEADS, HEAD_DIM).permute(2, 0, 3, 1, 4).contiguous()
 
 
 def mask(qkv: Any, reach: int) -> Call:
@@ -47,27 +35,6 @@ def mask(qkv: Any, reach: int) -> Call:
     position = torch.arange(len(qkv))
     seen = (position[:, None] - position).abs() <= reach
     return lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
-
-
-def chunks(qkv: Any, reach: int) -> Call:
-    """Masks are made beforehand."""
-    import torch
-
-    q, k, v = split(qkv)
-    length, out, parts = len(qkv), torch.empty_like(q), []
-    for begin in range(0, length, reach):
-        own, keys = slice(begin, begin + reach), slice(max(0, begin - reach), begin + 2 * reach)
-        position = torch.arange(length)
-        parts.append((own, keys, (position[own][:, None] - position[keys]).abs() <= reach))
-
-    def call() -> Any:
-        for own, keys, seen in parts:
-            out[:, :, own] = torch.nn.functional.scaled_dot_product_attention(
-                q[:, :, own], k[:, :, keys], v[:, :, keys], attn_mask=seen
-            )
-        return out
-
-    return call
 
 
 def flex(qkv: Any, reach: int) -> Call:
@@ -105,7 +72,7 @@ def longformer(qkv: Any, reach: int) -> Call:
 
 PEERS: dict[str, Callable[[Any, int], Call]] = {
     "mask": mask,
-    "chunks": chunks,
+    "chunks": torch_window,
     "flex": flex,
     "longformer": longformer,
 }
@@ -120,10 +87,9 @@ def measure(peer: str, tokens: int, reach: int, rounds: int, seconds: float) -> 
     samples: dict[str, list[float]] = {"pocketformer": [], peer: []}
     with torch.inference_mode():
         theirs = PEERS[peer](ours.qkv, reach)
-        expected = theirs()[0].permute(1, 0, 2).reshape(tokens, -1).numpy()
+        result = theirs()
         ours.whole()
-        error = np.abs(ours.out[:, : expected.shape[1]] - expected).max()
-        assert error < 0.05, f"results of {peer} differ by {error}"
+        check(ours, result)
         for _ in range(rounds):
             samples["pocketformer"].append(cpu_seconds(ours.whole, seconds))
             samples[peer].append(cpu_seconds(theirs, seconds))

@@ -25,11 +25,10 @@ class Outputs:
     def __init__(self, graph: Graph, sample: Calibration) -> None:
         self._graph = graph
         self._run = Run(Dataflow(graph), sample)
-        self._pieces = list(pieces(graph))
         self._reads: list[dict[str, Rows]] = []
         self._segments: list[Segment] = []
         values = {name: rows for name, rows in self._run.given().items() if rows is not None}
-        for ops in self._pieces:
+        for ops in pieces(graph):
             self._reads.append(values)
             self._segments.append(self._segment(self._run, ops, values))
             values = self._result(self._segments[-1], ops, values)

@@ -118,7 +118,8 @@ class SpecialTokens:
             if key.endswith("_token") and key not in NAMED and (isinstance(value, str) or _is_token(value)):
                 named[key] = value
         key = "extra_special_tokens" if "extra_special_tokens" in values else "additional_special_tokens"
-        listed = values.get(key) or (list(kind.extra) if key not in values else [])
+        usual = kind.extra(settings)
+        listed = values.get(key) or (list(usual) if key not in values else [])
         if isinstance(listed, dict):
             named.update(listed)
             listed = []

@@ -14,7 +14,7 @@ from ..errors import UnsupportedModelError
 from .config import Config
 from .tokenizer_files import BYTE_PAIRS, WORD_PIECE, Settings, TokenizerFiles
 from .tokenizer_parts import BERT_TOKENS, ROBERTA_TOKENS, Kind, Named, cls_sep_template, identified, indexed, token
-from .tokenizer_pieces import ALBERT, BIG_BIRD, CAMEMBERT, SIGLIP, T5, XLM_ROBERTA, t5
+from .tokenizer_pieces import ALBERT, BIG_BIRD, CAMEMBERT, SIGLIP, T5, XLM_ROBERTA
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -28,17 +28,15 @@ def choose(settings: Settings, config: Config) -> Kind:
     model = str(config.values.get("model_type"))
     named = settings.class_name or config.values.get("tokenizer_class")
     if not isinstance(named, str) or model in _OF_THE_MODEL:
-        kind = _BY_MODEL.get(model, _AS_SAVED)
-    else:
-        name = named.removesuffix("Fast")
-        if name in _PROGRAMS:
-            path = settings.path if settings.class_name else config.path
-            raise UnsupportedModelError(
-                f"{path}: tokenizer_class {named!r} splits words with a program of its own, which a tokenizer.json "
-                f"cannot hold; supported are {', '.join(_BY_CLASS)} and others with a tokenizer.json"
-            )
-        kind = _BY_CLASS.get(name, replace(_AS_SAVED, name=named, build=_checked))
-    return t5(settings) if kind is T5 else kind
+        return _BY_MODEL.get(model, _AS_SAVED)
+    name = named.removesuffix("Fast")
+    if name in _PROGRAMS:
+        path = settings.path if settings.class_name else config.path
+        raise UnsupportedModelError(
+            f"{path}: tokenizer_class {named!r} splits words with a program of its own, which a tokenizer.json cannot "
+            f"hold; supported are {', '.join(_BY_CLASS)} and others with a tokenizer.json"
+        )
+    return _BY_CLASS.get(name, replace(_AS_SAVED, name=named, build=_checked))
 
 
 def _word_piece(files: TokenizerFiles, settings: Settings, named: Named) -> Tokenizer:

@@ -47,7 +47,7 @@ class Kind:
     finish: Callable[[Tokenizer, TokenizerFiles, Settings, Named], None]
     vocabulary_files: tuple[str, ...] = ()
     tokens: Mapping[str, str] = field(default_factory=dict)
-    extra: tuple[str, ...] = ()
+    extra: Callable[[Settings], tuple[str, ...]] = lambda settings: ()
     inputs: tuple[str, ...] = ("input_ids", "attention_mask")
     mask_strips: bool = False
     names_control: bool = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
@@ -108,12 +107,8 @@ def _albert_template(tokenizer: Tokenizer, files: TokenizerFiles, settings: Sett
     tokenizer.post_processor = saved
 
 
-def t5(settings: Settings) -> Kind:
-    """The class with as many sentinels (``<extra_id_0>`` …) as ``extra_ids`` says."""
-    return replace(T5, extra=_sentinels(settings))
-
-
 def _sentinels(settings: Settings) -> tuple[str, ...]:
+    """``<extra_id_0>`` and so on, as many as ``extra_ids`` says."""
     count = settings.values.get("extra_ids", 100)
     if not isinstance(count, int) or not 0 <= count <= 1000:
         raise CheckpointError(f"{settings.path}: 'extra_ids' is {count!r}; it must be a number from 0 to 1000")
@@ -194,13 +189,13 @@ CAMEMBERT = Kind(
     _fairseq_template,
     SENTENCE_PIECE,
     ROBERTA_TOKENS,
-    extra=("<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED"),
+    extra=lambda settings: ("<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED"),
     mask_strips=True,
 )
 ALBERT = Kind("AlbertTokenizer", _albert, _albert_template, SENTENCE_PIECE, _ALBERT_TOKENS)
 _SIGLIP_TOKENS = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"}
 SIGLIP = Kind("SiglipTokenizer", _siglip, _end_template, SENTENCE_PIECE, _SIGLIP_TOKENS, names_control=False)
 _T5_TOKENS = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
-T5 = Kind("T5Tokenizer", _t5, _end_template, SENTENCE_PIECE, _T5_TOKENS)
+T5 = Kind("T5Tokenizer", _t5, _end_template, SENTENCE_PIECE, _T5_TOKENS, extra=_sentinels)
 _BIG_BIRD_TOKENS = {**_ALBERT_TOKENS, "bos_token": "<s>", "eos_token": "</s>"}
 BIG_BIRD = Kind("BigBirdTokenizer", _big_bird, cls_sep_template, SENTENCE_PIECE, _BIG_BIRD_TOKENS, mask_strips=True)
