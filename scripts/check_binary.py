@@ -240,19 +240,25 @@ def above_baseline(target: Path, machine: str = HERE) -> list[str]:
     return [line.strip() for line in disassemble(target, machine).splitlines() if MACHINES[machine].above.search(line)]
 
 
-def isa_ranges(extension: Path) -> list[tuple[int, int]]:
-    """Addresses of the functions of the ISA units but the scalar one; from an unstripped extension."""
-    ranges, unit = [], ""
+def isa_functions(extension: Path) -> dict[int, tuple[int, str]]:
+    """By address the end and the ISA of the functions of the ISA units; from an unstripped extension."""
+    found, isa = {}, ""
     for line in run("readelf", "-sW", extension).splitlines():
         fields = line.split()
         if len(fields) < 8:
             continue
         if fields[3] == "FILE":
-            unit = fields[7].removeprefix("kernels_").removesuffix(".cpp") if "kernels_" in fields[7] else ""
+            unit = re.fullmatch(r"kernels_(\w+)\.cpp", fields[7])
+            isa = unit[1] if unit else ""
         # Nothing else of a unit is local to it: the linker also puts names that it hid behind the last file.
-        elif fields[3] == "FUNC" and unit not in ("", "scalar", "kernels") and "_GLOBAL__N_" in fields[7]:
-            ranges.append((int(fields[1], 16), int(fields[1], 16) + int(fields[2], 0)))
-    return sorted(ranges)
+        elif fields[3] == "FUNC" and isa and "_GLOBAL__N_" in fields[7]:
+            found[int(fields[1], 16)] = (int(fields[1], 16) + int(fields[2], 0), isa)
+    return found
+
+
+def isa_ranges(extension: Path) -> list[tuple[int, int]]:
+    """Addresses of the functions of the ISA units but the scalar one; from an unstripped extension."""
+    return sorted((begin, end) for begin, (end, isa) in isa_functions(extension).items() if isa != "scalar")
 
 
 def outside_isa_units(extension: Path, machine: str = HERE) -> tuple[list[str], int]:
@@ -314,6 +320,18 @@ def check(objects: dict[str, Path], loops: dict[str, list[Loop]], machine: str) 
 def vector_units(objects: dict[str, Path], machine: str = HERE) -> dict[str, list[Loop]]:
     stems = [stem for stem in objects if stem.startswith("kernels_") and stem != "kernels_scalar"]
     return {stem: without_remainders(hot_loops(disassemble(objects[stem], machine, "-C"), machine)) for stem in stems}
+
+
+def linked_units(extension: Path, machine: str = HERE) -> dict[str, list[Loop]]:
+    """As ``vector_units``, of an unstripped extension: what its linker was given, whichever compiler that came from."""
+    owners = isa_functions(extension)
+    blocks: dict[str, list[str]] = {}
+    for block in disassemble(extension, machine, "-C").split("\n\n"):
+        head = re.match(r"\s*([0-9a-f]+) <", block)
+        _, isa = owners.get(int(head[1], 16), (0, "scalar")) if head else (0, "scalar")
+        if isa != "scalar":
+            blocks.setdefault(f"kernels_{isa}", []).append(block.lstrip("\n"))
+    return {stem: without_remainders(hot_loops("\n\n".join(found), machine)) for stem, found in blocks.items()}
 
 
 def main() -> int:

@@ -157,12 +157,16 @@ def measure(loop: Loop, compiler: str, unit: Path) -> Iterator[Row]:
         yield Row(loop, core, compiler, simulate(body, core)[0], simulate(arithmetic, core)[1], products)
 
 
-def rows() -> list[Row]:
-    """All loops with all compilers; one core's rows stand together."""
+def rows(objects: dict[str, Path] | None = None) -> list[Row]:
+    """All loops with all compilers; one core's rows stand together.
+
+    ``objects`` are those of g++ by the stem of their source, if they were compiled before.
+    """
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
-        keys = [(loop.isa, compiler) for loop in LOOPS for compiler in COMPILERS]
-        keys = list(dict.fromkeys(keys))
-        units = dict(zip(keys, pool.map(lambda key: compile_unit(*key, Path(folder)), keys), strict=True))
+        units = {(loop.isa, "g++"): objects[f"kernels_{loop.isa}"] for loop in LOOPS} if objects else {}
+        keys = dict.fromkeys((loop.isa, compiler) for loop in LOOPS for compiler in COMPILERS)
+        missing = [key for key in keys if key not in units]
+        units |= zip(missing, pool.map(lambda key: compile_unit(*key, Path(folder)), missing), strict=True)
         found = [row for loop in LOOPS for c in COMPILERS for row in measure(loop, c, units[loop.isa, c])]
     return sorted(found, key=lambda row: (LOOPS.index(row.loop), list(row.loop.cores).index(row.core)))
 

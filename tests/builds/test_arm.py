@@ -21,7 +21,7 @@ from helpers.golden import GOLDEN
 from helpers.graphs import MODEL, TEXT, TOKENIZER_JSON
 from helpers.programs import LENGTHS, batch, encoder
 from helpers.run_cases import run_cases
-from helpers.wheel_builds import build_wheel, run, unpack
+from helpers.wheel_builds import build_wheel, run, unpack, wheel
 from pocketformer import _core
 from pocketformer.graph import Graph
 from pocketformer.packing import pack_graph
@@ -97,10 +97,10 @@ def arm_root() -> Path:
 
 
 @pytest.fixture(scope="module")
-def arm_packages(arm_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def arm_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The manylinux wheel, installed into a folder of its own."""
     folder = tmp_path_factory.mktemp("arm")
-    unpack(build_wheel("manylinux_2_28_aarch64", arm_root / "usr/include/python3.11"), folder)
+    unpack(wheel("manylinux_2_28_aarch64"), folder)
     return folder
 
 
@@ -175,10 +175,9 @@ def test_armv7(cases: Path, expected: dict[str, str], tmp_path: Path) -> None:
 
 def test_manylinux_x86_64(cases: Path, expected: dict[str, str], tmp_path: Path) -> None:
     """The wheel by clang in a clean environment: the bits of the build by this machine's compiler, on every ISA."""
-    wheel = build_wheel("manylinux_2_28_x86_64")
     run([sys.executable, "-m", "venv", str(tmp_path)])
     python = f"{tmp_path}/bin/python"
-    run([python, "-m", "pip", "install", "-q", str(wheel)])
+    run([python, "-m", "pip", "install", "-q", str(wheel("manylinux_2_28_x86_64"))])
     result = json.loads(run([python, "tests/helpers/run_cases.py", str(cases)]))
     isas = [isa for isa in _core.isas() if isa != "avxvnni_evex"]  # wheels do without it
     assert result == {"default": isas[0], "digests": {isa: expected for isa in isas}}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -11,8 +13,8 @@ from simulate_boards import LOOPS, Loop, Row
 
 
 @pytest.fixture(scope="module")
-def results() -> list[Row]:
-    return simulate_boards.rows()
+def results(gnu_objects: Callable[[str], dict[str, Path]]) -> list[Row]:
+    return simulate_boards.rows(gnu_objects("aarch64"))
 
 
 @pytest.mark.slow

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 import check_binary
-from helpers.wheel_builds import build_wheel, run, unpack, unstripped
+from helpers.wheel_builds import run, unpack, unstripped, wheel
 
-ARM_HEADERS = "usr/include/python3.11"
 # musllinux_1_2_aarch64 differs from both its neighbours in nothing that is not tested with one of them: minutes saved.
 TARGETS = ("manylinux_2_28_x86_64", "manylinux_2_28_aarch64", "musllinux_1_2_x86_64")
 SYSTEM = {  # libraries that every system of the kind has; nothing of a C++ library is among them
@@ -24,15 +23,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(platform.machine() != "x86_64", reason="cross-builds on x86-64 machines"),
 ]
-
-
-def wheel(target: str) -> Path:
-    """musl's for CPython 3.13, which scripts/musl_root.sh has; the others for this Python."""
-    if target.startswith("musllinux"):
-        root = Path(run(["scripts/musl_root.sh"]).strip())
-        return build_wheel(target, root / "include/python3.13")
-    arm = target.endswith("aarch64")
-    return build_wheel(target, Path(run(["scripts/arm_root.sh"]).strip()) / ARM_HEADERS if arm else None)
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -48,6 +48,15 @@ def build_wheel(target: str, include: Path | None = None) -> Path:
     return wheel
 
 
+def wheel(target: str) -> Path:
+    """musl's for CPython 3.13, which scripts/musl_root.sh has; ARM's for Debian's Python; the others for this one."""
+    if target.startswith("musllinux"):
+        return build_wheel(target, Path(run(["scripts/musl_root.sh"]).strip()) / "include/python3.13")
+    if target.endswith("aarch64"):
+        return build_wheel(target, Path(run(["scripts/arm_root.sh"]).strip()) / "usr/include/python3.11")
+    return build_wheel(target)
+
+
 def unstripped(wheel: Path, name: str = "_core") -> Path:
     """The wheel's extension ``name`` with its symbols."""
     _, _, tag, _, target = wheel.stem.split("-")
