@@ -97,8 +97,9 @@ class Weights {
         used == 0 ? "f32" : bytes_.PickValueInArray({"f32", "f16", blocks ? "two_level" : "f16"});
     const bool by_group = used != 0 && bytes_.ConsumeBool();
     const char* inputs = !by_group ? "row" : n % 2 != 0 && used > 16 ? "half_group" : "group";
+    const bool bounded = format == "i8" ? n % 3 == 0 : n % 33 == 0;  // which is refused of another format
     facts(name, stored, n, k, by_group || (used != 0 && format != "i4") ? or_wrong(0) : rotate, used, "panels", scales,
-          inputs);
+          inputs, bounded);
     if (format == "f32") return tensor(name + ".weight", DType::kF32, {up(n, 16) / 16, k, 16});
     const int64_t panels = up(n, 16) / 16;
     if (format == "f16") {
@@ -107,6 +108,7 @@ class Weights {
     }
     if (stored == "i8") {
       tensor(name + ".weight", DType::kI8, {panels, up(k, 4) / 4, 16, 4});
+      if (bounded && n % 11 != 0) halve(name + ".weight");
       if (used == 0) colsum(name, n);
     } else {
       tensor(name + ".weight", DType::kU8, {panels, up(k, 8) / 8, 16, 4});
@@ -172,6 +174,16 @@ class Weights {
     }
   }
 
+  // What keeps pairs within their bound.
+  void halve(const std::string& name) {
+    const auto made = made_.find(name);
+    if (made == made_.end() || made->second.dtype != DType::kI8) return;
+    auto* values = static_cast<int8_t*>(const_cast<void*>(made->second.data));
+    int64_t count = 1;
+    for (const int64_t extent : made->second.shape) count *= extent;
+    for (int64_t i = 0; i < count; ++i) values[i] = static_cast<int8_t>(values[i] / 2);
+  }
+
   // The true sums of a weight's channels, if it is one.
   void colsum(const std::string& name, int64_t n) {
     tensor(name + ".colsum", DType::kI32, {up(n, 16)});
@@ -218,7 +230,7 @@ class Weights {
   }
 
   void facts(const std::string& name, const std::string& format, int64_t n, int64_t k, int64_t rotate, int64_t group,
-             const char* layout, const std::string& scales, const char* inputs) {
+             const char* layout, const std::string& scales, const char* inputs, bool bounded = false) {
     if (!known_.insert({name, true}).second) return;
     weights_.emplace_back(name, record({{"format", text(format)},
                                         {"n", number(or_wrong(n))},
@@ -227,7 +239,8 @@ class Weights {
                                         {"group", number(group)},
                                         {"layout", text(layout)},
                                         {"scales", text(scales)},
-                                        {"inputs", text(inputs)}}));
+                                        {"inputs", text(inputs)},
+                                        {"bounded_pairs", Item{bounded}}}));
   }
 
   Tensors tensors_;

@@ -46,6 +46,7 @@ inline constexpr int kFormats = 8, kProducts = 4;
 // Its inputs are floats too, and what follows it is precise.
 inline constexpr bool is_float(Format format) { return format == Format::kF32 || format == Format::kF16; }
 
+inline constexpr int kPairBound = 128;   // |w0| + |w1| of a bounded pair: 255 · 128 fits 16 bits
 inline constexpr int kBlockK = 256;      // of k that share an fp16 scale where groups have int8 multiples of it
 inline constexpr int kMostGroups = 512;  // of a channel whose scales are fp16, which are widened on the stack
 inline constexpr int kSkippedK = 16384;  // longest row whose zeros are listed, on the stack
@@ -71,6 +72,7 @@ struct WeightView {
   int group = 0;  // 0: one scale a channel
   int rotate = 0;
   int inputs = 0;  // of what it is multiplied by, so many share a scale: a group or half of it; 0: all of a row
+  bool bounded_pairs = false;  // kI8 without a group: |w| of inputs 2j and 2j + 1 add up to at most kPairBound
 };
 
 // What follows a product, applied to a tile while it is in registers or near: bias, activation, times `multiply`, plus

@@ -85,6 +85,7 @@ struct WeightSpec {
   int64_t n = 0, k = 0, group = 0, rotate = 0;
   Scales scales = Scales::kF32;
   Inputs inputs = Inputs::kRow;
+  bool bounded_pairs = false;
 
   static constexpr Choice<Scales> kScales[] = {
       {"f32", Scales::kF32}, {"f16", Scales::kF16}, {"two_level", Scales::kTwoLevel}};
@@ -116,7 +117,10 @@ struct WeightSpec {
                         "it for each group"),
         optional_choice("inputs", &WeightSpec::inputs, kInputs,
                         "what shares a scale of the rounded inputs: a row, each group of it, or each half of a group, "
-                        "which is then at least 32")};
+                        "which is then at least 32"),
+        flag("bounded_pairs", &WeightSpec::bounded_pairs,
+             "of i8 in panels without a group: the magnitudes of inputs 2j and 2j + 1 of a channel add up to at most "
+             "128")};
   }
 };
 

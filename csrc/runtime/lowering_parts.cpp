@@ -1,6 +1,7 @@
 // The parts of a graph: domains, inputs, weights, states and operators, in this order, then its output.
 #include <algorithm>
 #include <climits>
+#include <cstring>
 
 #include "runtime/lowering.h"
 #include "runtime/operators/registry.h"
@@ -25,6 +26,24 @@ int rotation(const Place& place, int64_t rotate, int64_t k) {
   require((rotate & (rotate - 1)) == 0 && (rotate == 0 || k % rotate == 0), place.text(), ": field 'rotate' is ",
           rotate, "; it must be 0 or a power of two that divides ", k);
   return static_cast<int>(rotate);
+}
+
+// Inputs 2j and 2j + 1 of a channel lie side by side in a panel. As fast as memory can be read, with any compiler.
+bool pairs_bounded(const int8_t* values, size_t bytes) {
+  uint16_t most[32] = {};
+  for (const int8_t* end = values + bytes; values != end; values += 64) {
+    uint8_t sizes[64];
+    for (int i = 0; i < 64; ++i) {
+      const uint8_t value = static_cast<uint8_t>(values[i]);
+      sizes[i] = std::min(value, static_cast<uint8_t>(-value));
+    }
+    uint16_t pairs[32];
+    std::memcpy(pairs, sizes, sizeof(pairs));
+    for (int i = 0; i < 32; ++i) {
+      most[i] = std::max(most[i], static_cast<uint16_t>((pairs[i] & 0xFF) + (pairs[i] >> 8)));
+    }
+  }
+  return *std::max_element(most, most + 32) <= kPairBound;
 }
 
 }  // namespace
@@ -157,6 +176,9 @@ void Lowering::load(const std::string& name, const WeightSpec& spec) {
         "is 0; only with a group are 'scales' other than f32, or 'inputs' other than row");
   check(spec.rotate == 0 || (by_row && (group == 0 || int4 || planes)), "rotate", "is ", spec.rotate,
         "; inputs that are rounded by group, and those of i8 in groups, are not rotated");
+  check(!spec.bounded_pairs || (spec.format == Format::kI8 && !by_rows && group == 0), "bounded_pairs",
+        "is true; only i8 weights in panels without a group have such pairs");
+  weight.view.bounded_pairs = spec.bounded_pairs;
   const int64_t groups_of_k = group == 0 ? 1 : k / group;
   check(spec.scales == Scales::kF32 || groups_of_k <= kMostGroups, "scales", "are not f32; of ", groups_of_k,
         " groups they must be, ", kMostGroups, " are the most that are not");
@@ -193,6 +215,13 @@ void Lowering::load(const std::string& name, const WeightSpec& spec) {
   } else if (spec.format == Format::kI8) {
     check(k <= kMaxInt8K, "k", "is ", k, "; int8 products overflow int32 beyond ", kMaxInt8K, ", use f32 weights");
     weight.view.panels = tensors_.take<int8_t>(place_, stored, {panels, (k + 3) / 4, kLanes, 4});
+    // Everywhere, though few ISAs rely on it: a file runs on all or none.
+    require(!spec.bounded_pairs || weight.view.panels == nullptr ||
+                pairs_bounded(static_cast<const int8_t*>(weight.view.panels),
+                              static_cast<size_t>(panels * ((k + 3) / 4) * kLanes * 4)),
+            place_.text(), ": tensor '", stored,
+            "' holds two inputs 2j and 2j + 1 of a channel whose magnitudes add up to ", "more than ", kPairBound,
+            ", against its 'bounded_pairs'");
     if (group == 0) weight.view.colsum = tensors_.take<int32_t>(place_, name + ".colsum", {n});
     for (int64_t i = 0; weight.view.colsum != nullptr && i < n; ++i) {
       const int64_t sum = weight.view.colsum[i];

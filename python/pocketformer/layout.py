@@ -14,6 +14,9 @@ MAX_INT8_K = (2**31 - 1) // (255 * 128)
 """Longest int8 dot product whose int32 sum cannot overflow, whatever the bytes of a file are."""
 MAX_SKIPPED_K = 16384
 """Inputs of the widest linear whose zeros the kernels list."""
+MAX_PAIR = 128
+"""What the magnitudes of two int8 weights side by side, of inputs 2j and 2j + 1, add up to at most where a weight's
+``bounded_pairs`` says so: times activations of 255 they fit 16 bits."""
 MAX_HEAD_DIM = 256
 """Bounds the stack scratch of the attention kernels."""
 MAX_HADAMARD = 128

@@ -14,6 +14,7 @@ from .layout import (
     BITS,
     GROUP,
     LANES,
+    MAX_PAIR,
     attention_bias_width,
     codebook_size,
     fp16_panels,
@@ -192,11 +193,26 @@ def stored_weights(graph: Graph) -> dict[str, dict[str, Any]]:
     }
 
 
+def check_pairs(name: str, weight: Array) -> None:
+    """Raises ValueError where two inputs 2j and 2j + 1 of a channel of int8 [n, k] are beyond ``MAX_PAIR``."""
+    for begin in range(0, len(weight), 1024):
+        size = np.abs(weight[begin : begin + 1024].astype(np.int16))
+        size[:, : size.shape[1] // 2 * 2 : 2] += size[:, 1::2]
+        if size.max(initial=0) > MAX_PAIR:
+            channel, i = np.unravel_index(size.argmax(), size.shape)
+            raise ValueError(
+                f"weight {name!r} has inputs {i} and {i + 1} of channel {begin + channel} whose magnitudes add up to "
+                f"{size[channel, i]}, above {MAX_PAIR}; round it with bounded pairs, or leave out 'bounded_pairs'"
+            )
+
+
 def pack_weight(name: str, facts: dict[str, Any], plain: dict[str, Array], by_rows: bool) -> dict[str, Array]:
     """The tensors of the weight ``name``."""
     weight = plain[f"{name}.weight"]
     bits = BITS[facts["format"]]
     rows = len(weight)
+    if facts.get("bounded_pairs"):
+        check_pairs(name, weight)
     if bits >= 16:
         weight = weight.astype(np.float32 if bits == 32 else np.float16, copy=False)
     if by_rows:
