@@ -67,7 +67,7 @@ MACHINES = {
 # few rows (attend_few) is left out:
 # its bias at the last keys is an array on the stack, and of NEON's sixteen sums clang keeps two there.
 HOT = re.compile(
-    r"(gemm|Tile|attend|attention)_?(i[48]|f32|I[48]|F32)(?:_tile)?(Bytes|Narrow(?:Bytes)?)?<.*?Isa"
+    r"(gemm|Tile|attend|attention)_?(i[48]|f32|I[48]|F32)(?:_tile)?(Bytes|Narrow(?:Bytes)?|Bounded)?<.*?Isa"
     r"(?:, [^,>]*?(Bytes|Nibbles|Indices)<[^>]*>)?(?:, ([^>]*))?>"
 )
 # An ISA's own inner product of so many rows and a panel, where the compiler keeps it apart from the tile.
@@ -192,7 +192,10 @@ def hot_loops(listing: str, machine: str = "x86_64") -> list[Loop]:
             what = "attention" if hot[1].startswith("att") else "product"
             source = hot[3] or hot[4] or ""
             variant = "_bytes" if source == "Bytes" else "_narrow" if source[:6] in ("Narrow", "Indice") else ""
-            label = f"{what}_{kind}{variant}<{hot[5] or ''}>"
+            if source == "Bounded" or "::Bounded" in (hot[5] or ""):
+                variant = "_bounded"
+            numbers = re.sub(r"\(anonymous namespace\)::[\w:]+, ", "", hot[5] or "")
+            label = f"{what}_{kind}{variant}<{numbers}>"
         elif own:
             kind = "f32" if own[1] else "i8"
             label = f"product_{kind}<{own[2] or 2}, 1>"

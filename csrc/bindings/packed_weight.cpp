@@ -32,11 +32,58 @@ int nearest(const int8_t* codebook, double value) {
   return best;
 }
 
+// Two neighbours in steps of a scale, to the nearest integers; beyond the bound to those near the nearest point on it.
+void round_pair(double a, double b, int (&to)[2]) {
+  const double wide[2] = {std::abs(a), std::abs(b)};
+  const auto nearest_to = [](double value) { return static_cast<int>(std::clamp(std::nearbyint(value), 0.0, 127.0)); };
+  for (int i = 0; i < 2; ++i) to[i] = nearest_to(wide[i]);
+  if (to[0] + to[1] > kPairBound) {
+    to[0] = nearest_to(wide[0] - (wide[0] + wide[1] - kPairBound) / 2);
+    to[1] = std::min(to[1], kPairBound - to[0]);
+  }
+  if (a < 0) to[0] = -to[0];
+  if (b < 0) to[1] = -to[1];
+}
+
+// A channel with bounded pairs, an even number of inputs: the scale of least squared error among a few, from that which
+// brings the largest magnitude to 127 to that which brings the largest pair to its bound. Rounded where `to` is given.
+double bounded_error(const std::vector<double>& row, double step, int* to) {
+  double error = 0;
+  for (size_t i = 0; i < row.size(); i += 2) {
+    int pair[2];
+    round_pair(row[i] / step, row[i + 1] / step, pair);
+    for (size_t j = 0; j < 2; ++j) {
+      const double off = row[i + j] - step * pair[j];
+      error += off * off;
+      if (to != nullptr) to[i + j] = pair[j];
+    }
+  }
+  return error;
+}
+float bounded_scale(const std::vector<double>& row) {
+  constexpr int kScales = 8;
+  double low = 0, high = 0;
+  for (size_t i = 0; i < row.size(); i += 2) {
+    const double a = std::abs(row[i]), b = std::abs(row[i + 1]);
+    low = std::max({low, a / 127, b / 127}), high = std::max(high, (a + b) / kPairBound);
+  }
+  high = std::max(low, high);
+  float best = static_cast<float>(high);
+  double least = INFINITY;
+  for (int i = 0; i < kScales && best != 0; ++i) {
+    const float scale = static_cast<float>(low + (high - low) * i / (kScales - 1));
+    const double error = scale != 0 ? bounded_error(row, static_cast<double>(scale), nullptr) : INFINITY;
+    if (error < least) least = error, best = scale;
+  }
+  return best;
+}
+
 }  // namespace
 
 PackedWeight::PackedWeight(const float* weight, int n, int k, Format format, int group, int rotate,
-                           const int8_t* codebook) {
+                           const int8_t* codebook, bool bounded_pairs) {
   view_ = WeightView{.format = format, .panels = nullptr, .n = n, .k = k, .group = group, .rotate = rotate};
+  view_.bounded_pairs = bounded_pairs;
   const size_t columns = static_cast<size_t>(panels()) * kLanes, depth = static_cast<size_t>(k);
   const bool floats = is_float(format), int8 = format == Format::kI8;
   const size_t panel_bytes = floats ? depth * (format == Format::kF16 ? sizeof(uint16_t) : sizeof(float))
@@ -73,7 +120,7 @@ PackedWeight::PackedWeight(const float* weight, int n, int k, Format format, int
     std::copy_n(weight + static_cast<size_t>(channel) * depth, depth, row.begin());
     hadamard(row, rotate);
     for (double& value : row) value /= std::max(rotate, 1);
-    pack_channel(channel, row);
+    bounded_pairs ? pack_bounded(channel, row) : pack_channel(channel, row);
   }
 }
 
@@ -120,17 +167,29 @@ void PackedWeight::pack_channel(int channel, const std::vector<double>& row) {
       const double value = row[static_cast<size_t>(i)] / step;
       const size_t at = code_index(channel, i);
       if (int8) {
-        const int rounded = static_cast<int>(std::clamp(std::nearbyint(value), -127.0, 127.0));
-        reinterpret_cast<int8_t*>(panels_)[at] = static_cast<int8_t>(rounded);
-        colsum_[channel] += rounded;
-        slice_colsum_[static_cast<size_t>(i / kExactK) * static_cast<size_t>(panels()) * kLanes +
-                      static_cast<size_t>(channel)] += rounded;
+        set_int8(channel, i, static_cast<int>(std::clamp(std::nearbyint(value), -127.0, 127.0)));
       } else {
         const int index = nearest(codebook_, value);
         reinterpret_cast<uint8_t*>(panels_)[at] |= static_cast<uint8_t>(i / 4 % 2 == 0 ? index : index << 4);
       }
     }
   }
+}
+
+void PackedWeight::pack_bounded(int channel, std::vector<double> row) {
+  row.resize(round_up(row.size(), 2));
+  const float scale = bounded_scale(row);
+  std::vector<int> rounded(row.size());
+  if (scale != 0) bounded_error(row, static_cast<double>(scale), rounded.data());
+  scale_[channel] = scale;
+  for (int i = 0; i < view_.k; ++i) set_int8(channel, i, rounded[static_cast<size_t>(i)]);
+}
+
+void PackedWeight::set_int8(int channel, int column, int value) {
+  reinterpret_cast<int8_t*>(panels_)[code_index(channel, column)] = static_cast<int8_t>(value);
+  colsum_[channel] += value;
+  slice_colsum_[static_cast<size_t>(column / kExactK) * static_cast<size_t>(panels()) * kLanes +
+                static_cast<size_t>(channel)] += value;
 }
 
 int PackedWeight::code(int channel, int column) const {

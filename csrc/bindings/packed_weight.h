@@ -12,8 +12,9 @@ namespace pocketformer::bindings {
 class PackedWeight {
  public:
   // `weight` is [n][k], finite. `group` 0 is one scale a channel; `rotate` a power of two that divides k, or 0;
-  // `codebook` (kI4) 16 ascending values.
-  PackedWeight(const float* weight, int n, int k, Format format, int group, int rotate, const int8_t* codebook);
+  // `codebook` (kI4) 16 ascending values; `bounded_pairs` of kI8.
+  PackedWeight(const float* weight, int n, int k, Format format, int group, int rotate, const int8_t* codebook,
+               bool bounded_pairs);
   PackedWeight(const PackedWeight&) = delete;
   PackedWeight& operator=(const PackedWeight&) = delete;
 
@@ -37,6 +38,8 @@ class PackedWeight {
   Parts parts(std::byte* memory);
   void pack_floats(const float* weight);
   void pack_channel(int channel, const std::vector<double>& row);
+  void pack_bounded(int channel, std::vector<double> row);
+  void set_int8(int channel, int column, int value);
   size_t code_index(int channel, int column) const;
   int code(int channel, int column) const;
 

@@ -96,10 +96,11 @@ class Slices {
 
 constexpr int64_t kRounds = 20'000;  // a slice of some 150 µs with AVX-512
 
-double probe_int8(const std::string& isa, int64_t milliseconds, int64_t threads) {
+double probe_int8(const std::string& isa, int64_t milliseconds, int64_t threads, bool bounded_pairs) {
   const KernelTable& table = kernels(isa);
+  const auto probe = bounded_pairs ? table.probe_bounded : table.probe_dot4;
   const GilReleased no_gil;
-  return Slices(checked_threads(threads), milliseconds, [&](int, int) { return table.probe_dot4(kRounds); }).best();
+  return Slices(checked_threads(threads), milliseconds, [&](int, int) { return probe(kRounds); }).best();
 }
 
 double probe_f32(const std::string& isa, int64_t milliseconds, int64_t threads) {
@@ -131,7 +132,8 @@ double probe_bandwidth(int64_t milliseconds, int64_t bytes, int64_t threads) {
 
 void bind_probes(py::module_& m) {
   const auto p = [](const char* name) { return py::arg(name); };
-  m.def("probe_int8", &probe_int8, p("isa") = "", p("milliseconds") = 50, p("threads") = 1);
+  m.def("probe_int8", &probe_int8, p("isa") = "", p("milliseconds") = 50, p("threads") = 1, py::kw_only(),
+        p("bounded_pairs") = false);
   m.def("probe_f32", &probe_f32, p("isa") = "", p("milliseconds") = 50, p("threads") = 1);
   m.def("probe_bandwidth", &probe_bandwidth, p("milliseconds") = 500, p("bytes") = 256 << 20, p("threads") = 1);
 }

@@ -280,7 +280,7 @@ Format format_named(const std::string& dtype) {
 }
 
 std::unique_ptr<PackedWeight> pack(Object weight, const std::string& dtype, int64_t group, int64_t rotate,
-                                   Object codebook) {
+                                   Object codebook, bool bounded_pairs) {
   constexpr int64_t kMostInt8 = INT32_MAX / (255 * 128);  // inputs whose sum no bytes can make overflow
   const Format format = format_named(dtype);
   require(current_kernels().gemm[static_cast<int>(format)] != nullptr, "dtype is '", dtype,
@@ -297,6 +297,8 @@ std::unique_ptr<PackedWeight> pack(Object weight, const std::string& dtype, int6
           " weights have one scale for each output, pass None");
   require(group == 0 || ((group == 16 || group == 32 || group == 64 || group == 128) && k % group == 0), "group is ",
           group, "; it must be None, 16, 32, 64 or 128 and divide the inputs, ", k);
+  require(!bounded_pairs || format == Format::kI8, "bounded_pairs is true; ", dtype,
+          " weights have no such pairs, pass ", "False or int8");
   int8_t values[16];
   require(codebook.is_none() || format == Format::kI4, "codebook is given; only int4 weights have one");
   if (format == Format::kI4) {
@@ -315,7 +317,7 @@ std::unique_ptr<PackedWeight> pack(Object weight, const std::string& dtype, int6
               ", more than the 65504 of float16; pass float32");
   }
   return std::make_unique<PackedWeight>(array.data(), static_cast<int>(n), static_cast<int>(k), format,
-                                        static_cast<int>(group), static_cast<int>(rotate), values);
+                                        static_cast<int>(group), static_cast<int>(rotate), values, bounded_pairs);
 }
 
 // [n], or with groups [n, k/group].
@@ -347,11 +349,12 @@ void bind_products(py::module_& m) {
   const auto p = [](const char* name) { return py::arg(name); };
   const auto none = py::none();
   py::class_<PackedWeight>(m, "Weight")
-      .def(py::init(&pack), p("weight"), p("dtype"), p("group"), p("rotate"), p("codebook"))
+      .def(py::init(&pack), p("weight"), p("dtype"), p("group"), p("rotate"), p("codebook"), p("bounded_pairs"))
       .def_property_readonly("shape", [](const PackedWeight& w) { return py::make_tuple(w.view().n, w.view().k); })
       .def_property_readonly("dtype", [](const PackedWeight& w) { return dtype_of(w.view()); })
       .def_property_readonly("nbytes", &PackedWeight::bytes)
       .def_property_readonly("rotate", [](const PackedWeight& w) { return w.view().rotate; })
+      .def_property_readonly("bounded_pairs", [](const PackedWeight& w) { return w.view().bounded_pairs; })
       .def_property_readonly("group",
                              [](const PackedWeight& w) -> py::object {
                                if (w.view().group == 0) return py::none();

@@ -21,6 +21,7 @@ struct Avx2 {
 
   static constexpr int kGemmGroups = 1;
   static constexpr int kAttentionChains = 4;  // 8 registers of accumulators of 16; 8 chains would spill
+  static constexpr bool kBoundedPairs = false;
 
   static POCKETFORMER_INLINE F load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
   static POCKETFORMER_INLINE void store(float* p, F x) {

@@ -29,6 +29,7 @@ struct Isa {
   static constexpr int kGemmStepF32 = 1;
   static constexpr bool kAttentionProducts = false;
   static constexpr int kGemmGroups = 1;
+  static constexpr bool kBoundedPairs = false;
   static constexpr int kAttentionChains = 8;  // hide the dot product's latency and leave registers for the query
 
   static POCKETFORMER_INLINE F load(const float* p) { return _mm512_loadu_ps(p); }

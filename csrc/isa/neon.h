@@ -25,6 +25,7 @@ struct Neon {
 
   static constexpr int kActivationOffset = 0;
   static constexpr int kAttentionChains = 4;  // 16 registers of accumulators + 4 of the query + broadcasts, of 32
+  static constexpr bool kBoundedPairs = false;
   // 5 rows of 4 registers + 5 of activations + 4 of weights, of 32: 20 chains hide a latency of 7 on two pipes.
   static constexpr int kGemmRowsF32 = 5;
   static constexpr int kGemmStepF32 = 4;

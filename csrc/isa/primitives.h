@@ -16,6 +16,8 @@
 //   kGemmStepF32                  values of k that the fp32 product takes in one step; 1: fma after fma
 //   kGemmGroups                   k-groups of four that the int8 product takes in one step; 1: dot4 after dot4
 //   kAttentionChains              keys or channels that attention takes at once; divides 16
+//   kBoundedPairs                 weights of bounded pairs are multiplied by dot4 of Isa::Bounded, in a tile of its
+//                                 kGemmRows, with rows that its broadcast_b offsets by its kActivationOffset
 //   kAttentionProducts            attention takes scores by product and values by dot4_elements
 //
 //   load store zero set1          F from/to float*, unaligned

@@ -28,6 +28,7 @@ struct Isa {
   static constexpr bool kAttentionProducts = false;
   static constexpr int kGemmGroups = 1;
   static constexpr int kAttentionChains = 4;
+  static constexpr bool kBoundedPairs = false;
 
   typedef float F __attribute__((vector_size(64)));
   typedef int32_t I __attribute__((vector_size(64)));

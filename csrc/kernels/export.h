@@ -35,6 +35,7 @@
                                            .activate = activate_values<Isa>,                                   \
                                            .softmax = softmax_rows<Isa>,                                       \
                                            .probe_dot4 = probe_dot4<Isa>,                                      \
+                                           .probe_bounded = probe_bounded<Isa>,                                \
                                            .probe_fma = probe_fma<Isa>,                                        \
                                            .probe_read = probe_read<Isa>};                                     \
     return &kTable;                                                                                            \

@@ -84,7 +84,8 @@ POCKETFORMER_INLINE void store_i8(const GemmArgs& g, int row, int panel, typenam
   });
 }
 
-template <class V, int MR, int NR>
+// D multiplies: V, or V::Bounded.
+template <class V, class D, int MR, int NR>
 void gemm_i8_tile(const GemmArgs& g, int row, int panel) {
   using I = typename V::I;
   using B = typename V::B;
@@ -97,9 +98,10 @@ void gemm_i8_tile(const GemmArgs& g, int row, int panel) {
   I acc[MR * NR];
   unroll<NR>([&](auto c) POCKETFORMER_LAMBDA {
     I start = V::zero_i32();
-    if constexpr (V::kActivationOffset != 0) {
-      static_assert(V::kActivationOffset == 128);
-      if (!g.skip) start = V::negate_i32(V::template shift_left<7>(V::load_i32(g.weight.colsum + column + c * kLanes)));
+    if constexpr (D::kActivationOffset != 0) {
+      static_assert(D::kActivationOffset == 128);
+      if (!g.skip || V::kActivationOffset == 0)
+        start = V::negate_i32(V::template shift_left<7>(V::load_i32(g.weight.colsum + column + c * kLanes)));
     }
     unroll<MR>([&](auto r) POCKETFORMER_LAMBDA { acc[r * NR + c] = start; });
   });
@@ -119,8 +121,8 @@ void gemm_i8_tile(const GemmArgs& g, int row, int panel) {
       prefetch(w + (c + NR) * panel_bytes);
     });
     unroll<MR>([&](auto r) POCKETFORMER_LAMBDA {
-      const B four = V::broadcast_b(x + r * g.ldx);
-      unroll<NR>([&](auto c) POCKETFORMER_LAMBDA { acc[r * NR + c] = V::dot4(acc[r * NR + c], four, weight[c]); });
+      const B four = D::broadcast_b(x + r * g.ldx);
+      unroll<NR>([&](auto c) POCKETFORMER_LAMBDA { acc[r * NR + c] = D::dot4(acc[r * NR + c], four, weight[c]); });
     });
     x += 4;
     w += 64;
@@ -178,7 +180,13 @@ void gemm_f32_tile(const GemmArgs& g, int row, int panel) {
 template <class V, int MR, int NR>
 struct TileI8 {
   static constexpr int kRows = V::kGemmRows;
-  static void run(const GemmArgs& g, int row, int panel) { gemm_i8_tile<V, MR, NR>(g, row, panel); }
+  static void run(const GemmArgs& g, int row, int panel) { gemm_i8_tile<V, V, MR, NR>(g, row, panel); }
+};
+template <class V, int MR, int NR>
+struct TileI8Bounded {
+  using D = typename V::Bounded;
+  static constexpr int kRows = D::kGemmRows;
+  static void run(const GemmArgs& g, int row, int panel) { gemm_i8_tile<V, D, MR, NR>(g, row, panel); }
 };
 template <class V, int MR, int NR>
 struct TileF32 {
@@ -282,6 +290,9 @@ POCKETFORMER_INLINE void gemm_any_width(const GemmArgs& g, void (*gemm)(const Ge
 
 template <class V>
 void gemm_i8_panels(const GemmArgs& g) {
+  if constexpr (V::kBoundedPairs) {
+    if (g.weight.bounded_pairs) return gemm_panels<TileI8Bounded, V>(g);
+  }
   gemm_panels<TileI8, V>(g);
 }
 template <class V>

@@ -65,6 +65,15 @@ int64_t probe_dot4(int64_t iterations) {
   return iterations * kChains * 4 * kLanes;
 }
 
+// Of weights whose pairs are bounded.
+template <class V>
+int64_t probe_bounded(int64_t iterations) {
+  if constexpr (V::kBoundedPairs)
+    return probe_dot4<typename V::Bounded>(iterations);
+  else
+    return probe_dot4<V>(iterations);
+}
+
 template <class V>
 int64_t probe_fma(int64_t iterations) {
   constexpr int kChains = V::kGemmRowsF32 * V::kGemmPanels;

@@ -333,6 +333,7 @@ struct KernelTable {
   void (*softmax)(const SoftmaxArgs&);
   // Peak of dot4 and of fma on registers: the multiply-adds done in so many rounds of a product's tile.
   int64_t (*probe_dot4)(int64_t iterations);
+  int64_t (*probe_bounded)(int64_t iterations);  // of weights whose pairs are bounded
   int64_t (*probe_fma)(int64_t iterations);
   // Reads `bytes`, a multiple of 4096, once.
   void (*probe_read)(const void* data, size_t bytes);

@@ -314,8 +314,9 @@ class Kernels:
     ) -> None:
         """As ``attention_i8``; the heads of ``q`` stand side by side from ``column`` on."""
 
-def probe_int8(isa: str = "", milliseconds: int = 50, threads: int = 1) -> float:
-    """Peak of ``threads`` threads together in 10⁹ int8 multiply-adds a second: the product's inner operation alone.
+def probe_int8(isa: str = "", milliseconds: int = 50, threads: int = 1, *, bounded_pairs: bool = False) -> float:
+    """Peak of ``threads`` threads together in 10⁹ int8 multiply-adds a second: the product's inner operation alone,
+    that of weights with ``bounded_pairs`` where asked for, which is another with AVX2 without VNNI.
 
     The best of many short slices that all threads begin together. Raises RuntimeError when the threads are busy.
     """
@@ -336,7 +337,13 @@ def choose_isa(name: str | None) -> str | None:
 
 class Weight:
     def __init__(
-        self, weight: _F32, dtype: str, group: int, rotate: int, codebook: NDArray[np.int8] | None
+        self,
+        weight: _F32,
+        dtype: str,
+        group: int,
+        rotate: int,
+        codebook: NDArray[np.int8] | None,
+        bounded_pairs: bool,
     ) -> None: ...
     @property
     def shape(self) -> tuple[int, int]: ...
@@ -346,6 +353,8 @@ class Weight:
     def nbytes(self) -> int: ...
     @property
     def rotate(self) -> int: ...
+    @property
+    def bounded_pairs(self) -> bool: ...
     @property
     def group(self) -> int | None: ...
     @property

@@ -133,6 +133,14 @@ def test_spills_are_seen(line: str, loads: int, stores: int) -> None:
     assert loop.spills == (loads + stores > 0)
 
 
+def test_tiles_of_bounded_pairs_are_seen() -> None:
+    found = LISTING.replace("Isa, 1, 1>", "Isa, (anonymous namespace)::Isa::Bounded, 5, 1>").replace("SPILL", "nop")
+    inlined = found.replace("gemm_i8_tile<", "TileI8Bounded<").replace("(anonymous namespace)::Isa::Bounded, ", "")
+    assert [check_binary.hot_loops(listing)[0].function for listing in (found, inlined)] == [
+        "product_i8_bounded<5, 1>"
+    ] * 2
+
+
 def test_a_general_register_is_no_stack() -> None:
     listing = LISTING.replace("mov    %rsp,%rbp", "mov    %rsi,%rbp").replace("SPILL", "vaddps 0x48(%rbp),%ymm1,%ymm2")
     (loop,) = check_binary.hot_loops(listing)

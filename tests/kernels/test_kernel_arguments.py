@@ -115,6 +115,7 @@ def test_good_arguments_are_not_described() -> None:
 def test_probes(isa: str) -> None:
     """A peak is positive and below what any core can do: the loops were not optimised away."""
     assert 0.01 < _core.probe_int8(isa, 5) < 1500
+    assert 0.01 < _core.probe_int8(isa, 5, bounded_pairs=True) < 1500
     assert 0.01 < _core.probe_f32(isa, 5) < 600
     assert 0.01 < _core.probe_int8(isa, 5, threads=2) < 3000
     assert _core.Kernels(isa).isa == isa

@@ -53,6 +53,17 @@ def extreme(m: int, k: int) -> Array:
     return x.astype(np.float32)
 
 
+def rows_with_zeros(m: int, k: int, kind: str) -> Array:
+    """Rows of which ReLU leaves a tenth, a twentieth of the first half of them, or all."""
+    rng = np.random.default_rng((m, k))
+    x = np.abs(rng.standard_normal((m, k))).astype(np.float32)
+    if kind == "independent":
+        x[rng.random((m, k)) < 0.9] *= -1
+    elif kind == "some rows":
+        x[: m // 2, rng.random(k) < 0.95] *= -1
+    return x
+
+
 @every_isa
 @pytest.mark.parametrize(("n", "k"), [(7, 1), (16, 3), (36, 41), (48, 256), (101, 258)])
 def test_the_same_bits(isa: str, n: int, k: int) -> None:
@@ -64,6 +75,21 @@ def test_the_same_bits(isa: str, n: int, k: int) -> None:
         expected = run(free, x, "scalar")
         for threads, mode in ((1, "rows"), (2, "columns")):
             assert np.array_equal(run(tied, x, isa, mode, threads).view(np.int32), expected.view(np.int32)), (m, mode)
+
+
+@every_isa
+@pytest.mark.parametrize("kind", ["independent", "some rows", "dense"])
+def test_zeros_may_be_passed_over(isa: str, kind: str) -> None:
+    """What skips, and what is left to the whole product, which has rows without an offset there."""
+    weight, k = bounded(36, 258), 258
+    plain = linear(weight)
+    ops = [{**plain.ops[0], "activation": "relu"}, {**plain.ops[1], "zeros": 0.5}]
+    graph = packed(replace(linear(weight, bounded_pairs=True), ops=ops))
+    without = packed(replace(plain, ops=[ops[0], plain.ops[1]]))
+    for m in (1, 2, 4, 9, 23):
+        x = rows_with_zeros(m, k, kind)
+        expected = run(without, x, "scalar")
+        assert np.array_equal(run(graph, x, isa).view(np.int32), expected.view(np.int32)), m
 
 
 def test_packing_comes_back() -> None:
@@ -80,9 +106,7 @@ def test_packing_comes_back() -> None:
 def test_what_is_beyond_the_bound_is_refused(isa: str, a: int, b: int) -> None:
     weight = bounded(20, 34)
     weight[17, 32:] = a, b
-    with pytest.raises(
-        ValueError, match=r"weight 'w' has inputs 32 and 33 of channel 17 whose .* up to 129, above 128"
-    ):
+    with pytest.raises(ValueError, match=r"'w' has inputs 32 and 33 of channel 17 whose .* up to 129, above 128"):
         packed(linear(weight, bounded_pairs=True))
     lie = packed(linear(weight))
     lie.weights["w"]["bounded_pairs"] = True
