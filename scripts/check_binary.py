@@ -194,7 +194,7 @@ def hot_loops(listing: str, machine: str = "x86_64") -> list[Loop]:
             variant = "_bytes" if source == "Bytes" else "_narrow" if source[:6] in ("Narrow", "Indice") else ""
             if source == "Bounded" or "::Bounded" in (hot[5] or ""):
                 variant = "_bounded"
-            numbers = re.sub(r"\(anonymous namespace\)::[\w:]+, ", "", hot[5] or "")
+            numbers = re.sub(r", \(anonymous namespace\)::[\w:]+", "", hot[5] or "")
             label = f"{what}_{kind}{variant}<{numbers}>"
         elif own:
             kind = "f32" if own[1] else "i8"

@@ -85,7 +85,7 @@ POCKETFORMER_INLINE void store_i8(const GemmArgs& g, int row, int panel, typenam
 }
 
 // D multiplies: V, or V::Bounded.
-template <class V, class D, int MR, int NR>
+template <class V, int MR, int NR, class D = V>
 void gemm_i8_tile(const GemmArgs& g, int row, int panel) {
   using I = typename V::I;
   using B = typename V::B;
@@ -180,13 +180,13 @@ void gemm_f32_tile(const GemmArgs& g, int row, int panel) {
 template <class V, int MR, int NR>
 struct TileI8 {
   static constexpr int kRows = V::kGemmRows;
-  static void run(const GemmArgs& g, int row, int panel) { gemm_i8_tile<V, V, MR, NR>(g, row, panel); }
+  static void run(const GemmArgs& g, int row, int panel) { gemm_i8_tile<V, MR, NR>(g, row, panel); }
 };
 template <class V, int MR, int NR>
 struct TileI8Bounded {
   using D = typename V::Bounded;
   static constexpr int kRows = D::kGemmRows;
-  static void run(const GemmArgs& g, int row, int panel) { gemm_i8_tile<V, D, MR, NR>(g, row, panel); }
+  static void run(const GemmArgs& g, int row, int panel) { gemm_i8_tile<V, MR, NR, D>(g, row, panel); }
 };
 template <class V, int MR, int NR>
 struct TileF32 {

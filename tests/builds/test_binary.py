@@ -134,8 +134,8 @@ def test_spills_are_seen(line: str, loads: int, stores: int) -> None:
 
 
 def test_tiles_of_bounded_pairs_are_seen() -> None:
-    found = LISTING.replace("Isa, 1, 1>", "Isa, (anonymous namespace)::Isa::Bounded, 5, 1>").replace("SPILL", "nop")
-    inlined = found.replace("gemm_i8_tile<", "TileI8Bounded<").replace("(anonymous namespace)::Isa::Bounded, ", "")
+    found = LISTING.replace("Isa, 1, 1>", "Isa, 5, 1, (anonymous namespace)::Isa::Bounded>").replace("SPILL", "nop")
+    inlined = found.replace("gemm_i8_tile<", "TileI8Bounded<").replace(", (anonymous namespace)::Isa::Bounded", "")
     assert [check_binary.hot_loops(listing)[0].function for listing in (found, inlined)] == [
         "product_i8_bounded<5, 1>"
     ] * 2
