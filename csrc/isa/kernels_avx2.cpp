@@ -37,7 +37,10 @@ struct Isa : Avx2 {
     return {_mm256_add_epi16(a.lo, b.lo), _mm256_add_epi16(a.hi, b.hi)};
   }
   static POCKETFORMER_INLINE I widen_narrow(S x) {
-    return {_mm256_madd_epi16(x.lo, _mm256_set1_epi16(1)), _mm256_madd_epi16(x.hi, _mm256_set1_epi16(1))};
+    return widen_narrow(x, {_mm256_set1_epi16(1), _mm256_set1_epi16(1)});
+  }
+  static POCKETFORMER_INLINE I widen_narrow(S x, B ones) {
+    return {_mm256_madd_epi16(x.lo, ones.lo), _mm256_madd_epi16(x.hi, ones.hi)};
   }
   static POCKETFORMER_INLINE B bias(B x) { return x; }
   static POCKETFORMER_INLINE I dot4_p(I acc, B a, B w) {

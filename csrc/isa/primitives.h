@@ -50,7 +50,7 @@
 //   dot2_narrow(acc, w, a)        only where kNarrowSums, S being two sums of 16 bits in each lane: acc + two products
 //                                 w·a each, w in 0…63, a in −127…127
 //   multiply_narrow(w, a)         likewise, the products alone;   add_narrow(a, b)
-//   widen_narrow(acc)             I: the sum of the two
+//   widen_narrow(acc)             I: the sum of the two;   widen_narrow(acc, ones) with the ones of 16 bits that takes
 //   join<S, M>(i, upper)          likewise: i | upper·2^S & M in each byte, S being negative for the other way; the
 //   bits
 //                                 that M leaves come from the same byte

@@ -5,8 +5,8 @@
 // the total in one rounding, groups in ascending order (docs/format.md, Arithmetic). With few rows the nibbles are
 // looked up as they are multiplied and a panel is read once; with many, a panel is looked up beforehand for all of
 // them. What a file stores in a smaller way (5 and 6 bits in two planes, scales as fp16) is put together beforehand,
-// a panel or a few at a time, so that the tiles know bytes, nibbles and floats alone; but where one row is multiplied,
-// gemm_i4_row.h takes planes as they lie.
+// a panel or a few at a time, so that the tiles know bytes, nibbles and floats alone; but gemm_i4_row.h and
+// gemm_i4_block.h, for one row and for several, take planes as they lie.
 //
 // Where the dot product takes an unsigned operand, the looked-up weights are it: the codebook is biased once and a
 // group's sum begins at −128·Σx. (The activations are not, because 255·127 twice would overflow vpmaddubsw's 16 bits,
@@ -16,6 +16,7 @@
 // 0 … 15, 31 or 63: no signs, and the sums of several k-groups still fit. The first value times Σx is added to them.
 #pragma once
 
+#include "kernels/gemm_i4_block.h"
 #include "kernels/gemm_i4_prepare.h"
 #include "kernels/gemm_i4_row.h"
 #include "kernels/gemm_i4_tile.h"
@@ -151,6 +152,7 @@ void gemm_i4_panels(const GemmArgs& g) {
   const bool join = format == Format::kI4 ? look_up && !indices : format != Format::kI8;
   if constexpr (V::kNarrowSums) {
     if (g.m == 1 && takes_row<V>(g.weight, indices)) return gemm_i4_row<V>(g);
+    if (g.m > 1 && takes_block<V>(g.weight, indices)) return gemm_i4_rows<V>(g);
     if (indices && join) return gemm_indices<V>(g);
   }
   if (join || g.weight.half_scale != nullptr)

@@ -80,7 +80,7 @@ def linear(grouped: Grouped, **facts: Any) -> Graph:
     if grouped.bits < 8:
         params["w.codebook"] = grouped.codebook()
     return Graph(
-        domains=[{"name": "rows", "kind": "ragged", "max_rows": 64}],
+        domains=[{"name": "rows", "kind": "ragged", "max_rows": 128}],
         inputs=[{"name": "x", "domain": "rows", "dtype": "f32", "width": k}],
         weights={"w": {"n": n, "k": k, **grouped.facts(), "inputs": "group", **facts}},
         states=[],
@@ -143,6 +143,33 @@ def test_the_largest_sums_of_a_group(isa: str, bits: int, group: int, signed: bo
         expected = product_groups(x, whole, scales.repeat(halves, 1), None)
         for rows in (1, 3, 4, 20):
             assert np.array_equal(run(graph, isa, rows_of(x[:rows])), expected[:rows]), (inputs, rows)
+
+
+@every_isa
+@pytest.mark.parametrize(
+    ("bits", "group", "scales", "k"),
+    [(4, 32, "f16", 96), (4, 16, "f32", 48), (4, 32, "two_level", 2560), (5, 32, "two_level", 512), (5, 16, "f16", 80)],
+)
+def test_indices_with_a_minimum_have_the_bits_of_the_oracle(
+    isa: str, bits: int, group: int, scales: str, k: int
+) -> None:
+    """As files have them: index 0 stands for the minimum. Largest sums too, and rows that no block holds at once."""
+    n, count, most = 21, 70, (1 << bits) - 1
+    signed = matrix(bits, group, scales, True, n, k)
+    stored = signed.read(0, n).values - signed.low
+    stored[:3] = most
+    grouped = replace(signed, low=0, high=most, read=lambda a, b: replace(signed.read(a, b), values=stored[a:b]))
+    x = np.random.default_rng(k).standard_normal((count, k)).astype(np.float32)
+    x[0], x[1] = 1, -1
+    values, scale, offset = floats(grouped)
+    assert offset is not None
+    halves = group // 16
+    expected = product_groups(x, values, scale.repeat(halves, 1), offset.repeat(halves, 1))
+    graph = packed(linear(grouped, inputs="half_group" if halves == 2 else "group"))
+    for rows in (1, 2, 31, 33, count):
+        assert np.array_equal(run(graph, isa, rows_of(x[:rows])), expected[:rows]), rows
+    whole = _core.Session(_core.Program(graph.description(), graph.params, isa), mode="columns")
+    assert np.array_equal(whole.run(rows_of(x), 1), expected)
 
 
 @every_isa
