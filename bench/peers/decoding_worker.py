@@ -6,6 +6,7 @@ A runner reads prompts and decodes one token after the other. It takes the GGUF 
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import os
 import sys
@@ -23,6 +24,8 @@ CHUNK = 512
 class Ours:
     """pocketformer on the integers of the GGUF file."""
 
+    PACKAGE = "pocketformer.engine"
+
     def __init__(self, path: Path, cache: Path, threads: int, capacity: int) -> None:
         from pocketformer.engine import Engine
 
@@ -31,6 +34,11 @@ class Ours:
         self.vocabulary = self._engine.file.graph.vocab_size
         self._out = np.empty((1, self._engine.width), np.float32)
         self._row = np.zeros(1, np.int64)
+
+    @staticmethod
+    def vocabulary_seconds(path: Path) -> float:
+        """What a load takes for words; this one reads none."""
+        return 0.0
 
     def clear(self) -> None:
         self._cache.truncate(0)
@@ -51,6 +59,7 @@ class Ours:
 class LlamaCpp:
     """llama.cpp through its C interface: fp16 keys and values, all logits of the last token computed, none copied."""
 
+    PACKAGE = "llama_cpp"
     FLASH = 0  # LLAMA_FLASH_ATTN_TYPE_DISABLED
 
     def __init__(self, path: Path, cache: Path, threads: int, capacity: int) -> None:
@@ -67,6 +76,17 @@ class LlamaCpp:
         self._memory = self._api.llama_get_memory(self._context)
         self.vocabulary = self._api.llama_vocab_n_tokens(self._api.llama_model_get_vocab(self._model))
         self._states = cache / f"{path.stem}-{llama_cpp.__version__}-{self.FLASH}"
+
+    @staticmethod
+    def vocabulary_seconds(path: Path) -> float:
+        """What a load takes for words: one that reads nothing else."""
+        import llama_cpp
+
+        options = llama_cpp.llama_model_default_params()
+        options.vocab_only = True
+        begin = time.perf_counter()
+        llama_cpp.llama_model_load_from_file(str(path).encode(), options)
+        return time.perf_counter() - begin
 
     def clear(self) -> None:
         self._api.llama_memory_clear(self._memory, True)
@@ -99,7 +119,7 @@ class LlamaCppFlash(LlamaCpp):
     FLASH = 1
 
 
-RUNNERS: dict[str, Callable[..., Any]] = {
+RUNNERS: dict[str, type[Ours] | type[LlamaCpp]] = {
     "pocketformer": Ours,
     "llama.cpp": LlamaCpp,
     "llama.cpp, flash attention": LlamaCppFlash,
@@ -143,14 +163,17 @@ def main() -> None:
     name, path, cache, threads, capacity = sys.argv[1:]
     replies = os.fdopen(os.dup(1), "w")  # libraries print to standard output
     os.dup2(2, 1)
+    kind = RUNNERS[name]
+    importlib.import_module(kind.PACKAGE)
     begin = time.perf_counter()
-    runner = RUNNERS[name](Path(path), Path(cache), int(threads), int(capacity))
-    print(json.dumps(time.perf_counter() - begin), file=replies, flush=True)
+    runner = kind(Path(path), Path(cache), int(threads), int(capacity))
+    hello = {"load": time.perf_counter() - begin, "vocabulary": kind.vocabulary_seconds(Path(path))}
+    print(json.dumps(hello), file=replies, flush=True)
     do: dict[str, Callable[..., Any]] = {"prefill": prefill, "decode": decode}
     for line in sys.stdin:
         request = json.loads(line)
-        kind = request.pop("do")
-        print(json.dumps(memory() if kind == "memory" else do[kind](runner, **request)), file=replies, flush=True)
+        what = request.pop("do")
+        print(json.dumps(memory() if what == "memory" else do[what](runner, **request)), file=replies, flush=True)
 
 
 if __name__ == "__main__":
