@@ -12,7 +12,7 @@ class AverageStep final : public Step {
       : Step("average", Split::kRepeat), in_(in), out_(out), w_(windows), weight_(weight) {}
 
   void run(const Worker& w) const override {
-    const Pixels grid{w.at(in_, 0), w.ld(in_)};
+    const Pixels grid(w, in_);
     Windows::Corner corner = w_.corner(w.begin());
     for (int row = w.begin(); row < w.end(); ++row, corner = w_.after(corner)) {
       float* const out = w.at(out_, row);
