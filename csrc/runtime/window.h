@@ -26,7 +26,6 @@ struct Windows {
   }
   // Row of the grid of a pixel within it.
   int row(int image, int y, int x) const { return (image * from_height + y) * from_width + x; }
-  bool holds(int y, int x) const { return y >= 0 && y < from_height && x >= 0 && x < from_width; }
 };
 
 }  // namespace pocketformer
