@@ -25,23 +25,17 @@ import numpy as np
 from bench.peers.machine import describe
 from bench.peers.peer import Child, benchmark_environment, default_cache
 from bench.peers.prepare import Feed, onnx_session
-from bench.peers.shapes_worker import RUNTIMES, SHAPES, Shape, torch_model
+from bench.peers.shapes_worker import RUNTIMES, SHAPES, Shape, new_model, torch_model
 from bench.statistics import ratio_text
 
 
 def prepare(name: str, folder: Path, runtimes: Sequence[str] = tuple(RUNTIMES)) -> None:
     """The checkpoint and the files of it that ``runtimes`` read; those that exist are kept."""
-    import torch
-    import transformers
-
     from pocketformer.compression import QuantizeOptions, compress
 
     shape = SHAPES[name]
     if not (folder / "config.json").exists():
-        torch.manual_seed(0)
-        settings = dict(shape.config)
-        config = transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
-        getattr(transformers, shape.auto).from_config(config).save_pretrained(folder)
+        new_model(shape).save_pretrained(folder)
     if shape.side and not (folder / "preprocessor_config.json").exists():
         resize = {"do_resize": True, "size": {"height": shape.side, "width": shape.side}, "do_center_crop": False}
         (folder / "preprocessor_config.json").write_text(json.dumps(resize | {"do_normalize": False}))
@@ -72,7 +66,8 @@ def export(shape: Shape, folder: Path) -> None:
             return self.model(**dict(zip(names, values, strict=True)))[0]
 
     model = torch_model(shape, folder)
-    model.set_attn_implementation("eager")
+    if shape.auto:
+        model.set_attn_implementation("eager")
     values = {key: torch.from_numpy(value) for key, value in shape.feed(2, 256).items()}
     names = list(values)
     free = {name: {0: "batch"} if shape.side else {0: "batch", 1: "tokens"} for name in names}
@@ -124,7 +119,7 @@ def openvino_int8(shape: Shape, folder: Path) -> None:
     import openvino as ov
 
     plain = ov.convert_model(folder / "fp32.onnx")
-    kind = None if shape.config["model_type"] == "mobilevit" else nncf.ModelType.TRANSFORMER
+    kind = None if shape.convolves else nncf.ModelType.TRANSFORMER
     samples = nncf.Dataset([shape.feed(1, 128) for _ in range(8)])
     ov.save_model(nncf.quantize(plain, samples, model_type=kind, subset_size=8), folder / "int8.xml")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.peers.peer import ROOT
 from bench.peers.prepare import Feed, onnx_session, openvino_request
 from pocketformer.perf.measure import peak_rss
 
@@ -22,12 +24,17 @@ VIT = {"model_type": "vit", "num_labels": 1000}
 
 @dataclass(frozen=True)
 class Shape:
-    """One model: the keys of its config, and the class of transformers that has these weights."""
+    """One model: the keys of its config, and the class of transformers that has these weights: none of EfficientFormer,
+    whose definition is that of the tests."""
 
     config: dict[str, Any]
     auto: str
     side: int = 0
     """Pixels of a side of the image; 0: a model of texts."""
+
+    @property
+    def convolves(self) -> bool:
+        return self.config["model_type"] in ("mobilevit", "efficientformer")
 
     def feed(self, batch: int, tokens: int) -> Feed:
         """What the other runtimes are given: pixels [batch, 3, side, side] or ids [batch, tokens]."""
@@ -49,6 +56,8 @@ def mobilevit(hidden: list[int], neck: list[int]) -> Shape:
 
 
 DINO = {"model_type": "dinov2", "hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6}
+EFFICIENT = {"model_type": "efficientformer", "depths": [3, 2, 6, 4], "hidden_sizes": [48, 96, 224, 448], "dim": 448}
+EFFICIENT |= {"key_dim": 32, "attention_ratio": 4, "resolution": 7, "num_attention_heads": 8, "num_meta3d_blocks": 1}
 MODERN = {"model_type": "modernbert", "vocab_size": 50368, "max_position_embeddings": 8192, "num_hidden_layers": 22}
 SHAPES = {
     "deit-tiny": vit(192, 12, 3),
@@ -58,20 +67,54 @@ SHAPES = {
     "dinov2-small": Shape(DINO | {"patch_size": 14, "image_size": 224}, "AutoModel", 224),
     "mobilevit-small": mobilevit([144, 192, 240], [16, 32, 64, 96, 128, 160, 640]),
     "mobilevit-xsmall": mobilevit([96, 120, 144], [16, 32, 48, 64, 80, 96, 384]),
+    "efficientformer-l1": Shape(EFFICIENT, "", 224),
     "modernbert-base": Shape(MODERN, "AutoModel"),
 }
+
+
+def new_model(shape: Shape) -> Any:
+    """With random weights."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    settings = dict(shape.config)
+    if not shape.auto:
+        return efficientformer(settings)
+    config = transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
+    return getattr(transformers, shape.auto).from_config(config)
+
+
+def efficientformer(settings: dict[str, Any]) -> Any:
+    """The model that the tests define, called as those of transformers are."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    twin: Any = importlib.import_module("helpers.efficientformer")
+
+    class Named(twin.EfficientFormer):  # type: ignore[misc]
+        def forward(self, pixel_values: Any) -> tuple[Any]:
+            return (super().forward(pixel_values).logits,)
+
+        def save_pretrained(self, folder: Path) -> None:
+            self.save(folder)
+
+    return Named(1, **settings)
 
 
 def torch_model(shape: Shape, folder: Path) -> Any:
     import torch
     import transformers
+    from safetensors.torch import load_file
 
+    if not shape.auto:
+        model = efficientformer(dict(shape.config))
+        model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)  # but for counts of batches
+        return model.eval()
     auto = getattr(transformers, shape.auto)
     return auto.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention(shape, "sdpa")).eval()
 
 
 def attention(shape: Shape, wanted: str) -> str:
-    return "eager" if shape.config["model_type"] == "mobilevit" else wanted
+    return "eager" if shape.convolves else wanted
 
 
 def ours(path: Path, threads: int) -> Call:

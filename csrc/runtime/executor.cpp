@@ -26,18 +26,45 @@ void Worker::run() {
 }
 
 void Worker::run_rows(const Stage& stage, const StagePlan& planned) {
-  const int rows = execution_.rows[stage.domain], block = planned.block;
-  const int blocks = static_cast<int>((static_cast<int64_t>(rows) + block - 1) / block);
+  const int rows = execution_.rows[stage.domain], span = planned.span;
+  const int spans = static_cast<int>((static_cast<int64_t>(rows) + span - 1) / span);
   part_ = 0;
   parts_ = 1;
-  for (int b; !stopped() && (b = progress_.next_block.fetch_add(1, std::memory_order_relaxed)) < blocks;) {
-    begin_ = scratch_begin_ = b * block;
-    end_ = std::min(rows, begin_ + block);
-    for (const auto& s : stage.steps) step(*s);
-    poll();  // a stage of a large batch takes seconds
+  for (int b; !stopped() && (b = progress_.next_block.fetch_add(1, std::memory_order_relaxed)) < spans;) {
+    const int first = b * span, last = std::min(rows, first + span);
+    for (end_ = first; end_ < last && !stopped();) {
+      begin_ = scratch_begin_ = end_;
+      end_ = std::min(last, begin_ + planned.block);
+      if (stage.band) fill(*stage.band, first);
+      for (const auto& s : stage.steps) step(*s);
+      poll();  // a stage of a large batch takes seconds
+    }
   }
   poll();
   end_stage();
+}
+
+// Ends the rows in hand with their line, and makes the lines of the map that their windows are the first to see of
+// those from row `first` on.
+void Worker::fill(const Band& band, int first) {
+  const Windows& over = band.windows;
+  const int begin = begin_, line = begin / over.to_width, y = line % over.to_height;
+  const int end = std::min(end_, (line + 1) * over.to_width);
+  if (begin == first || begin % over.to_width == 0) {
+    const int top = y * over.stride - over.padding, seen = top - over.stride + over.height;
+    const int least = begin == first || y == 0 ? 0 : std::clamp(seen, 0, over.from_height);
+    const int bottom = std::min(top + over.height, over.from_height);
+    for (int made = std::max(top, least); made < bottom; ++made) {
+      const int row = over.row(line / over.to_height, made, 0);
+      for (end_ = row; end_ < row + over.from_width;) {
+        begin_ = scratch_begin_ = end_;
+        end_ = std::min(row + over.from_width, begin_ + Band::kRows);
+        for (const auto& s : band.steps) step(*s);
+      }
+    }
+  }
+  begin_ = scratch_begin_ = begin;
+  end_ = end;
 }
 
 void Worker::run_columns(const Stage& stage) {

@@ -8,9 +8,9 @@ namespace pocketformer {
 // --- what operators name ---------------------------------------------------------------------------------------------
 
 const Value& Lowering::value(const char* field, const std::string& name) const {
-  const auto found = values_.find(name);
-  check(found != values_.end(), field, "names ", brief({name}), ", which no earlier operator writes");
-  return found->second;
+  const Value* const found = known(name);
+  check(found != nullptr, field, "names ", brief({name}), ", which no earlier operator writes");
+  return *found;
 }
 
 const Value& Lowering::floats(const char* field, const std::string& name) const {
@@ -32,9 +32,19 @@ const Value& Lowering::dense(const char* field, const std::string& name) const {
 }
 
 const Weight& Lowering::weight(const char* field, const std::string& name) {
+  const Weight* const found = known_weight(name);
+  check(found != nullptr, field, "names ", brief({name}), ", which is not among the weights");
+  return *found;
+}
+
+const Value* Lowering::known(const std::string& name) const {
+  const auto found = values_.find(name);
+  return found == values_.end() ? nullptr : &found->second;
+}
+
+const Weight* Lowering::known_weight(const std::string& name) const {
   const auto found = weights_.find(name);
-  check(found != weights_.end(), field, "names ", brief({name}), ", which is not among the weights");
-  return found->second;
+  return found == weights_.end() ? nullptr : &found->second;
 }
 
 const float* Lowering::vector(const std::string& name, int64_t channels) {
@@ -140,6 +150,10 @@ void Lowering::define(const std::string& name, Value value) {
 Operand Lowering::write(const std::string& name, int domain, int64_t width, Operand overwrites) {
   check(width >= 1 && width <= kMaxWidth, "out", "has ", width, " columns; at most ", kMaxWidth, " are possible");
   const Operand rows = scratch(domain, static_cast<int>(width), static_cast<int>(padded(width)), sizeof(float));
+  if (makes_band_) {
+    const Windows& over = program_.stages.back().band->windows;
+    buffer(rows.buffer).held = buffer(rows.buffer).ring = over.height * over.from_width;
+  }
   lifetimes_.back().overwrites = overwrites.buffer;
   define(name, {rows, domain, {}});
   return rows;
@@ -169,12 +183,17 @@ Operand Lowering::scratch(int domain, int width, int ld, size_t element_bytes) {
                               .stage = stage});
   lifetimes_.push_back({steps_, steps_, stage, stage, kNone});
   writes_.push_back(index);
+  if (makes_band_) {
+    program_.buffers.back().held = Band::kRows;
+    gathered_.emplace_back(index, stage);  // a line outlives the block that it was made for
+  }
   return {index, 0, width};
 }
 
 // --- steps and stages ------------------------------------------------------------------------------------------------
 
 void Lowering::enter(int domain) {
+  if (makes_band_) return;
   if (program_.stages.empty() || program_.stages.back().domain != domain) begin_stage(domain);
 }
 
@@ -195,8 +214,21 @@ void Lowering::enter_to_gather(int domain, const Operand& from) {
   buffer(from.buffer).stage == stage ? begin_stage(domain) : enter(domain);
 }
 
+void Lowering::begin_band(int domain, int from, const Windows& windows) {
+  begin_stage(domain);
+  program_.stages.back().band = std::make_unique<Band>(Band{from, windows, {}});
+  makes_band_ = true;
+}
+
+void Lowering::end_band() {
+  makes_band_ = false;
+  quantized_.clear();  // of rows of a line
+}
+
 Operand Lowering::read(const Operand& operand) {
   if (!operand) return operand;
+  // Threads make lines of their bands from rows of any other.
+  if (makes_band_) gathered_.emplace_back(operand.buffer, static_cast<int>(program_.stages.size()) - 1);
   Lifetime& life = lifetimes_[static_cast<size_t>(operand.buffer)];
   life.last_used = steps_;
   life.last_stage = static_cast<int>(program_.stages.size()) - 1;
@@ -263,6 +295,7 @@ void Lowering::add(std::unique_ptr<Step> step) {
   step->reads.swap(reads_);
   step->writes.swap(writes_);
   step->gathers = std::exchange(gathers_, false);
+  if (makes_band_) return program_.stages.back().band->steps.push_back(std::move(step));
   for (const int index : step->writes) {
     buffer(index).split = step->split != Split::kRepeat && !buffer(index).working;
   }

@@ -85,6 +85,8 @@ class Lowering {
   const Value& floats(const char* field, const std::string& name) const;  // any columns
   const Value& dense(const char* field, const std::string& name) const;   // whole vectors of 16, zeros after the last
   const Weight& weight(const char* field, const std::string& name);
+  const Value* known(const std::string& name) const;  // null where there is none of that name
+  const Weight* known_weight(const std::string& name) const;
   const float* vector(const std::string& name, int64_t channels);           // padded
   const float* optional_vector(const std::string& name, int64_t channels);  // null where the name is empty
   const Input& input(const char* field, const std::string& name) const;
@@ -127,6 +129,11 @@ class Lowering {
   Operand gather(const Operand& operand, bool may_be_empty = false);
   // The halting domain `domain`, which `field` names, has the rows that `halts` counts.
   void settle(const char* field, int domain, const Value& halts);
+  // A stage on rows of `domain` begins whose first step moves `windows` over a map of `from`. Until end_band, what is
+  // emitted makes that map, line by line.
+  void begin_band(int domain, int from, const Windows& windows);
+  void end_band();
+  bool in_band(const Operand& operand) const { return program_.buffers[static_cast<size_t>(operand.buffer)].ring != 0; }
   void store(int state);
   void attend(int state, const KeyRange& range);
   template <class S, class... Arguments>
@@ -143,7 +150,7 @@ class Lowering {
   void take_weights(const Item* items);
   void take_states(const Item* items);
   void keep(int domain);
-  void take_operators(const Item* items);
+  void take_operators(const Item* items, const Item* output);
   void finish(const Item* output);
   void add(std::unique_ptr<Step> step);
   void load(const std::string& name, const WeightSpec& spec);
@@ -161,6 +168,7 @@ class Lowering {
   std::vector<int> reads_, writes_;
   std::vector<std::pair<int, int>> gathered_;  // buffer, stage
   bool gathers_ = false;
+  bool makes_band_ = false;
   int steps_ = 0;
 };
 

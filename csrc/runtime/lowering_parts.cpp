@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "runtime/lowering.h"
+#include "runtime/operators/band.h"
 #include "runtime/operators/registry.h"
 
 namespace pocketformer {
@@ -60,7 +61,7 @@ void Lowering::run(const Item& graph) {
   take_inputs(find(*record, "inputs"));
   take_weights(find(*record, "weights"));
   take_states(find(*record, "states"));
-  take_operators(find(*record, "ops"));
+  take_operators(find(*record, "ops"), find(*record, "output"));
   finish(find(*record, "output"));
   tensors_.refuse_unused();
   place_states(program_);
@@ -304,11 +305,16 @@ void Lowering::keep(int of) {
   program_.kept_domain = of;
 }
 
-void Lowering::take_operators(const Item* items) {
+void Lowering::take_operators(const Item* items, const Item* output) {
   const List& ops = list_of(items, "ops", 1, kMaxOps);
+  NameCounts names;
+  for (const Item& op : ops) count_names(op, names);
+  if (output != nullptr) count_names(*output, names);
   for (size_t i = 0; i < ops.size(); ++i) {
     place_ = Place(concat("op ", i));
+    const bool band = i + 1 < ops.size() && begins_band(*this, ops[i], ops[i + 1], names);
     lower_operator(*this, ops[i], place_);
+    if (band) end_band();
   }
   place_ = Place("graph");
 }

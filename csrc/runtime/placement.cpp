@@ -65,6 +65,12 @@ size_t place(std::vector<Tenant>& tenants) {
   return ranges.high();
 }
 
+// Bytes of a buffer for each row of its stage's scratch, which is at least as high as a vector has lanes.
+size_t scratch_bytes(const Buffer& buffer) {
+  if (buffer.held == 0) return buffer.row_bytes;
+  return round_up((buffer.row_bytes * static_cast<size_t>(buffer.held) + kLanes - 1) / kLanes, kAlignment);
+}
+
 // In columns a thread may not read what another makes, nor have overwritten what another reads, before they meet. An
 // epoch is the time between two meetings; a common buffer keeps its place to the end of the epoch of its last reading.
 std::vector<int> meet(const Program& program, Stage& stage, int stage_index) {
@@ -143,10 +149,10 @@ void place_buffers(Program& program, const std::vector<Lifetime>& lifetimes) {
       const int end_of_stage = first_step[s] + static_cast<int>(stage.steps.size()) - 1;
       const int last = std::min(life.last_used, end_of_stage);
       if (!buffer.shared) {
-        row.push_back({life.defined, last, buffer.row_bytes, &buffer.offset, life.overwrites, index});
+        row.push_back({life.defined, last, scratch_bytes(buffer), &buffer.offset, life.overwrites, index});
       }
       if (!buffer.split) {
-        own.push_back({life.defined, last, buffer.row_bytes, &buffer.column_offset, life.overwrites, index});
+        own.push_back({life.defined, last, scratch_bytes(buffer), &buffer.column_offset, life.overwrites, index});
       } else if (!buffer.shared) {
         const int from = epochs[static_cast<size_t>(life.defined)], to = epochs[static_cast<size_t>(last)];
         common.push_back({from, to, buffer.row_bytes, &buffer.column_offset});
@@ -179,6 +185,9 @@ void place_states(Program& program) {
 // A thread carries block after block of rows through a stage, and each passes all of its weights.
 void weigh_stages(Program& program) {
   for (Stage& stage : program.stages) {
+    for (size_t i = 0; stage.band && i < stage.band->steps.size(); ++i) {
+      stage.weight_bytes += stage.band->steps[i]->work().weight_bytes;
+    }
     for (const std::unique_ptr<Step>& step : stage.steps) {
       stage.weight_bytes += step->work().weight_bytes;
       stage.divisible = stage.divisible || step->split == Split::kPanels || step->split == Split::kHeads;

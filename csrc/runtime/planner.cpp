@@ -50,6 +50,15 @@ size_t block_cost(size_t rows, bool weights_cached) {
          (weights_cached ? kCachedWeights : kFetchedWeights);
 }
 
+// A thread that begins a band makes lines that another has made for itself: long spans for few of these, but two for
+// each thread where they are not short, so that none waits long for the last.
+size_t band_rows(const Windows& over, size_t rows, size_t threads) {
+  constexpr size_t kShort = 16;  // lines
+  const size_t width = static_cast<size_t>(over.to_width), lines = rows / width;
+  if (threads == 1) return rows;
+  return std::max(blocks(lines, 2 * threads), std::min(kShort, blocks(lines, threads))) * width;
+}
+
 }  // namespace
 
 size_t state_slots(size_t length) { return round_up(length, kLanes); }
@@ -75,15 +84,17 @@ void make_plan(const Program& program, const Load& load, int threads, const Tuni
     const Stage& stage = program.stages[s];
     StagePlan& planned = plan.stages[s];
     const size_t rows = std::max<size_t>(load.rows[stage.domain], 1);
-    planned.columns =
-        tuning.mode == Mode::kColumns || (tuning.mode == Mode::kAuto && threads > 1 && stage.divisible && rows < least);
+    planned.columns = !stage.band && (tuning.mode == Mode::kColumns ||
+                                      (tuning.mode == Mode::kAuto && threads > 1 && stage.divisible && rows < least));
     const size_t chosen = tuning.block_rows > 0
                               ? static_cast<size_t>(tuning.block_rows)
                               : block_rows(rows, static_cast<size_t>(threads), program.weights_cached);
     const size_t block = planned.columns ? rows : std::min(rows, chosen);
     planned.block = static_cast<int>(block);
     planned.height = round_up(block, kLanes);
-    const size_t useful = planned.columns ? static_cast<size_t>(threads) : blocks(rows, block);
+    const size_t span = stage.band ? band_rows(stage.band->windows, rows, static_cast<size_t>(threads)) : block;
+    planned.span = static_cast<int>(span);
+    const size_t useful = planned.columns ? static_cast<size_t>(threads) : blocks(rows, span);
     plan.threads = std::max(plan.threads, static_cast<int>(std::min(static_cast<size_t>(threads), useful)));
   }
   for (size_t s = 0; s < program.stages.size(); ++s) {

@@ -32,7 +32,8 @@ size_t state_slots(size_t length);
 
 struct StagePlan {
   bool columns;
-  int block;              // rows a thread takes at a time
+  int block;              // rows a thread carries through the stage at a time
+  int span;               // rows it takes for itself, block after block
   size_t height;          // of a scratch buffer, a multiple of 16: keeps every buffer aligned
   size_t stride, common;  // bytes of one thread's scratch, and where that of all begins
 };

@@ -18,6 +18,7 @@
 #include "runtime/block_pattern.h"
 #include "runtime/description.h"
 #include "runtime/tensors.h"
+#include "runtime/window.h"
 
 namespace pocketformer {
 
@@ -63,6 +64,8 @@ struct Buffer {
   int stage;             // that writes it
   bool apart = false;    // of a domain that is not the stage's, so that it is shared
   bool working = false;  // nothing but memory, of each thread that runs the step
+  int held = 0;          // of a band: so many rows, whatever the height of the stage's scratch
+  int ring = 0;          // of a band's map: row r lies in place r mod ring
   bool shared = false;
   bool split = false;   // in columns, threads write parts of it for all
   bool output = false;  // the caller's array
@@ -132,8 +135,19 @@ struct Settled {
   Operand counts;
 };
 
+// A product whose result, a map of a grid, nobody reads but the windows of the stage's first step: a thread makes its
+// lines as the windows come to them, and keeps as many as a window is high. Neither the map nor a line of it leaves the
+// thread's nearest caches.
+struct Band {
+  static constexpr int kRows = 32;  // of a line that are made at a time; see kMaxBlockRows
+  int domain;                       // of the map
+  Windows windows;
+  std::vector<std::unique_ptr<Step>> steps;
+};
+
 struct Stage {
   int domain;
+  std::unique_ptr<Band> band;  // or null
   std::vector<std::unique_ptr<Step>> steps;
   std::vector<Settled> settled;
   bool divisible = false;  // some step has panels or heads to split

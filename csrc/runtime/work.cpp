@@ -38,8 +38,8 @@ std::vector<StepWork> count_work(const Program& program, const std::vector<int64
   std::vector<StepWork> all;
   for (size_t s = 0; s < program.stages.size(); ++s) {
     const Stage& stage = program.stages[s];
-    const size_t d = static_cast<size_t>(stage.domain);
-    for (const auto& step : stage.steps) {
+    const auto count = [&](const Step* step, int domain) {
+      const size_t d = static_cast<size_t>(domain);
       const Work work = step->work();
       const double rows = static_cast<double>(load.rows[work.rows == kNone ? d : static_cast<size_t>(work.rows)]);
       StepWork total{.kind = step->kind,
@@ -66,7 +66,11 @@ std::vector<StepWork> count_work(const Program& program, const std::vector<int64
       }
       total.multiply_adds += total.scores * work.score_multiply_adds;
       all.push_back(total);
+    };
+    if (stage.band) {
+      for (const auto& step : stage.band->steps) count(step.get(), stage.band->domain);
     }
+    for (const auto& step : stage.steps) count(step.get(), stage.domain);
   }
   return all;
 }

@@ -63,13 +63,14 @@ class Worker {
   template <typename T = float>
   T* at(const Operand& operand, int row) const {
     const Buffer& b = buffer(operand);
-    const int first = local(b) ? scratch_begin_ : 0;
-    return reinterpret_cast<T*>(base(b) + static_cast<size_t>(row - first) * b.row_bytes) + operand.column;
+    const int place = b.ring != 0 ? row % b.ring : local(b) ? row - scratch_begin_ : row;
+    return reinterpret_cast<T*>(base(b) + static_cast<size_t>(place) * b.row_bytes) + operand.column;
   }
   // Memory of this thread's own, from Lowering::working.
   float* working(const Operand& operand) const { return reinterpret_cast<float*>(base(buffer(operand))); }
   size_t ld(const Operand& operand) const { return static_cast<size_t>(buffer(operand).ld); }
   size_t row_bytes(const Operand& operand) const { return buffer(operand).row_bytes; }
+  int ring(const Operand& operand) const { return buffer(operand).ring; }
 
   // --- sequences ---
   int sequences() const { return execution_.sequences; }
@@ -121,6 +122,7 @@ class Worker {
  private:
   void run_rows(const Stage& stage, const StagePlan& plan);
   void run_columns(const Stage& stage);
+  void fill(const Band& band, int first);
   void publish(const Step& step, Span rows);
   void step(const Step& step);
   void meet();

@@ -1,6 +1,10 @@
 // Means of windows of a grid: average pooling, and the mixer of tokens that is one (Yu et al., arXiv 2111.11418).
 #pragma once
 
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
 #include "runtime/operators/windows.h"
 #include "runtime/worker.h"
 
@@ -12,58 +16,72 @@ class AverageStep final : public Step {
       : Step("average", Split::kRepeat), in_(in), out_(out), w_(windows), weight_(weight) {}
 
   void run(const Worker& w) const override {
-    const Pixels grid{w.at(in_, 0), w.ld(in_)};
+    const Pixels grid(w, in_);
     Windows::Corner corner = w_.corner(w.begin());
     for (int row = w.begin(); row < w.end(); ++row, corner = w_.after(corner)) {
       float* const out = w.at(out_, row);
-      std::memset(out, 0, w.row_bytes(out_));
-      const int count = add(grid, corner, out);
-      const float share = 1.0f / static_cast<float>(count);
-      each([&](int c, auto as) { put(out + c, get(out + c, as) * share); });
-      if (weight_ == nullptr) continue;
-      const float* const own = w.at(in_, row);
-      each([&](int c, auto as) {
-        const auto pixel = get(own + c, as);
-        put(out + c, pixel + get(weight_ + c, as) * (get(out + c, as) - pixel));
-      });
+      const Seen seen = see(grid, corner);
+      const float* const own = weight_ == nullptr ? nullptr : w.at(in_, row);
+      int c = 0;
+      for (; c + 16 <= out_.width; c += 16) mean<Four>(seen, own, c, out, std::make_integer_sequence<int, 4>{});
+      for (; c + 4 <= out_.width; c += 4) mean<Four>(seen, own, c, out, std::make_integer_sequence<int, 1>{});
+      for (; c < out_.width; ++c) mean<float>(seen, own, c, out, std::make_integer_sequence<int, 1>{});
+      std::memset(out + c, 0, w.row_bytes(out_) - static_cast<size_t>(c) * sizeof(float));
     }
   }
 
   Work work() const override { return {.elements = static_cast<double>(w_.height * w_.width) * out_.width}; }
 
  private:
+  // As every CPU's vectors hold: of units that are made for size g++ makes no vectors by itself.
   typedef float Four __attribute__((vector_size(16)));
 
-  // fn(column, its type) for all columns, four at a time, as every CPU's vectors hold: of units that are made for size
-  // g++ makes no vectors by itself.
-  template <class Fn>
-  void each(Fn fn) const {
-    int c = 0;
-    for (; c + 4 <= out_.width; c += 4) fn(c, Four{});
-    for (; c < out_.width; ++c) fn(c, 0.0f);
+  // The pixels of a window that lie in the grid.
+  struct Seen {
+    const float* first;
+    int lines, pixels;       // of each line
+    size_t line_step, step;  // floats from one to the next
+  };
+
+  Seen see(const Pixels& grid, const Windows::Corner& corner) const {
+    const int top = std::max(corner.top, 0), left = std::max(corner.left, 0);
+    return {.first = grid.at(w_.row(corner.image, top, left)),
+            .lines = std::min(corner.top + w_.height, w_.from_height) - top,
+            .pixels = std::min(corner.left + w_.width, w_.from_width) - left,
+            .line_step = static_cast<size_t>(w_.from_width) * grid.ld,
+            .step = grid.ld};
   }
+
   template <class T>
-  static T get(const float* p, T x) {
+  static T get(const float* p) {
+    T x;
     std::memcpy(&x, p, sizeof(x));
     return x;
   }
-  template <class T>
-  static void put(float* p, T x) {
-    std::memcpy(p, &x, sizeof(x));
-  }
 
-  // Adds the pixels of a window, and says how many there are.
-  int add(const Pixels& grid, const Windows::Corner& corner, float* out) const {
-    int count = 0;
-    for (int y = corner.top; y < corner.top + w_.height; ++y) {
-      for (int x = corner.left; x < corner.left + w_.width; ++x) {
-        if (!w_.holds(y, x)) continue;
-        const float* const pixel = grid.at(w_.row(corner.image, y, x));
-        each([&](int c, auto as) { put(out + c, get(out + c, as) + get(pixel + c, as)); });
-        ++count;
+  // As many numbers of T from column c on as there are I: their sums in registers, pixel after pixel. With loops over
+  // them g++ 12 keeps the sums in memory.
+  template <class T, int... I>
+  void mean(const Seen& seen, const float* own, int c, float* out, std::integer_sequence<int, I...>) const {
+    constexpr int kStep = sizeof(T) / sizeof(float);
+    T sum[sizeof...(I)] = {};
+    const float* line = seen.first + c;
+    for (int y = 0; y < seen.lines; ++y, line += seen.line_step) {
+      const float* pixel = line;
+      for (int x = 0; x < seen.pixels; ++x, pixel += seen.step) {
+        ((sum[I] += get<T>(pixel + I * kStep)), ...);
       }
     }
-    return count;
+    const float share = 1.0f / static_cast<float>(seen.lines * seen.pixels);
+    const auto finish = [&](T y, int at) {
+      y *= share;
+      if (own != nullptr) {
+        const T pixel = get<T>(own + at);
+        y = pixel + get<T>(weight_ + at) * (y - pixel);
+      }
+      std::memcpy(out + at, &y, sizeof(y));
+    };
+    (finish(sum[I], c + I * kStep), ...);
   }
 
   Operand in_, out_;

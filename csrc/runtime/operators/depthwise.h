@@ -28,7 +28,7 @@ class DepthwiseStep final : public Step {
   void run(const Worker& w) const override {
     constexpr int kRows = DepthwiseArgs::kRows;
     const float* x[kMaxTaps * kRows];
-    const Pixels grid{w.at(in_, 0), w.ld(in_)};
+    const Pixels grid(w, in_);
     Windows::Corner corner = w_.corner(w.begin());
     for (int row = w.begin(); row < w.end(); row += kRows) {
       const int rows = std::min(kRows, w.end() - row);
@@ -64,9 +64,10 @@ class DepthwiseStep final : public Step {
   // x[tap · kRows] ← the pixels under the window that begins at `corner`.
   void find_taps(const Pixels& grid, const Windows::Corner& corner, const float** x) const {
     for (int i = corner.top; i < corner.top + w_.height; ++i) {
-      const int line = w_.row(corner.image, i, 0);
+      const float* const line = i >= 0 && i < w_.from_height ? grid.at(w_.row(corner.image, i, 0)) : nullptr;
       for (int j = corner.left; j < corner.left + w_.width; ++j, x += DepthwiseArgs::kRows) {
-        *x = w_.holds(i, j) ? grid.at(line + j) : outside_.data();
+        const bool held = line != nullptr && j >= 0 && j < w_.from_width;
+        *x = held ? line + static_cast<size_t>(j) * grid.ld : outside_.data();
       }
     }
   }
@@ -122,7 +123,7 @@ struct Depthwise {
     const int64_t columns = from.rows.width;
     const float* taps = l.tensors().take_floats(l.place(), weight, {height * width, padded(columns)});
     const float* shift = l.optional_vector(bias, columns);
-    l.enter_to_gather(made, from.rows);
+    if (!l.in_band(from.rows)) l.enter_to_gather(made, from.rows);
     const Operand to = l.write(out, made, columns);
     l.emit<DepthwiseStep>(l.gather(from.rows), to, over, taps, shift, activation);
   }

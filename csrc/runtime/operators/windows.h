@@ -5,40 +5,18 @@
 #include <string>
 
 #include "runtime/lowering.h"
+#include "runtime/worker.h"
 
 namespace pocketformer {
 
-// Pixels of `height` × `width`, every `stride`, over a grid with `padding` pixels around it.
-struct Windows {
-  int from_height, from_width, to_height, to_width;
-  int height, width, stride, padding;
-
-  // Where the window of row `row` of the results begins; negative within the padding.
-  struct Corner {
-    int image, top, left;
-  };
-  Corner corner(int row) const {
-    const int windows = to_height * to_width, at = row % windows;
-    return {row / windows, at / to_width * stride - padding, at % to_width * stride - padding};
-  }
-  // Where the window of the next row begins: without the divisions.
-  Corner after(Corner c) const {
-    c.left += stride;
-    if (c.left < to_width * stride - padding) return c;
-    c.left = -padding, c.top += stride;
-    if (c.top < to_height * stride - padding) return c;
-    return {c.image + 1, -padding, -padding};
-  }
-  // Row of the grid of a pixel within it.
-  int row(int image, int y, int x) const { return (image * from_height + y) * from_width + x; }
-  bool holds(int y, int x) const { return y >= 0 && y < from_height && x >= 0 && x < from_width; }
-};
-
 // The rows of a grid, found once for all windows.
 struct Pixels {
+  Pixels(const Worker& w, const Operand& of) : first(w.at(of, 0)), ld(w.ld(of)), ring(w.ring(of)) {}
+  const float* at(int row) const { return first + static_cast<size_t>(ring == 0 ? row : row % ring) * ld; }
+
   const float* first;
   size_t ld;
-  const float* at(int row) const { return first + static_cast<size_t>(row) * ld; }
+  int ring;
 };
 
 // The grid of `from`.

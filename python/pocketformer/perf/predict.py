@@ -22,7 +22,7 @@ ROTATE_QUANTIZE, QUANTIZE, STORE, NORM, ACTIVATION, EPILOGUE, EMBED, POOL = 12.0
 SCORE_I8, SCORE_F32 = 10.5, 8.0
 # Of maps of pixels, which the nearest caches do not hold, on AVX2: a number that is copied into a window, a pixel that
 # a depthwise convolution multiplies, one that is added to a mean, and what rounding and activations then take.
-WINDOW, TAP, MEAN, MAP_QUANTIZE, MAP_ACTIVATION = 34.0, 12.0, 14.0, 18.0, 35.0
+WINDOW, TAP, MEAN, MAP_QUANTIZE, MAP_ACTIVATION = 34.0, 2.5, 14.0, 18.0, 35.0
 # For each byte of weights that a block of rows takes from a cache.
 WEIGHT = 0.2
 # For each weight of fewer than 8 bits that a block of rows makes 8 bits of (4 and 5 bits, groups of 64 and channels, on
