@@ -25,7 +25,7 @@ from .limits import Forecast, Limits
 from .options import QuantizeOptions
 from .pictures import pixels_of_image, sample, takes_images
 from .pipeline import WEIGHTS, Compression, bytes_of, make_profiler, minify, predicted_bytes
-from .plan import Bits, Plan, make_plan
+from .plan import Bits, Plan, bounded_bits, make_plan
 from .precision import Precision
 from .profile import Progress
 from .prune import MULTIPLE, PruneOptions
@@ -88,6 +88,7 @@ class Planner:
         self._knobs: dict[str, list[Step]] = {}
         self._precisions: dict[str, Precision] = {}
         self._levels = self._bit_levels()
+        self.options = replace(self.options, bounded_pairs=False)  # plans say of each weight
         self._forecast: Forecast | None = None
         self._seconds: dict[str, float] = {}
         self._last: tuple[tuple[tuple[str, int], ...], Graph] = ((), loaded.graph)
@@ -343,7 +344,9 @@ class Planner:
             name: replace(layer, error=widths[name].error if name in widths else 0.0)
             for name, layer in plan.layers.items()
         }
-        losses = {name: replace(entry, error=bits[name].error) for name, entry in plan.bits.items()}
+        losses = {
+            name: replace(entry, error=bits[name].error if name in bits else 0.0) for name, entry in plan.bits.items()
+        }
         total = sum((step.error for step in turned.values()), 0.0)
         return replace(plan, layers=layers, bits=losses, error=total)
 
@@ -351,7 +354,10 @@ class Planner:
         """A plan with its bytes: those of a graph of these shapes, whichever channels it keeps."""
         plan = replace(
             make_plan(self.channels, self.weights, widths),
-            bits={name: Bits(precision.bits, precision.group) for name, precision in bits.items()},
+            bits={
+                **bounded_bits(self._precisions),
+                **{name: Bits(of.bits, of.group, of.bounded_pairs) for name, of in bits.items()},
+            },
         )
         graph = self._narrow(plan.widths)
         model = {**self.loaded.model, "params": sum(array.size for array in graph.params.values())}
