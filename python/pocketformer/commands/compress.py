@@ -102,9 +102,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bounded-pairs",
         action="store_true",
-        help="int8 linears: neighbouring weights are 128 together at most, faster on CPUs without dot products (AVX2 "
-        "without VNNI, Raspberry Pi 3 and 4) and a little less exact; what reduce_range, 7 bits, is elsewhere, at half "
-        "its squared error",
+        help="int8 linears: neighbouring weights are 128 together at most, faster with AVX2 without VNNI and a little "
+        "less exact; for what reduce_range, 7 bits, is elsewhere, at half its squared error",
     )
     parser.add_argument(
         "--calibration",

@@ -85,9 +85,8 @@ def compress(
     ``precision``: that of single weights, by name or pattern (``{"layers.5.*": Precision(8)}``).
 
     ``bounded_pairs``: int8 linears are rounded so that two weights of neighbouring inputs are 128 together at most.
-    CPUs without dot products (AVX2 without VNNI, Raspberry Pi 3 and 4) then multiply faster, at about 1.4 times the
-    error of the weights; on others it is of no use. It is for what ``reduce_range`` (7 bits) of ONNX Runtime is for,
-    and has half of that one's squared error.
+    CPUs with AVX2 and without VNNI then multiply faster, at about 1.4 times the error of the weights; on others it is
+    of no use. It is for what ``reduce_range`` (7 bits) of ONNX Runtime is for, at half of that one's squared error.
 
     ``calibration``: what the model is run on to see what its weights are multiplied by. Texts, pairs of texts, the
     token ids of sequences, the path of a file with a text a line (a tab between those of a pair), or of a profile, an

@@ -24,8 +24,8 @@ class Precision:
     ``group``: how many inputs of a linear of 4 to 6 bits share a scale, 16, 32, 64 or 128; 0, for 4 bits alone: all of
     an output channel.
 
-    ``bounded_pairs``: of int8 linears, that the weights of inputs 2j and 2j + 1 are 128 together at most, with which
-    CPUs without dot products multiply faster and which doubles the squared error.
+    ``bounded_pairs``: of int8 linears, that the weights of inputs 2j and 2j + 1 are 128 together at most, which
+    AVX2 without VNNI multiplies faster and which doubles the squared error.
 
     Raises ValueError for bounded pairs of other bits.
     """

@@ -28,7 +28,7 @@ TABLE_BITS = (6, 5, 4, 3)
 LINEAR_BITS = (6, 5, 4)
 OF_FOUR_BITS = {
     Precision(8): 0.0092,
-    Precision(8, bounded_pairs=True): 0.019,
+    Precision(8, bounded_pairs=True): 0.018,
     Precision(6, 64): 0.08,
     Precision(6, 128): 0.092,
     Precision(5, 64): 0.32,

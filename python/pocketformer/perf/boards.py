@@ -12,9 +12,9 @@ class Machine:
     """Speeds of one core in billions a second, and what all of its cores share.
 
     ``int8_peak`` and ``f32_peak`` are multiply-adds a second that the pipes allow, ``pairs_peak`` those of int8 where
-    the weights' pairs are bounded; the shares are what the product's
-    inner loops reach of them, in attention what scores and P·V reach. ``element_share`` is how well the phases without
-    products use the pipes. ``cache_bytes`` is the largest cache; ``bandwidth`` is GB/s that reads from memory reach.
+    the weights' pairs are bounded; the shares are what the product's inner loops reach of them, in attention what
+    scores and P·V reach. ``element_share`` is how well the phases without products use the pipes. ``cache_bytes`` is
+    the largest cache; ``bandwidth`` is GB/s that reads from memory reach.
     """
 
     name: str
@@ -47,8 +47,8 @@ class Core:
 
 
 MIB = 1 << 20
-PAIRS = {"avx2": 1.4}
-"""How many times as fast products of bounded pairs are: without the sign, three instructions instead of four."""
+LEAST_GAIN = 1.1
+"""By how much a probe of bounded pairs is above that of any int8 where it is another operation, and not noise."""
 # int8, fp32 and attention shares are simulated: docs/boards.md. fp32 per cycle: 128-bit multiply-adds, one on A53 and
 # A72, two on A76 (ARM, Cortex-A76 Software Optimization Guide). Element shares are assumed: an in-order core waits for
 # its loads. Gracemont: assumed, one 256-bit VPDPBUSD or multiply-add a cycle, and shares near the measured machine's.
@@ -68,7 +68,7 @@ def _board(name: str, core: Core, cores: int, ghz: float, cache: int, bandwidth:
         cores,
         core.int8 * ghz,
         core.f32 * ghz,
-        core.int8 * ghz * PAIRS.get(core.isa, 1.0),
+        core.int8 * ghz,  # no board's kernels have another product of bounded pairs
         core.int8_share,
         core.f32_share,
         core.attention_share,
@@ -109,6 +109,7 @@ def this_machine(isa: str = "", milliseconds: int = 50) -> Machine:
     """This machine, its peaks and bandwidth probed now; takes about ten times ``milliseconds``."""
     isa = isa or _core.Kernels().isa
     int8 = _core.probe_int8(isa, milliseconds)
+    pairs = _core.probe_int8(isa, milliseconds, bounded_pairs=True)
     arm = {"neon": _A72, "dotprod": _A76, "i8mm": _A76}.get(isa, _GRACEMONT)
     return Machine(
         "this machine",
@@ -116,7 +117,7 @@ def this_machine(isa: str = "", milliseconds: int = 50) -> Machine:
         _core.default_threads(),
         int8,
         _core.probe_f32(isa, milliseconds),
-        int8 * PAIRS.get(isa, 1.0),
+        pairs if pairs > LEAST_GAIN * int8 else int8,
         0.94 if isa == "avx512vnni" else arm.int8_share,
         0.82 if isa == "avx512vnni" else arm.f32_share,
         0.78 if isa == "avx512vnni" else arm.attention_share,

@@ -28,6 +28,9 @@ WEIGHT = 0.2
 # For each weight of fewer than 8 bits that a block of rows makes 8 bits of (4 and 5 bits, groups of 64 and channels, on
 # AVX2: 1.3 to 3.7).
 UNPACK = 2.6
+# Of the share of its peak that a product of int8 reaches, that of one of bounded pairs: it takes 0.75 of the time where
+# the peaks allow 0.66 (AVX2, docs/decisions/0009).
+PAIRS_SHARE = 0.88
 # Rows that share what they pass over.
 SKIP_ROWS = 4
 # The planner's: rows a thread below which columns are split, with weights from a cache and from memory.
@@ -108,7 +111,9 @@ def predict_program(
             compute += work.macs / (_peak(machine, work.int8) * machine.attention_share)
         else:
             share = machine.int8_share if work.int8 else machine.f32_share
-            peak = machine.pairs_peak * 1e9 if work.bounded_pairs else _peak(machine, work.int8)
+            peak = _peak(machine, work.int8)
+            if work.bounded_pairs:
+                peak = max(peak, machine.pairs_peak * 1e9 * PAIRS_SHARE)
             compute += work.macs / (peak * share)
         # Blocks that follow one another find an operator's weights in the cache when it holds them.
         passes = 1 if work.weight_bytes <= machine.cache_bytes else blocks
