@@ -190,6 +190,8 @@ def test_the_command(loaded: Checkpoint, tmp_path: Path, capsys: pytest.CaptureF
     ):
         assert main([*bounded, "--weights", weights]) == 1
         assert message in capsys.readouterr().err
+    assert main([*bounded, "--weights", "fp32", "--prune-ffn", "0.25", "--dry-run"]) == 1
+    assert "and with weights 'fp32' there are none; leave it out" in capsys.readouterr().err
 
 
 def test_what_has_no_pairs_is_refused() -> None:

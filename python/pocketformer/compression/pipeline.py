@@ -74,9 +74,7 @@ class Compression:
         self.quantization = Quantization(graph, options, WEIGHTS[weights], profiler, self.kept) if rounded else None
         target = self.quantization.target if self.quantization else replace(graph, params={})
         if options.bounded_pairs and not any(facts.get("bounded_pairs") for facts in target.weights.values()):
-            raise ValueError(
-                f"bounded_pairs is of int8 linears, and with weights {weights!r} there are none; leave it out"
-            )
+            raise no_pairs(weights)
         self.target = replace(target, weights=stored_weights(target))
         self.slots = layout(self.target, [name for name, grouped in self.kept.items() if grouped.minimum])
 
@@ -140,6 +138,11 @@ class Compression:
         how = self.quantization
         report = CompressionReport(tuple(stages), tuple(tensors))
         return report if how is None else replace(report, unscaled=how.unscaled, zeros=how.zeros)
+
+
+def no_pairs(weights: str) -> ValueError:
+    """What is raised where pairs are to be bounded and nothing has any."""
+    return ValueError(f"bounded_pairs is of int8 linears, and with weights {weights!r} there are none; leave it out")
 
 
 def kept_integers(graph: Graph, options: QuantizeOptions) -> dict[str, Grouped]:

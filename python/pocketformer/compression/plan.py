@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..graph import Graph
 from .channels import Channels
 from .options import QuantizeOptions
-from .pipeline import WEIGHTS
+from .pipeline import WEIGHTS, no_pairs
 from .precision import Precision
 from .prune import Progress, PrunedSpace, PruneOptions, check_width, prune_graph, widths_by_share
 from .quantize import Profiler
@@ -179,12 +179,15 @@ def plan_by_shares(
     """A plan that removes about the share ``ffn`` of the hidden channels, and ``heads`` of the heads, of every layer;
     it says which weights have bounded pairs by ``options``.
 
-    Raises ValueError for shares outside 0…1.
+    Raises ValueError for shares outside 0…1, and where pairs are to be bounded and nothing has any.
     """
     channels = Channels(graph)
     widths = widths_by_share(channels, ffn) | widths_by_share(channels, heads, heads=True)
     chosen = {} if options is None or weights == "fp32" else options.precisions(graph, WEIGHTS[weights])
-    return replace(make_plan(channels, weights, widths), bits=bounded_bits(chosen))
+    bits = bounded_bits(chosen)
+    if options is not None and options.bounded_pairs and not bits:
+        raise no_pairs(weights)
+    return replace(make_plan(channels, weights, widths), bits=bits)
 
 
 def bounded_bits(chosen: Mapping[str, Precision]) -> dict[str, Bits]:
