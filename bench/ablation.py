@@ -45,6 +45,8 @@ INT8 = (
     Recipe("int8, to the nearest", "int8", "nearest"),
     Recipe("int8, 2k random tokens", "int8", 2048),
     Recipe("int8, text", "int8"),
+    Recipe("int8, to the nearest, bounded pairs", "int8", "nearest", {"bounded_pairs": True}),
+    Recipe("int8, text, bounded pairs", "int8", options={"bounded_pairs": True}),
     Recipe("int8, text, not rotated", "int8", options={"block": 0}),
 )
 TABLES = tuple(Recipe(f"int8, table of {bits} bits", "int8", options={"table_bits": bits}) for bits in (6, 5, 4, 3))

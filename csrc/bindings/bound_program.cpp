@@ -55,6 +55,7 @@ py::list work(const BoundProgram& bound, const std::vector<int64_t>& lengths, in
     entry["rows"] = step.rows;
     entry["multiply_adds"] = step.multiply_adds;
     entry["int8"] = step.int8;
+    entry["bounded_pairs"] = step.bounded_pairs;
     entry["weight_bytes"] = step.weight_bytes;
     entry["zeros"] = step.zeros;
     entry["elements"] = step.elements;

@@ -98,6 +98,7 @@ enum class Split { kRepeat, kRows, kPanels, kHeads };
 struct Work {
   double multiply_adds = 0;
   bool int8 = false;
+  bool bounded_pairs = false;  // of the weights
   size_t weight_bytes = 0;
   double zeros = 0;  // share of a row's groups of four that a product passes over
   double elements = 0;

@@ -47,6 +47,7 @@ std::vector<StepWork> count_work(const Program& program, const std::vector<int64
                      .rows = rows,
                      .multiply_adds = rows * work.multiply_adds,
                      .int8 = work.int8,
+                     .bounded_pairs = work.bounded_pairs,
                      .weight_bytes = work.weight_bytes,
                      .zeros = work.zeros,
                      .elements = rows * work.elements,

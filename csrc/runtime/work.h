@@ -14,6 +14,7 @@ struct StepWork {
   double rows;
   double multiply_adds;
   bool int8;
+  bool bounded_pairs;
   size_t weight_bytes;
   double zeros;
   double elements, rotated, activated;

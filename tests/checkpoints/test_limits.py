@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from pocketformer.compression.limits import BESIDE, Forecast, Limits, parse_seco
 from pocketformer.compression.pipeline import Compression
 from pocketformer.compression.plan import carry_out
 from pocketformer.engine import Engine
-from pocketformer.perf.boards import machine
+from pocketformer.perf.boards import BOARDS, machine
 from pocketformer.perf.predict import predict
 from pocketformer.sources.huggingface import Checkpoint
 
@@ -61,6 +62,46 @@ def test_all_limits_are_kept_and_what_is_predicted_is_what_the_file_takes(planne
     found = predict(Engine(path, 1), machine("pi5"), [32], 2)
     assert found["seconds"] == pytest.approx(plan.seconds)
     assert found["memory"]["working"] + path.stat().st_size + BESIDE == plan.memory_bytes
+
+
+def test_pairs_are_bounded_where_that_saves_time(planner: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A little time is saved at the least error so on a board that gains by it, and on no other; what the plan says
+    is what the file takes."""
+    gains = replace(BOARDS["pi4"], pairs_peak=2 * BOARDS["pi4"].int8_peak)
+    monkeypatch.setitem(BOARDS, "gains", gains)
+    plans = {}
+    for board in ("gains", "pi5"):
+        run: dict[str, Any] = {"board": board, "length": 32, "threads": 1}
+        whole = planner.for_limits(Limits(seconds=1e3, **run)).seconds
+        plans[board] = planner.for_limits(Limits(seconds=0.95 * whole, **run))
+        assert plans[board].seconds <= 0.95 * whole
+    assert {name for name, of in plans["gains"].bits.items() if of.bounded_pairs} != set()
+    assert not any(of.bounded_pairs for of in plans["pi5"].bits.values())
+    assert not any(of.bounded_pairs for of in planner.for_budget(planner.full * 9 // 10).bits.values())
+    assert not any(layer.width < layer.of for layer in plans["gains"].layers.values())
+    assert plans["gains"].error < plans["pi5"].error
+    plan = plans["gains"]
+    compression = Compression(planner.loaded.graph, "int8", plan.options(planner.options))
+    assert {name for name, facts in compression.target.weights.items() if facts.get("bounded_pairs")} == {
+        name for name, of in plan.bits.items() if of.bounded_pairs
+    }
+
+
+def test_the_least_latency_is_that_of_whatever_is_quickest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer bits take longer where all weights are in a cache: what int8 reaches, with or without bounded pairs, is not
+    refused as out of reach."""
+    monkeypatch.setitem(BOARDS, "gains", replace(BOARDS["pi4"], pairs_peak=2 * BOARDS["pi4"].int8_peak))
+    planner = Planner(checkpoint(), prune=FAST)
+    monkeypatch.setattr(planner, "knobs", lambda: pytest.fail("measured"))
+    found = {}
+    for board in ("gains", "pi4"):
+        with pytest.raises(ValueError, match="but the smallest latency of this model has") as raised:
+            planner.for_limits(Limits(seconds=1e-9, board=board, length=32, threads=1))
+        found[board] = float(str(raised.value).partition(" has ")[2].partition(" ms")[0])
+    assert found["gains"] < found["pi4"]
+    few = planner.smallest()
+    assert few.seconds is not None
+    assert 1000 * few.seconds > found["pi4"]
 
 
 def test_what_is_impossible_is_refused_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,51 @@ def feed_back(weight: Array, errors: Array, shares: Array, step: Array, begin: i
     return values, errors
 
 
+def pair_to_nearest(weight: Array, step: Array) -> Array:
+    """As ``round_to_nearest``, a pair of inputs that would have more than 128 becoming the nearest that has as much:
+    all of these are tried."""
+    values = round_to_nearest(weight, step)
+    for row, i in np.ndindex(len(weight), weight.shape[1] // 2):
+        pair = slice(2 * i, 2 * i + 2)
+        if np.abs(values[row, pair].astype(int)).sum() > 128:
+            sign = np.where(weight[row, pair] < 0, -1, 1)
+            on_border = np.array([[first, 128 - first] for first in range(1, 128)]) * sign
+            distances = np.square(on_border - weight[row, pair] / step[row]).sum(axis=1)
+            values[row, pair] = on_border[distances.argmin()]
+    return values
+
+
+def feed_back_pairs(weight: Array, errors: Array, shares: Array, step: Array, begin: int, end: int) -> Array:
+    """As ``feed_back`` with bounded pairs: the first of a pair that would have more than 128 takes what costs least,
+    of all that it may."""
+    errors = errors.copy()
+    values = np.zeros(weight.shape, np.int8)
+    for row, i in np.ndindex(len(weight), end - begin):
+        i, each = i + begin, step[row]
+        rounded = float(np.clip(np.rint((weight[row, i] + errors[row, i]) / each), -127, 127))
+        if i % 2:
+            most = 128 - abs(int(values[row, i - 1]))
+            rounded = min(max(rounded, -most), most)
+        elif i + 1 < end:
+            second = weight[row, i + 1] + errors[row, i + 1]
+
+            def left(first: float, row: int = row, i: int = i, second: float = second, each: float = each) -> float:
+                return float(second + (weight[row, i] - first * each) * shares[i, i + 1]) / each
+
+            if abs(rounded) + abs(np.clip(np.rint(left(rounded)), -127, 127)) > 128:
+                wanted = (weight[row, i] + errors[row, i]) / each
+                sign, other = (-1 if wanted < 0 else 1), (-1 if left(wanted) < 0 else 1)
+                first = np.arange(1, 128.0)
+                cost = shares[i, i] * np.square(wanted - sign * first) + shares[i + 1, i + 1] * np.square(
+                    np.array([left(sign * size) for size in first]) - other * (128 - first)
+                )
+                rounded = sign * float(first[cost.argmin()])
+        values[row, i] = rounded
+        errors[row, i] = weight[row, i] - rounded * each
+        errors[row, i + 1 : end] += errors[row, i] * shares[i, i + 1 : end]
+    return values[:, begin:end]
+
+
 def nearest_codes(weight: Array, step: Array, entries: Array) -> Array:
     """uint8 [N, K]: the index of the nearest of the ascending ``entries``, the higher one of a tie."""
     x = np.clip(weight / np.repeat(step, weight.shape[1] // step.shape[1], axis=1), -127, 127)

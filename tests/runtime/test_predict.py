@@ -82,8 +82,8 @@ def test_this_machine_is_predicted_within_20_percent(minilm_int8: Path) -> None:
     reason="runs where the cost of fewer bits was measured: AVX2 of AMD",
 )
 def test_what_a_plan_does_for_time_is_predicted_within_15_percent(tmp_path: Path) -> None:
-    """Half of the hidden channels, 5 and 4 bits: the time of each file over that of int8, in turns, whose quickest
-    count."""
+    """Half of the hidden channels, 5 and 4 bits, bounded pairs: the time of each file over that of int8, in turns,
+    whose quickest count."""
     loaded = load_checkpoint(str(model_folder("minilm")))
     narrow, _ = carry_out(loaded, plan_by_shares(loaded.graph, "int8", 0.5), PruneOptions("l2", refit=False))
     nearest = QuantizeOptions(random_tokens=0)
@@ -93,6 +93,7 @@ def test_what_a_plan_does_for_time_is_predicted_within_15_percent(tmp_path: Path
         "half": (narrow, "int8", nearest),
         "int4": (loaded, "int4", nearest),
         "int5": (loaded, "int8", five),
+        "pairs": (loaded, "int8", replace(nearest, bounded_pairs=True)),
     }
     engines = {}
     for name, (of, weights, options) in made.items():

@@ -84,6 +84,7 @@ class LinearStep final : public Step {
     const size_t bytes = numbers * static_cast<size_t>(WeightSpec::bits(weight_.format)) / 8;
     return {.multiply_adds = macs,
             .int8 = !is_float(weight_.format),
+            .bounded_pairs = weight_.bounded_pairs,
             .weight_bytes = bytes,
             .zeros = zeros_,
             .elements = static_cast<double>(weight_.n),

@@ -11,20 +11,32 @@ def rotate(x: NDArray[np.float32] | _F64, block: int) -> None:
     Raises ValueError unless ``block`` is a power of two that divides the last axis.
     """
 
-def round_to_nearest(weight: _F64, step: _F64, values: NDArray[np.int8]) -> None:
-    """``values`` [N, K] become ``weight`` [N, K] / ``step`` [N], nearest even, within ±127."""
+def round_to_nearest(weight: _F64, step: _F64, values: NDArray[np.int8], pairs: bool = False) -> None:
+    """``values`` [N, K] become ``weight`` [N, K] / ``step`` [N], nearest even, within ±127.
+
+    ``pairs``: of inputs 2j and 2j + 1 the magnitudes are 128 together at most; those that would have more become the
+    nearest that have as many.
+    """
 
 def squared_errors(weight: _F64, step: _F64, values: NDArray[np.int8], errors: _F64) -> None:
     """``errors`` [N] become Σ_k (weight − step · values)², summed in the order of k."""
 
 def feed_back(
-    weight: _F64, errors: _F64, shares: _F64, step: _F64, values: NDArray[np.int8], begin: int, end: int
+    weight: _F64,
+    errors: _F64,
+    shares: _F64,
+    step: _F64,
+    values: NDArray[np.int8],
+    begin: int,
+    end: int,
+    pairs: bool = False,
 ) -> None:
     """Rounds the inputs ``begin`` … ``end`` − 1 of ``weight`` + ``errors`` [N, K] to nearest, one after the other.
 
     Each input's entry of ``errors``, where earlier ones left what they ask of it, becomes its own error, ``weight`` −
     ``step`` · ``values``. That, times ``shares`` [K, K] at [i, j], is added to the entries of inputs j between i and
-    ``end``.
+    ``end``. ``pairs``: see ``round_to_nearest``; the first of two that would have more than 128 gets what costs least,
+    what the second is left with included, an input's error costing its square times ``shares`` [i, i].
     """
 
 def match_codes(

@@ -19,6 +19,20 @@ cdef inline double nearest(double x, double step) noexcept nogil:
     return (y + WHOLE) - WHOLE
 
 
+cdef inline double size_of(double x) noexcept nogil:
+    return -x if x < 0 else x
+
+
+cdef inline double first_of_pair(double x, double y, double cost, double share, double other) noexcept nogil:
+    """The first of two whole numbers that are to have 128 together, where ``x`` and ``y`` have more: at ``x`` the first
+    would cost nothing, as the second would at ``y`` - ``share`` · first. Off by one they cost ``cost`` and ``other``."""
+    cdef double sign = -1.0 if x < 0 else 1.0, second = -1.0 if y - share * x < 0 else 1.0
+    cdef double left = y - 128.0 * second, slope = share * sign - second  # what is left of y, and what the first takes
+    cdef double size = (cost * size_of(x) + other * left * slope) / (cost + other * slope * slope)
+    size = 127.0 if size > 127.0 else (1.0 if size < 1.0 else size)
+    return sign * ((size + WHOLE) - WHOLE)
+
+
 cdef int check(str axis, Py_ssize_t size, Py_ssize_t expected) except -1:
     if size != expected:
         raise ValueError(f"{axis} is {size}; it must be {expected}")
@@ -46,8 +60,11 @@ def rotate(real[:, ::1] x, Py_ssize_t block):
                 half *= 2
 
 
-def round_to_nearest(const double[:, ::1] weight, const double[::1] step, signed char[:, ::1] values):
+def round_to_nearest(
+    const double[:, ::1] weight, const double[::1] step, signed char[:, ::1] values, bint pairs=False
+):
     cdef Py_ssize_t rows = weight.shape[0], width = weight.shape[1], row, i
+    cdef double first, second
     check("step's length", step.shape[0], rows)
     check("values' first axis", values.shape[0], rows)
     check("values' last axis", values.shape[1], width)
@@ -55,6 +72,12 @@ def round_to_nearest(const double[:, ::1] weight, const double[::1] step, signed
         for row in range(rows):
             for i in range(width):
                 values[row, i] = <signed char> nearest(weight[row, i], step[row])
+            for i in range(1, width if pairs else 0, 2):
+                if size_of(values[row, i - 1]) + size_of(values[row, i]) > 128:
+                    first = first_of_pair(weight[row, i - 1] / step[row], weight[row, i] / step[row], 1.0, 0.0, 1.0)
+                    second = 128.0 - size_of(first)
+                    values[row, i - 1] = <signed char> first
+                    values[row, i] = <signed char> (-second if weight[row, i] < 0 else second)
 
 
 def squared_errors(
@@ -83,9 +106,10 @@ def feed_back(
     signed char[:, ::1] values,
     Py_ssize_t begin,
     Py_ssize_t end,
+    bint pairs=False,
 ):
     cdef Py_ssize_t rows = weight.shape[0], width = weight.shape[1], row, i, j
-    cdef double rounded, error
+    cdef double rounded, error, most, second
     cdef double* owed
     cdef const double* share
     check("errors' first axis", errors.shape[0], rows)
@@ -97,11 +121,27 @@ def feed_back(
     check("values' last axis", values.shape[1], width)
     if not 0 <= begin < end <= width:
         raise ValueError(f"begin and end are {begin} and {end}; they must be 0 ≤ begin < end ≤ {width}")
+    if pairs and (begin % 2 or end % 2 and end < width):
+        raise ValueError(f"begin and end are {begin} and {end}, between the inputs of a pair; give even numbers")
     with nogil:
         for row in range(rows):
             owed = &errors[row, 0]
             for i in range(begin, end):
                 rounded = nearest(weight[row, i] + owed[i], step[row])
+                if pairs and i % 2:
+                    most = 128.0 - size_of(values[row, i - 1])
+                    rounded = most if rounded > most else (-most if rounded < -most else rounded)
+                elif pairs and i + 1 < end:
+                    error = weight[row, i] - rounded * step[row]
+                    second = nearest(weight[row, i + 1] + owed[i + 1] + error * shares[i, i + 1], step[row])
+                    if size_of(rounded) + size_of(second) > 128:
+                        rounded = first_of_pair(
+                            (weight[row, i] + owed[i]) / step[row],
+                            (weight[row, i + 1] + owed[i + 1] + weight[row, i] * shares[i, i + 1]) / step[row],
+                            shares[i, i],
+                            shares[i, i + 1],
+                            shares[i + 1, i + 1],
+                        )
                 error = weight[row, i] - rounded * step[row]
                 values[row, i] = <signed char> rounded
                 owed[i] = error

@@ -20,12 +20,12 @@ from .calibration import Calibration, Samples, parted, takes_tokens
 from .channels import Channels
 from .dataflow import Dataflow
 from .knapsack import cheapest
-from .knobs import Knobs, Step, bytes_each
+from .knobs import Knobs, Step, bytes_each, without_pairs
 from .limits import Forecast, Limits
 from .options import QuantizeOptions
 from .pictures import pixels_of_image, sample, takes_images
 from .pipeline import WEIGHTS, Compression, bytes_of, make_profiler, minify, predicted_bytes
-from .plan import Bits, Plan, make_plan
+from .plan import Bits, Plan, bounded_bits, make_plan
 from .precision import Precision
 from .profile import Progress
 from .prune import MULTIPLE, PruneOptions
@@ -86,8 +86,11 @@ class Planner:
         self.profiler, self.sample = self._seen(loaded, calibration)
         self._progress, self._told = progress, 0
         self._knobs: dict[str, list[Step]] = {}
+        self._without_pairs: dict[str, list[Step]] = {}
+        self._pairs = False  # whether bounded pairs save time
         self._precisions: dict[str, Precision] = {}
         self._levels = self._bit_levels()
+        self.options = replace(self.options, bounded_pairs=False)  # plans say of each weight
         self._forecast: Forecast | None = None
         self._seconds: dict[str, float] = {}
         self._last: tuple[tuple[tuple[str, int], ...], Graph] = ((), loaded.graph)
@@ -96,6 +99,13 @@ class Planner:
         """The plan with every layer at its least width and every weight at its fewest bits; nothing is measured."""
         widths = {name: min(MULTIPLE, space.width) for name, space in self.spaces.items()}
         return self._plan(widths, {name: levels[-1] for name, levels in self._levels.items()})
+
+    def _quick(self) -> list[Plan]:
+        """The plans with every layer at its least width, of which one is the quickest or nearly so: fewer bits are
+        quick where weights come from memory, bounded pairs where the machine gains by them."""
+        widths = {name: min(MULTIPLE, space.width) for name, space in self.spaces.items()}
+        pairs = {name: of for name, levels in self._levels.items() for of in levels if of.bounded_pairs}
+        return [self.smallest(), self._plan(widths, {}), *([self._plan(widths, pairs)] if self._pairs else [])]
 
     def for_budget(self, limit: int) -> Plan:
         """The plan of least predicted error whose file has at most ``limit`` bytes; see :meth:`for_limits`."""
@@ -117,10 +127,12 @@ class Planner:
         pixels = pixels_of_image(graph) if takes_images(graph) else 0
         self._forecast = Forecast(limits, graph.max_length, pixels) if limits.runs else None
         self._seconds = {}
-        smallest = self.smallest()
+        machine = self._forecast.machine if self._forecast and limits.seconds is not None else None
+        self._pairs = machine is not None and machine.pairs_peak > machine.int8_peak
+        least_plans = self._quick() if machine else [self.smallest()]
         for name, limit in wanted.items():
             what, least_of, written = FIGURES[name]
-            least = _figure(smallest, name)
+            least = min(_figure(plan, name) for plan in least_plans)
             if least > limit:
                 how = f"{MULTIPLE} hidden channels a layer, and little of its quality"
                 how = "as wide as it is: for narrower layers give photos as calibration" if self.made_up else how
@@ -249,14 +261,15 @@ class Planner:
             model = self.loaded.graph, self.channels, self.spaces, self._precisions, self._levels, plain
             knobs = Knobs(*model, self.options, self.prune, self.profiler, self.sample)
             self._knobs = knobs.measured(self._tell)
-        return self._knobs
+            self._without_pairs = {name: without_pairs(steps) for name, steps in self._knobs.items()}
+        return self._knobs if self._pairs else self._without_pairs
 
     def _bit_levels(self) -> dict[str, list[Precision]]:
         if self.weights == "fp32":
             return {}
         self._precisions = self.options.precisions(self.loaded.graph, WEIGHTS[self.weights])
         narrowed = {name for space in self.spaces.values() for name in space.readers}
-        levels = fewer_bits(self.loaded.graph, self._precisions, self.options.group, narrowed)
+        levels = fewer_bits(self.loaded.graph, self._precisions, self.options.group, narrowed, bounded_pairs=True)
         fixed = replace(self.options, precision={}).precisions(self.loaded.graph, WEIGHTS[self.weights])
         tables = Dataflow(self.loaded.graph).tables if self.options.table_bits else {}
         return {name: of for name, of in levels.items() if fixed[name] == self._precisions[name] and name not in tables}
@@ -343,7 +356,9 @@ class Planner:
             name: replace(layer, error=widths[name].error if name in widths else 0.0)
             for name, layer in plan.layers.items()
         }
-        losses = {name: replace(entry, error=bits[name].error) for name, entry in plan.bits.items()}
+        losses = {
+            name: replace(entry, error=bits[name].error if name in bits else 0.0) for name, entry in plan.bits.items()
+        }
         total = sum((step.error for step in turned.values()), 0.0)
         return replace(plan, layers=layers, bits=losses, error=total)
 
@@ -351,7 +366,10 @@ class Planner:
         """A plan with its bytes: those of a graph of these shapes, whichever channels it keeps."""
         plan = replace(
             make_plan(self.channels, self.weights, widths),
-            bits={name: Bits(precision.bits, precision.group) for name, precision in bits.items()},
+            bits={
+                **bounded_bits(self._precisions),
+                **{name: Bits(of.bits, of.group, of.bounded_pairs) for name, of in bits.items()},
+            },
         )
         graph = self._narrow(plan.widths)
         model = {**self.loaded.model, "params": sum(array.size for array in graph.params.values())}

@@ -92,8 +92,11 @@ def refit(moments: Array, cross: Array, damping: float) -> Array:
     return change
 
 
-def round_with_feedback(weight: Array, scale: Array, shares: Array) -> Array:
-    """``weight`` float64 [N, K] → int8 [N, K] in steps of ``scale`` [N] that keep ``weight · x`` for typical ``x``."""
+def round_with_feedback(weight: Array, scale: Array, shares: Array, pairs: bool = False) -> Array:
+    """``weight`` float64 [N, K] → int8 [N, K] in steps of ``scale`` [N] that keep ``weight · x`` for typical ``x``.
+
+    ``pairs``: of inputs 2j and 2j + 1 the magnitudes are 128 together at most.
+    """
     n, k = weight.shape
     step = steps(scale)
     errors = np.zeros((n, k))  # of inputs still to come: what the earlier ones ask of them
@@ -102,7 +105,7 @@ def round_with_feedback(weight: Array, scale: Array, shares: Array) -> Array:
         end = min(begin + BLOCK, k)
         if begin:
             errors[:, begin:end] = errors[:, :begin] @ shares[:begin, begin:end]
-        feed_back(weight, errors, shares, step, values, begin, end)
+        feed_back(weight, errors, shares, step, values, begin, end, pairs)
     return values
 
 

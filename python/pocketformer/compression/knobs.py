@@ -93,3 +93,9 @@ class Knobs:
 def bytes_each(precision: Precision) -> float:
     """Of a weight and its share of a float16 scale."""
     return precision.bits / 8 + (2 / precision.group if precision.group else 0)
+
+
+def without_pairs(steps: list[Step]) -> list[Step]:
+    """``steps`` without those that bound pairs, which save time on some machines and never bytes."""
+    later = [step for step in steps[1:] if not (isinstance(step.value, Precision) and step.value.bounded_pairs)]
+    return [*steps[:1], *later]

@@ -29,7 +29,8 @@ class QuantizeOptions:
     before weights are rounded, ``smooth`` (SmoothQuant), ``awq`` or ``none``; ``auto`` smooths those that no rotation
     spreads, as their number is odd or nearly so, where the model can be run (see scaling). ``skip_zeros``: the share of
     groups of four zeros in what ReLU leaves an int8 linear, seen of a calibration that the model is run on, from which
-    the linear passes over them (see zeros): its input is then not rotated; 1: never.
+    the linear passes over them (see zeros): its input is then not rotated; 1: never. ``bounded_pairs``: all int8
+    linears but those that are tables too have bounded pairs (see Precision).
 
     Raises ValueError for a block that is no power of two, for bits, groups or a scaling that there are not, and for
     shares outside 0…1.
@@ -47,6 +48,7 @@ class QuantizeOptions:
     learned: bool = True
     scaling: str = "auto"
     skip_zeros: float = 0.4
+    bounded_pairs: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.skip_zeros <= 1:
@@ -63,7 +65,8 @@ class QuantizeOptions:
     def precisions(self, graph: Graph, linear_bits: int = INT8) -> dict[str, Precision]:
         """What each weight of ``graph`` becomes. Raises ValueError when ``precision`` does not fit the graph."""
         table_bits = self.table_bits or linear_bits
-        return choose_precisions(graph, linear_bits, table_bits, self.group, self.fp32_rows, self.precision)
+        given = self.fp32_rows, self.precision, self.bounded_pairs
+        return choose_precisions(graph, linear_bits, table_bits, self.group, *given)
 
     def few_bits(self, graph: Graph, linear_bits: int = INT8) -> bool:
         """Whether some linear of ``graph`` becomes less than int8."""

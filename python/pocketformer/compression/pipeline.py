@@ -56,7 +56,7 @@ class Compression:
     attention are rounded too, ``fp16``, which is that of tables too, or ``fp32``, and nothing is rounded; with ``gguf``
     the integers of a GGUF file are kept, and what has none becomes int8. ``profiler``: see Quantization.
 
-    Raises ValueError for another word.
+    Raises ValueError for another word, and where pairs are to be bounded and nothing has any.
     """
 
     def __init__(
@@ -73,6 +73,8 @@ class Compression:
         self.kept = kept_integers(graph, options) if weights == "gguf" else {}
         self.quantization = Quantization(graph, options, WEIGHTS[weights], profiler, self.kept) if rounded else None
         target = self.quantization.target if self.quantization else replace(graph, params={})
+        if options.bounded_pairs and not any(facts.get("bounded_pairs") for facts in target.weights.values()):
+            raise no_pairs(weights)
         self.target = replace(target, weights=stored_weights(target))
         self.slots = layout(self.target, [name for name, grouped in self.kept.items() if grouped.minimum])
 
@@ -136,6 +138,11 @@ class Compression:
         how = self.quantization
         report = CompressionReport(tuple(stages), tuple(tensors))
         return report if how is None else replace(report, unscaled=how.unscaled, zeros=how.zeros)
+
+
+def no_pairs(weights: str) -> ValueError:
+    """What is raised where pairs are to be bounded and nothing has any."""
+    return ValueError(f"bounded_pairs is of int8 linears, and with weights {weights!r} there are none; leave it out")
 
 
 def kept_integers(graph: Graph, options: QuantizeOptions) -> dict[str, Grouped]:

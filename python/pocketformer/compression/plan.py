@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..graph import Graph
 from .channels import Channels
 from .options import QuantizeOptions
+from .pipeline import WEIGHTS, no_pairs
 from .precision import Precision
 from .prune import Progress, PrunedSpace, PruneOptions, check_width, prune_graph, widths_by_share
 from .quantize import Profiler
@@ -43,6 +44,7 @@ class Bits:
 
     bits: int
     group: int = 0
+    bounded_pairs: bool = False
     error: float | None = None
 
 
@@ -82,7 +84,7 @@ class Plan:
 
         What skips zeros says so in the file, which would not have the bytes that were counted then: no linear does.
         """
-        planned = {name: Precision(entry.bits, entry.group) for name, entry in self.bits.items()}
+        planned = {name: Precision(entry.bits, entry.group, entry.bounded_pairs) for name, entry in self.bits.items()}
         skip_zeros = options.skip_zeros if self.file_bytes is None else 1.0
         return replace(options, precision={**planned, **options.precision}, skip_zeros=skip_zeros)
 
@@ -151,7 +153,10 @@ def read_plan(path: str | os.PathLike[str], graph: Graph, stream: float = 1.0) -
         numbers = [entry.get("bits"), entry.get("group", 0)] if isinstance(entry, dict) else [None]
         if not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
             raise ValueError(f"{where}: the precision of {name!r} is {entry!r}; it must have integers: bits, group")
-        bits[name] = Bits(*numbers)
+        bounded = entry.get("bounded_pairs", False)
+        if not isinstance(bounded, bool):
+            raise ValueError(f"{where}: bounded_pairs of {name!r} is {bounded!r}; it must be true or false")
+        bits[name] = Bits(numbers[0], numbers[1], bounded_pairs=bounded)
     vocabulary = content.get("vocabulary")
     if vocabulary is not None:
         try:
@@ -168,14 +173,26 @@ def read_plan(path: str | os.PathLike[str], graph: Graph, stream: float = 1.0) -
     return plan
 
 
-def plan_by_shares(graph: Graph, weights: str, ffn: float = 0.0, heads: float = 0.0) -> Plan:
-    """A plan that removes about the share ``ffn`` of the hidden channels, and ``heads`` of the heads, of every layer.
+def plan_by_shares(
+    graph: Graph, weights: str, ffn: float = 0.0, heads: float = 0.0, options: QuantizeOptions | None = None
+) -> Plan:
+    """A plan that removes about the share ``ffn`` of the hidden channels, and ``heads`` of the heads, of every layer;
+    it says which weights have bounded pairs by ``options``.
 
-    Raises ValueError for shares outside 0…1.
+    Raises ValueError for shares outside 0…1, and where pairs are to be bounded and nothing has any.
     """
     channels = Channels(graph)
     widths = widths_by_share(channels, ffn) | widths_by_share(channels, heads, heads=True)
-    return make_plan(channels, weights, widths)
+    chosen = {} if options is None or weights == "fp32" else options.precisions(graph, WEIGHTS[weights])
+    bits = bounded_bits(chosen)
+    if options is not None and options.bounded_pairs and not bits:
+        raise no_pairs(weights)
+    return replace(make_plan(channels, weights, widths), bits=bits)
+
+
+def bounded_bits(chosen: Mapping[str, Precision]) -> dict[str, Bits]:
+    """What a plan says of weights that have bounded pairs from the outset."""
+    return {name: Bits(of.bits, bounded_pairs=True) for name, of in chosen.items() if of.bounded_pairs}
 
 
 def make_plan(channels: Channels, weights: str, widths: Mapping[str, int]) -> Plan:

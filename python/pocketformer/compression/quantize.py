@@ -191,7 +191,7 @@ class Quantization:
         for begin, end in row_parts(weight.shape):
             part = rotated(np.array(weight[begin:end], np.float64, order="C"), block, change)
             if codebook is None:
-                rounded = as_int8(name, begin, part, self.options.clip, costs, peak)
+                rounded = as_int8(name, begin, part, self.options.clip, precision.bounded_pairs, costs, peak)
             else:
                 stored = np.float16 if self.target.weights[name].get("scales") == "f16" else np.float32
                 rounded = as_codes(name, begin, part, codebook, precision.group, costs, peak, stored)

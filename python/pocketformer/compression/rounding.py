@@ -12,6 +12,10 @@ from ._rounding import rotate, round_to_codes, round_to_nearest, squared_errors
 from .codebook import SAMPLE, Codebook, search
 from .gptq import Costs, fit_scales, improve, round_to_codes_with_feedback, round_with_feedback, steps
 
+PAIR_SHARES = (1.0, 0.95, 0.9)
+"""Of the scale at which no pair is out of bounds, candidates for that of bounded pairs: normal numbers are rounded best
+with the first where inputs are few, with the last where they are thousands."""
+
 
 @dataclass(frozen=True)
 class Rounded:
@@ -41,16 +45,24 @@ class Rounded:
         return weight
 
 
-def quantize_rows(weight: Array, clip: tuple[float, ...] = (1.0,)) -> tuple[Array, Array]:
-    """``weight`` [N, K] → int8 [N, K] in −127…127 and scales float32 [N], nearest even; zero rows get scale 0."""
+def quantize_rows(weight: Array, clip: tuple[float, ...] = (1.0,), pairs: bool = False) -> tuple[Array, Array]:
+    """``weight`` [N, K] → int8 [N, K] in −127…127 and scales float32 [N], nearest even; zero rows get scale 0.
+
+    ``clip``: shares of a row's range, of which that with the least squared error is taken. ``pairs``: of inputs 2j and
+    2j + 1 the magnitudes are 128 together at most, and the range is that of a row's pairs.
+    """
     weight = np.ascontiguousarray(weight, np.float64)
     amax = np.maximum(weight.max(axis=1), -weight.min(axis=1)) + 0.0  # no −0 for a row of zeros
+    if pairs:
+        both = np.abs(weight[:, : weight.shape[1] // 2 * 2]).reshape(len(weight), -1, 2).sum(axis=2)
+        amax = np.maximum(amax, both.max(axis=1, initial=0.0) * (127 / 128))
+        clip = tuple(share * of_pairs for share in clip for of_pairs in PAIR_SHARES)
     best, best_scale = np.empty(weight.shape, np.int8), np.empty(len(weight), np.float32)
     best_error = np.full(len(weight), np.inf)
     values, error = np.empty_like(best), np.empty_like(best_error)
     for share in clip:
         scale = (amax * share / 127).astype(np.float32)
-        round_to_nearest(weight, steps(scale), values)
+        round_to_nearest(weight, steps(scale), values, pairs)
         squared_errors(weight, steps(scale), values, error)
         better = error < best_error
         best[better], best_scale[better], best_error[better] = values[better], scale[better], error[better]
@@ -74,10 +86,12 @@ def sample_rows(weight: Array) -> Array:
     return np.concatenate([np.array(weight[i : i + 1], np.float64) for i in chosen])
 
 
-def as_int8(name: str, begin: int, part: Array, clip: tuple[float, ...], costs: Costs | None, peak: float) -> Rounded:
-    values, scale = quantize_rows(part, clip)
+def as_int8(
+    name: str, begin: int, part: Array, clip: tuple[float, ...], pairs: bool, costs: Costs | None, peak: float
+) -> Rounded:
+    values, scale = quantize_rows(part, clip, pairs)
     if costs is not None:
-        values = round_with_feedback(part, scale, costs.shares)
+        values = round_with_feedback(part, scale, costs.shares, pairs)
     errors = np.empty(len(part))
     squared_errors(part, steps(scale), values, errors)
     norm = float(np.vdot(part, part))

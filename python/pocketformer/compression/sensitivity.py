@@ -28,6 +28,7 @@ TABLE_BITS = (6, 5, 4, 3)
 LINEAR_BITS = (6, 5, 4)
 OF_FOUR_BITS = {
     Precision(8): 0.0092,
+    Precision(8, bounded_pairs=True): 0.018,
     Precision(6, 64): 0.08,
     Precision(6, 128): 0.092,
     Precision(5, 64): 0.32,
@@ -76,12 +77,17 @@ def width_curve(
 
 
 def fewer_bits(
-    graph: Graph, chosen: Mapping[str, Precision], group: int, narrowed: Collection[str] = ()
+    graph: Graph,
+    chosen: Mapping[str, Precision],
+    group: int,
+    narrowed: Collection[str] = (),
+    bounded_pairs: bool = False,
 ) -> dict[str, list[Precision]]:
     """The precisions with fewer bits than ``chosen`` that each weight may have, most bits first: 8 for what is fp16, 6
     to 4 for linears in groups of ``group`` and more, 4 alone where they have no groups, and 6 to 3 for a table that is
     only looked up and is large enough to matter. Groups divide the inputs of those that are to be ``narrowed`` at any
-    width."""
+    width. ``bounded_pairs``: linears that may have 8 bits may have them with bounded pairs too.
+    """
     flow = Dataflow(graph)
     found: dict[str, list[Precision]] = {}
     for name, precision in chosen.items():
@@ -97,7 +103,8 @@ def fewer_bits(
             bits = LINEAR_BITS if fits and k <= LONGEST_JOINED else LINEAR_BITS[-1:]
             few = [Precision(of, size) for of in bits for size in fits] + [Precision(LINEAR_BITS[-1])]
             few = few if int8 or precision.bits == INT8 else []
-            found[name] = [*levels, *few]
+            bounded = bounded_pairs and few and not precision.bounded_pairs
+            found[name] = [*levels, *([Precision(INT8, bounded_pairs=True)] if bounded else []), *few]
         elif name not in flow.linears and flow.tables[name] == 0:
             found[name] = [*levels, *(Precision(bits) for bits in TABLE_BITS if bits < precision.bits)]
         else:

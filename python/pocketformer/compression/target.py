@@ -42,6 +42,7 @@ def as_quantized(
             "group": precision.group,
             "rotate": block,
             "scales": "f16" if half else "",
+            "bounded_pairs": precision.bounded_pairs,
         }
         weights[name] = {**weights[name], **{key: value for key, value in rounded.items() if value}}
     states, ops = graph.states, graph.ops

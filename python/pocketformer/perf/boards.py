@@ -11,9 +11,10 @@ from .. import _core
 class Machine:
     """Speeds of one core in billions a second, and what all of its cores share.
 
-    ``int8_peak`` and ``f32_peak`` are multiply-adds a second that the pipes allow; the shares are what the product's
-    inner loops reach of them, in attention what scores and P·V reach. ``element_share`` is how well the phases without
-    products use the pipes. ``cache_bytes`` is the largest cache; ``bandwidth`` is GB/s that reads from memory reach.
+    ``int8_peak`` and ``f32_peak`` are multiply-adds a second that the pipes allow, ``pairs_peak`` those of int8 where
+    the weights' pairs are bounded; the shares are what the product's inner loops reach of them, in attention what
+    scores and P·V reach. ``element_share`` is how well the phases without products use the pipes. ``cache_bytes`` is
+    the largest cache; ``bandwidth`` is GB/s that reads from memory reach.
     """
 
     name: str
@@ -21,6 +22,7 @@ class Machine:
     cores: int
     int8_peak: float
     f32_peak: float
+    pairs_peak: float
     int8_share: float
     f32_share: float
     attention_share: float
@@ -45,6 +47,8 @@ class Core:
 
 
 MIB = 1 << 20
+LEAST_GAIN = 1.1
+"""By how much a probe of bounded pairs is above that of any int8 where it is another operation, and not noise."""
 # int8, fp32 and attention shares are simulated: docs/boards.md. fp32 per cycle: 128-bit multiply-adds, one on A53 and
 # A72, two on A76 (ARM, Cortex-A76 Software Optimization Guide). Element shares are assumed: an in-order core waits for
 # its loads. Gracemont: assumed, one 256-bit VPDPBUSD or multiply-add a cycle, and shares near the measured machine's.
@@ -64,6 +68,7 @@ def _board(name: str, core: Core, cores: int, ghz: float, cache: int, bandwidth:
         cores,
         core.int8 * ghz,
         core.f32 * ghz,
+        core.int8 * ghz,  # no board's kernels have another product of bounded pairs
         core.int8_share,
         core.f32_share,
         core.attention_share,
@@ -103,13 +108,16 @@ def machine(name: str) -> Machine:
 def this_machine(isa: str = "", milliseconds: int = 50) -> Machine:
     """This machine, its peaks and bandwidth probed now; takes about ten times ``milliseconds``."""
     isa = isa or _core.Kernels().isa
+    int8 = _core.probe_int8(isa, milliseconds)
+    pairs = _core.probe_int8(isa, milliseconds, bounded_pairs=True)
     arm = {"neon": _A72, "dotprod": _A76, "i8mm": _A76}.get(isa, _GRACEMONT)
     return Machine(
         "this machine",
         isa,
         _core.default_threads(),
-        _core.probe_int8(isa, milliseconds),
+        int8,
         _core.probe_f32(isa, milliseconds),
+        pairs if pairs > LEAST_GAIN * int8 else int8,
         0.94 if isa == "avx512vnni" else arm.int8_share,
         0.82 if isa == "avx512vnni" else arm.f32_share,
         0.78 if isa == "avx512vnni" else arm.attention_share,

@@ -28,6 +28,9 @@ WEIGHT = 0.2
 # For each weight of fewer than 8 bits that a block of rows makes 8 bits of (4 and 5 bits, groups of 64 and channels, on
 # AVX2: 1.3 to 3.7).
 UNPACK = 2.6
+# Of the share of its peak that a product of int8 reaches, that of one of bounded pairs: it takes 0.75 of the time where
+# the peaks allow 0.66 (AVX2, docs/decisions/0009).
+PAIRS_SHARE = 0.88
 # Rows that share what they pass over.
 SKIP_ROWS = 4
 # The planner's: rows a thread below which columns are split, with weights from a cache and from memory.
@@ -55,6 +58,7 @@ class Work:
     rows: float
     macs: float = 0  # multiply-adds of products
     int8: bool = False
+    bounded_pairs: bool = False  # of the weights
     elements: float = 0  # in fp32 multiply-adds
     weight_bytes: float = 0
     unpacked: float = 0  # weights of fewer than 8 bits
@@ -107,7 +111,10 @@ def predict_program(
             compute += work.macs / (_peak(machine, work.int8) * machine.attention_share)
         else:
             share = machine.int8_share if work.int8 else machine.f32_share
-            compute += work.macs / (_peak(machine, work.int8) * share)
+            peak = _peak(machine, work.int8)
+            if work.bounded_pairs:
+                peak = max(peak, machine.pairs_peak * 1e9 * PAIRS_SHARE)
+            compute += work.macs / (peak * share)
         # Blocks that follow one another find an operator's weights in the cache when it holds them.
         passes = 1 if work.weight_bytes <= machine.cache_bytes else blocks
         arrival = 0 if cached else work.weight_bytes * passes / (machine.bandwidth * 1e9)
@@ -147,7 +154,7 @@ def _works(program: Program, lengths: list[int], selected: int) -> Iterator[Work
             macs, weights = left * step["multiply_adds"], left * step["weight_bytes"]
             count = step["multiply_adds"] / step["rows"]
             few = left * count if step["int8"] and step["weight_bytes"] < count else 0.0
-            yield Work("linear", step["rows"], macs, step["int8"], cost, weights, few)
+            yield Work("linear", step["rows"], macs, step["int8"], step["bounded_pairs"], cost, weights, few)
         elif kind in ("mix", "linear_attention", "nystrom"):
             yield Work("attention", step["rows"], step["multiply_adds"], elements=POOL * elements)
         elif kind in ("depthwise", "convolve"):
@@ -159,7 +166,7 @@ def _works(program: Program, lengths: list[int], selected: int) -> Iterator[Work
         elif kind == "attention":
             lanes, each = step["score_lanes"], SCORE_I8 if step["int8"] else SCORE_F32
             macs = step["multiply_adds"] * lanes / step["scores"]
-            yield Work("attention", step["rows"], macs, step["int8"], each * lanes)
+            yield Work("attention", step["rows"], macs, step["int8"], elements=each * lanes)
         else:
             phase, cost = PHASES.get(kind, ("pooling", POOL))
             yield Work(phase, step["rows"], elements=cost * elements)
