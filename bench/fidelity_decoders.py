@@ -93,8 +93,8 @@ def pieces(plain: Graph, kept: Graph) -> Iterator[tuple[str, Graph]]:
     yield "table and head alone", with_weights(plain, kept, lambda name: not name.startswith("layers."))
 
 
-def logits_of(path: Path, ids: Array) -> Array:
-    return load(path, threads=2).logits(ids.tolist())  # type: ignore[attr-defined, no-any-return]
+def logits_of(path: Path, ids: Array, kv: str | None = None) -> Array:
+    return load(path, threads=2, kv=kv).logits(ids.tolist())  # type: ignore[attr-defined, no-any-return]
 
 
 def main() -> None:
@@ -117,7 +117,8 @@ def main() -> None:
         reference = logits_of(files["fp32"], ids)
         print(f"{arguments.model.name}, {len(ids)} tokens of {arguments.text.name}\n")
         print("| in integers | KL, mean | median | same token | perplexity |\n|---|---|---|---|---|")
-        print(distance(reference, logits_of(files["gguf"], ids), ids).row("all, as compressed"), flush=True)
+        for name, kv in (("all, as compressed", None), ("weights alone, keys and values in fp16", "fp16")):
+            print(distance(reference, logits_of(files["gguf"], ids, kv), ids).row(name), flush=True)
         if arguments.llama:
             np.save(folder / "ids.npy", ids)
             command = [arguments.llama, "-c", LLAMA, str(arguments.model), str(folder / "ids.npy")]

@@ -36,4 +36,15 @@ static inline uint16_t narrow(float value) {
   return static_cast<uint16_t>(sign | (bits - 0x3F000000));
 }
 
+// The finite fp16 nearest to a float: ±65504 for what is beyond, and for NaN.
+static inline uint16_t narrow_finite(float value) {
+  constexpr uint32_t kMost = 0x477FE000;  // 65504
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  const uint32_t size = bits & 0x7FFFFFFF;
+  bits = (bits & 0x80000000) | (size < kMost ? size : kMost);
+  std::memcpy(&value, &bits, 4);
+  return narrow(value);
+}
+
 }  // namespace pocketformer

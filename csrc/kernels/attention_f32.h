@@ -13,8 +13,7 @@ void attend_f32(const AttentionF32Args& a, const LaneRows& rows) {
   const int kv_head = rows.head[0] / (c.heads / c.kv_heads);
   LaneRanges<V> range;
   const size_t first = (kv_head * a.kv.capacity + c.segment_slot) * c.head_stride;
-  const float* k = a.kv.k + first;
-  const float* v = a.kv.v + first;
+  const bool half = a.kv.half_k != nullptr;
   const F scale = V::set1(c.scale * kLog2E);
 
   // Rows' channels side by side: query[d] holds channel d of the 16 rows.
@@ -29,14 +28,19 @@ void attend_f32(const AttentionF32Args& a, const LaneRows& rows) {
   }
 
   alignas(64) float weights[kKeyTile * kLanes];
+  alignas(64) float widened[kWidenedFloats];  // kChains keys, or sixteen columns of a tile's values
+  static_assert(kChains * kMaxHeadDim <= kWidenedFloats && kLanes <= kWidenedColumns && kLanes % kChains == 0);
   const auto take_tile = [&](int begin, int end, RunningSoftmax<V>& softmax) POCKETFORMER_LAMBDA {
     F top = V::set1(kMasked);
     for (int key = begin; key < end; key += kChains) {
       const int count = end - key < kChains ? end - key : kChains;
+      const size_t at = first + static_cast<size_t>(key) * c.head_stride;
+      if (half) widen_rows<V>(a.kv.half_k + at, c.head_stride, count, c.head_stride, widened);
+      const float* const keys = half ? widened : a.kv.k + at;
       const float* key_rows[kChains];
       F acc[kChains];
       unroll<kChains>([&](auto j) POCKETFORMER_LAMBDA {
-        key_rows[j] = k + static_cast<size_t>(key + (j < count ? static_cast<int>(j) : 0)) * c.head_stride;
+        key_rows[j] = keys + (j < count ? static_cast<int>(j) : 0) * c.head_stride;
         acc[j] = V::zero();
       });
       for (int d = 0; d < c.head_dim; ++d)
@@ -67,8 +71,11 @@ void attend_f32(const AttentionF32Args& a, const LaneRows& rows) {
     for (int d = 0; d < c.head_stride; d += kChains) {
       F acc[kChains];
       unroll<kChains>([&](auto i) POCKETFORMER_LAMBDA { acc[i] = V::zero(); });
-      const float* row = v + static_cast<size_t>(begin) * c.head_stride + d;
-      for (int key = begin; key < end; ++key, row += c.head_stride) {
+      const size_t at = first + static_cast<size_t>(begin) * c.head_stride + d;
+      if (half && d % kLanes == 0) widen_rows<V>(a.kv.half_v + at, c.head_stride, end - begin, kLanes, widened);
+      const float* row = half ? widened + d % kLanes : a.kv.v + at;
+      const int stride = half ? kLanes : c.head_stride;
+      for (int key = begin; key < end; ++key, row += stride) {
         const F p = V::load(weights + (key - begin) * kLanes);
         unroll<kChains>([&](auto i) POCKETFORMER_LAMBDA { acc[i] = V::fma(p, V::set1(row[i]), acc[i]); });
       }

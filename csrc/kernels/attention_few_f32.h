@@ -9,6 +9,18 @@ namespace {
 
 using pocketformer::AttentionF32Args;
 
+// Columns of values that are widened at a time: those of a tile of keys then fill a first-level cache of 32 KiB, and
+// others lie in the second.
+constexpr int kWidenedColumns = 64;
+constexpr int kWidenedFloats = kKeyTile * kWidenedColumns;
+
+// Columns [0, columns) of `rows` rows of fp16, `stride` apart → to[rows][columns]; whole vectors.
+template <class V>
+__attribute__((noinline)) void widen_rows(const uint16_t* from, size_t stride, int rows, int columns, float* to) {
+  for (int r = 0; r < rows; ++r, from += stride, to += columns)
+    for (int d = 0; d < columns; d += kLanes) V::store(to + d, V::load_f16(from + d));
+}
+
 template <class V>
 struct FewRowsF32 {
   using F = typename V::F;
@@ -19,14 +31,18 @@ struct FewRowsF32 {
   const AttentionArgs& c;
   const LaneRows& rows;
   const LaneRanges<V>& range;
-  const float *k, *v;  // of the sequence's first key
+  size_t first;  // of the sequence's first key
+  // Values of the tile's keys, from channel `value_begin` on.
+  const float* value;
+  size_t value_stride;
+  int value_begin;
   alignas(64) float query[kFewRows][kMaxHeadDim];
   alignas(64) float scores[kFewRows][kKeyTile];
+  alignas(64) float widened[kWidenedFloats];
 
   POCKETFORMER_INLINE FewRowsF32(const AttentionF32Args& args, const LaneRows& lanes, const LaneRanges<V>& ranges)
       : a(args), c(args.common), rows(lanes), range(ranges) {
-    const size_t first = (rows.head[0] / (c.heads / c.kv_heads) * a.kv.capacity + c.segment_slot) * c.head_stride;
-    k = a.kv.k + first, v = a.kv.v + first;
+    first = (rows.head[0] / (c.heads / c.kv_heads) * a.kv.capacity + c.segment_slot) * c.head_stride;
     for (int r = 0; r < rows.count; ++r)
       for (int d = 0; d < c.head_stride; d += kLanes)
         V::store(query[r] + d, load_head<V, 0>(a.q + rows.query[r] * a.ldq + rows.head[r] * c.head_dim, d, c.head_dim));
@@ -39,8 +55,10 @@ struct FewRowsF32 {
     for (int r = 0; r < rows.count; ++r) acc[r] = V::zero();
     for (int d = 0; d < c.head_dim; d += kLanes) {
       F block[kLanes];
-      for (int i = 0; i < kLanes; ++i)
-        block[i] = V::load(k + static_cast<size_t>(key + i < end ? key + i : end - 1) * c.head_stride + d);
+      for (int i = 0; i < kLanes; ++i) {
+        const size_t at = first + static_cast<size_t>(key + i < end ? key + i : end - 1) * c.head_stride + d;
+        block[i] = a.kv.half_k == nullptr ? V::load(a.kv.k + at) : V::load_f16(a.kv.half_k + at);
+      }
       V::transpose(block);
       for (int r = 0; r < rows.count; ++r) {
         const float* q = query[r] + d;
@@ -86,12 +104,12 @@ struct FewRowsF32 {
                                       RunningRows<V>& softmax) {
     F acc[R * N];
     unroll<R * N>([&](auto i) POCKETFORMER_LAMBDA { acc[i] = V::zero(); });
-    const float* value = v + static_cast<size_t>(begin) * c.head_stride + d;
-    for (int at = 0; at < end - begin; ++at, value += c.head_stride)
+    const float* x = value + (d - value_begin);
+    for (int at = 0; at < end - begin; ++at, x += value_stride)
       unroll<R>([&](auto r) POCKETFORMER_LAMBDA {
         const F w = V::set1(scores[row + r][at]);
         unroll<N>([&](auto n)
-                      POCKETFORMER_LAMBDA { acc[r * N + n] = V::fma(w, V::load(value + n * kLanes), acc[r * N + n]); });
+                      POCKETFORMER_LAMBDA { acc[r * N + n] = V::fma(w, V::load(x + n * kLanes), acc[r * N + n]); });
       });
     unroll<R * N>([&](auto i) POCKETFORMER_LAMBDA { V::pin(acc[i]); });
     unroll<R * N>([&](auto i) POCKETFORMER_LAMBDA {
@@ -102,12 +120,12 @@ struct FewRowsF32 {
     });
   }
 
-  // As many vectors of channels at once as accumulators allow; then half as many.
+  // Channels [d, channels): as many vectors at once as accumulators allow; then half as many.
   template <int R, int N = kChains / R>
-  POCKETFORMER_INLINE void accumulate_rows(int row, int d, int begin, int end, const float* keep, const float* take,
-                                           RunningRows<V>& softmax) {
-    for (; d + N * kLanes <= c.head_stride; d += N * kLanes) accumulate<R, N>(row, d, begin, end, keep, take, softmax);
-    if constexpr (N > 1) accumulate_rows<R, N / 2>(row, d, begin, end, keep, take, softmax);
+  POCKETFORMER_INLINE void accumulate_rows(int row, int d, int channels, int begin, int end, const float* keep,
+                                           const float* take, RunningRows<V>& softmax) {
+    for (; d + N * kLanes <= channels; d += N * kLanes) accumulate<R, N>(row, d, begin, end, keep, take, softmax);
+    if constexpr (N > 1) accumulate_rows<R, N / 2>(row, d, channels, begin, end, keep, take, softmax);
   }
 
   POCKETFORMER_INLINE void take_tile(int begin, int end, RunningRows<V>& softmax) {
@@ -120,9 +138,21 @@ struct FewRowsF32 {
     F keep, take;
     softmax.merge(V::load(top), V::load(sum), keep, take);
     V::store(keeps, keep), V::store(takes, take);
-    int row = 0;
-    for (; row + 2 <= rows.count; row += 2) accumulate_rows<2>(row, 0, begin, end, keeps, takes, softmax);
-    if (row < rows.count) accumulate_rows<1>(row, 0, begin, end, keeps, takes, softmax);
+    const size_t at = first + static_cast<size_t>(begin) * c.head_stride;
+    for (int d = 0, channels; d < c.head_stride; d = channels) {
+      channels = c.head_stride;
+      value_begin = d;
+      if (a.kv.half_v == nullptr) {
+        value = a.kv.v + at, value_stride = c.head_stride;
+      } else {
+        if (channels - d > kWidenedColumns) channels = d + kWidenedColumns;
+        widen_rows<V>(a.kv.half_v + at + d, c.head_stride, end - begin, channels - d, widened);
+        value = widened, value_stride = channels - d;
+      }
+      int row = 0;
+      for (; row + 2 <= rows.count; row += 2) accumulate_rows<2>(row, d, channels, begin, end, keeps, takes, softmax);
+      if (row < rows.count) accumulate_rows<1>(row, d, channels, begin, end, keeps, takes, softmax);
+    }
   }
 };
 

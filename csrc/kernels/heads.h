@@ -1,6 +1,7 @@
 // Rows of heads side by side into what attention reads: queries, keys and values, quantized or as they are.
 #pragma once
 
+#include "core/half.h"
 #include "kernels/quantize.h"
 
 namespace {
@@ -170,6 +171,13 @@ void store_i8(const StoreI8Args& s) {
   store_heads<V, 0>(s);
 }
 
+// One head as fp16, with zeros behind it. Out of line: compilers make vectors of it, a kilobyte of them each time.
+template <class V>
+__attribute__((noinline)) void store_halves(const float* x, int head_dim, int head_stride, uint16_t* to) {
+  for (int d = 0; d < head_dim; ++d) to[d] = pocketformer::narrow_finite(x[d]);
+  for (int d = head_dim; d < head_stride; ++d) to[d] = 0;
+}
+
 template <class V>
 void store_f32(const StoreF32Args& s) {
   const auto& c = s.common;
@@ -178,6 +186,11 @@ void store_f32(const StoreF32Args& s) {
       const size_t at = (h * s.kv.capacity + c.slot + r) * c.head_stride;
       const float* k = c.k + r * c.ldk + h * c.head_dim;
       const float* v = c.v + r * c.ldv + h * c.head_dim;
+      if (s.kv.half_k != nullptr) {
+        store_halves<V>(k, c.head_dim, c.head_stride, s.kv.half_k + at);
+        store_halves<V>(v, c.head_dim, c.head_stride, s.kv.half_v + at);
+        continue;
+      }
       for (int d = 0; d < c.head_stride; d += kLanes) {
         V::store(s.kv.k + at + d, load_head<V, 0>(k, d, c.head_dim));
         V::store(s.kv.v + at + d, load_head<V, 0>(v, d, c.head_dim));

@@ -166,6 +166,8 @@ struct KeyValuesF32 {
   float* k;  // [kv_heads][capacity][head_stride]
   float* v;  // [kv_heads][capacity][head_stride]
   size_t capacity;
+  uint16_t* half_k = nullptr;  // or fp16 instead of both: rounded when they are stored, ±65504 at most, and widened
+  uint16_t* half_v = nullptr;  // when they are read
 };
 
 // Rows of `heads` heads side by side (head h at column h·head_dim of x) → int8 with one scale a (row, head). With

@@ -124,16 +124,21 @@ struct WeightSpec {
   }
 };
 
+enum class Keys { kF32, kF16, kI8 };
+
 struct StateSpec {
   std::string name, domain;
-  bool int8 = false, kept = false;
+  Keys dtype = Keys::kF32;
+  bool kept = false;
   int64_t heads = 0, head_dim = 0, rotate = 0;
 
-  static constexpr Choice<bool> kTypes[] = {{"int8", true}, {"fp32", false}};
+  static constexpr Choice<Keys> kTypes[] = {{"int8", Keys::kI8}, {"fp16", Keys::kF16}, {"fp32", Keys::kF32}};
   static constexpr auto fields() {
     return std::tuple{pocketformer::name("name", &StateSpec::name, "by which `store` and `attention` refer to it"),
                       pocketformer::name("domain", &StateSpec::domain, "of the keys; ragged"),
-                      choice("dtype", &StateSpec::int8, kTypes, "of keys and values"),
+                      choice("dtype", &StateSpec::dtype, kTypes,
+                             "of keys and values; of fp16 queries are as of fp32, and what it does not hold is stored "
+                             "as ±65504"),
                       integer("heads", &StateSpec::heads, 1, kMaxWidth, "of keys and values"),
                       integer("head_dim", &StateSpec::head_dim, 1, kMaxHeadDim, "channels of a head"),
                       optional_integer("rotate", &StateSpec::rotate, 0, 128,

@@ -276,11 +276,12 @@ void Lowering::take_states(const Item* items) {
     const int of = domain("domain", spec.domain);
     check(program_.domains[static_cast<size_t>(of)].has_offsets(), "domain", "is '", spec.domain,
           "', which has no sequences");
-    check(spec.rotate == 0 || spec.int8, "rotate", "is ", spec.rotate, "; only int8 keys are rotated");
+    check(spec.rotate == 0 || spec.dtype == Keys::kI8, "rotate", "is ", spec.rotate, "; only int8 keys are rotated");
     State state{};
     state.name = spec.name;
     state.domain = of;
-    state.int8 = spec.int8;
+    state.int8 = spec.dtype == Keys::kI8;
+    state.half = spec.dtype == Keys::kF16;
     state.kept = spec.kept;
     state.heads = static_cast<int>(spec.heads);
     state.head_dim = static_cast<int>(spec.head_dim);

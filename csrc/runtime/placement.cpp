@@ -172,7 +172,7 @@ void place_states(Program& program) {
       if (state.domain != static_cast<int>(d)) continue;
       const size_t channels = 2 * static_cast<size_t>(state.heads) * static_cast<size_t>(state.head_stride);
       const size_t scales = 2 * static_cast<size_t>(state.heads) * sizeof(float);
-      state.slot_bytes = state.int8 ? channels + scales : channels * sizeof(float);
+      state.slot_bytes = channels * state.element_bytes() + (state.int8 ? scales : 0);
       tenants.push_back({state.first_stage, state.last_stage, state.slot_bytes, &state.offset});
       use(program, state.domain, state.first_stage, state.last_stage);
     }

@@ -84,11 +84,13 @@ struct Operand {
 struct State {
   std::string name;
   int domain;
-  bool int8, kept;
+  bool int8, half;  // or fp32
+  bool kept;
   int heads, head_dim, head_stride, rotate;
   int window = 0;  // keys that a query sees before its own
   int first_stage = kNone, last_stage = kNone;
   size_t offset = 0, slot_bytes = 0;
+  size_t element_bytes() const { return int8 ? 1 : half ? sizeof(uint16_t) : sizeof(float); }
 };
 
 // How threads divide a step in column mode: every thread does it for itself, or each takes rows, panels or heads.

@@ -30,7 +30,7 @@ size_t bytes_of(const State& state, size_t slots) { return round_up(slots * stat
 template <class Move>
 void for_each_run(const State& s, size_t capacity, size_t slots, Move move) {
   const size_t heads = static_cast<size_t>(s.heads), stride = static_cast<size_t>(s.head_stride),
-               row = stride * (s.int8 ? 1 : sizeof(float));
+               row = stride * s.element_bytes();
   size_t offset = 0;
   const auto each_head = [&](size_t slot_bytes) {
     for (size_t h = 0; h < heads; ++h, offset += capacity * slot_bytes) move(offset, slots * slot_bytes, slot_bytes);

@@ -26,12 +26,14 @@ class Engine:
     than there were calls at once.
     """
 
-    def __init__(self, path: str | os.PathLike[str], threads: int | None, copy: bool = False) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], threads: int | None, copy: bool = False, kv: str | None = None
+    ) -> None:
         if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
             raise ValueError(
                 f"threads is {threads!r}; it must be an integer of at least 1, or None: the CPUs it may use"
             )
-        self.file: PocketFile = read_pocket(path, copy=copy)
+        self.file: PocketFile = read_pocket(path, copy=copy, kv=kv)
         self.file_bytes = os.stat(path).st_size
         self.threads = default_threads() if threads is None else threads
         self.program: Program = self.file.program

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,10 +16,16 @@ from .tasks import MODELS, model_class
 from .tasks.text import TextReader
 
 _M = TypeVar("_M", bound="Model")
+Source: TypeAlias = tuple[str, int | None, bool, int | None, str | None]
+"""The arguments of :func:`load`."""
 
 
 def load(
-    path: str | os.PathLike[str], threads: int | None = None, copy: bool = False, context: int | None = None
+    path: str | os.PathLike[str],
+    threads: int | None = None,
+    copy: bool = False,
+    context: int | None = None,
+    kv: str | None = None,
 ) -> Model:
     """Opens the pocket file ``path`` as the model of its task: an :class:`Embedder`, a :class:`Classifier` …
 
@@ -31,7 +37,10 @@ def load(
     ``compress``, which does so) is safe. ``copy=True`` reads it into memory of this process instead.
 
     ``context`` is for a :class:`Generator`: the most tokens that a prompt and what follows may have, which bounds the
-    memory of its keys and values; None takes 4096, or fewer where the model was trained for fewer.
+    memory of its keys and values; None takes 4096, or fewer where the model was trained for fewer. ``kv`` is the dtype
+    of these: None takes the file's, ``"int8"`` where weights are integers, else ``"fp32"``; ``"fp16"`` rounds them to
+    fp16 as they come, which takes half of what fp32 takes and twice what int8 does, and leaves queries as they are:
+    attention multiplies in fp32.
 
     Example:
         >>> model = pocketformer.load("minilm.pocket")  # doctest: +SKIP
@@ -42,9 +51,10 @@ def load(
         OSError: the file cannot be opened.
         PocketFileError: the file breaks the format.
         ValueError: ``threads`` or ``context`` is not a positive integer, ``context`` was given for a model that does
-            not generate or exceeds what it was trained for, or POCKETFORMER_ISA names what this CPU lacks.
+            not generate or exceeds what it was trained for, ``kv`` was given for such a model, is another name, or
+            ``"int8"`` where the file has floats, or POCKETFORMER_ISA names what this CPU lacks.
     """
-    return Model.load(path, threads, copy, context)
+    return Model.load(path, threads, copy, context, kv)
 
 
 class Model:
@@ -56,9 +66,9 @@ class Model:
 
     _method: ClassVar[str] = ""  # what calling the model on texts does
 
-    def __init__(self, engine: Engine, source: tuple[str, int | None, bool, int | None]) -> None:
+    def __init__(self, engine: Engine, source: Source) -> None:
         self._engine = engine
-        self._source = source  # the arguments of load
+        self._source = source
         self._reader = TextReader(engine.file, engine.threads)
 
     @classmethod
@@ -68,10 +78,11 @@ class Model:
         threads: int | None = None,
         copy: bool = False,
         context: int | None = None,
+        kv: str | None = None,
     ) -> _M:
         """Like :func:`load`, typed: ``Embedder.load(path)`` raises TaskError for a file of another task."""
-        source = (os.path.abspath(path), threads, copy, context)
-        engine = Engine(*source[:3])
+        source = (os.path.abspath(path), threads, copy, context, kv)
+        engine = Engine(source[0], threads, copy, kv)
         _check_context(engine, context)
         found: type[Any] = model_class(engine)
         if not issubclass(found, cls):

@@ -17,7 +17,7 @@ import numpy as np
 
 from . import _core
 from .errors import PocketFileError
-from .graph import Array, Graph
+from .graph import Array, Graph, with_kept_dtype
 from .layout import ALIGNMENT, round_up
 from .metadata import Field, are_sizes, brief, check_fields, check_task, check_texts, object_of, one_of
 
@@ -55,11 +55,14 @@ class PocketFile:
         return None if self._tokenizer is None else self._tokenizer.tobytes()
 
 
-def read_pocket(path: str | os.PathLike[str], isa: str = "", copy: bool = False) -> PocketFile:
+def read_pocket(path: str | os.PathLike[str], isa: str = "", copy: bool = False, kv: str | None = None) -> PocketFile:
     """Maps the file, or with ``copy`` reads it into memory of its own, and checks all but the large weights' values.
 
-    ``isa`` is the instruction set of the program; empty takes POCKETFORMER_ISA or the best one. Raises PocketFileError
-    when the file breaks the format, OSError when it cannot be opened, ValueError when this CPU lacks the ``isa``.
+    ``isa`` is the instruction set of the program; empty takes POCKETFORMER_ISA or the best one. ``kv`` is the dtype of
+    kept keys and values, int8, fp16 or fp32; None: as the file says.
+
+    Raises PocketFileError when the file breaks the format, OSError when it cannot be opened, ValueError when this CPU
+    lacks the ``isa`` or the model cannot have that ``kv``.
     """
     isa = _core.Kernels(isa).isa
     try:
@@ -73,7 +76,7 @@ def read_pocket(path: str | os.PathLike[str], isa: str = "", copy: bool = False)
             name: np.frombuffer(content, dtype, count, data_start + begin).reshape(shape)
             for name, dtype, shape, count, begin in entries
         }
-        return _assemble(os.fspath(path), metadata, params, isa)
+        return _assemble(os.fspath(path), metadata, params, isa, kv)
     except PocketFileError as error:
         raise PocketFileError(
             f"{os.fspath(path)}: {error} (damaged, or not a pocket file: compress the model again)"
@@ -271,7 +274,7 @@ def _entries(header: dict[str, Any], data_bytes: int) -> list[_Entry]:
     return result
 
 
-def _assemble(path: str, metadata: dict[str, str], params: dict[str, Array], isa: str) -> PocketFile:
+def _assemble(path: str, metadata: dict[str, str], params: dict[str, Array], isa: str, kv: str | None) -> PocketFile:
     graphs, weights, model, text = (
         object_of(key, _parse(key, metadata[key])) for key in ("graphs", "weights", "model", "text")
     )
@@ -288,6 +291,9 @@ def _assemble(path: str, metadata: dict[str, str], params: dict[str, Array], isa
     graph = Graph(params=params, weights=weights, states=_parse("states", metadata["states"]), **main)
     program = _judged(lambda: _core.Program(graph.description(), params, isa))
     check_task(model, program)
+    if kv is not None:
+        graph = with_kept_dtype(graph, kv)
+        program = _core.Program(graph.description(), params, isa)
     return PocketFile(path, graph, program, model, text, tokenizer)
 
 

@@ -181,7 +181,7 @@ import numpy.random
 from pocketformer.perf.measure import peak_rss, prepare
 from pocketformer.engine import Engine
 if len(sys.argv) > 2:
-    engine, length = Engine(sys.argv[1], 1), int(sys.argv[2])
+    engine, length = Engine(sys.argv[1], 1, kv=sys.argv[3]), int(sys.argv[2])
     engine.run([np.arange(length, dtype=np.int32)], None, np.array([length - 1]), caches=[engine.cache(length, length)])
 elif len(sys.argv) > 1:
     prepare(Engine(sys.argv[1], 1), 40, 64)()
@@ -202,8 +202,9 @@ def test_what_a_decoder_keeps_is_part_of_its_memory(tmp_path: Path) -> None:
     graph = tiny_decoder(**sizes, max_length=512)
     loaded, path = replace(checkpoint(), graph=graph, tokenizer_json=None), tmp_path / "m.pocket"
     report = compress_checkpoint(loaded, path, "fp32")
-    run = ([sys.executable, "-c", PEAK], [sys.executable, "-c", PEAK, str(path), "512"])
-    without, with_model = (int(subprocess.run(c, capture_output=True, check=True).stdout) for c in run)
+    arguments = [[], [str(path), "512", "fp32"], [str(path), "512", "fp16"]]
+    run = [[sys.executable, "-c", PEAK, *more] for more in arguments]
+    without, with_model, with_halves = (int(subprocess.run(c, capture_output=True, check=True).stdout) for c in run)
     limits = Limits(memory_bytes=1, board="pi5", length=512, threads=1)
     memory, _ = Forecast(limits, 512)(Compression(loaded.graph, "fp32"), report.file_bytes)
     print(with_model - without, memory)
@@ -211,6 +212,9 @@ def test_what_a_decoder_keeps_is_part_of_its_memory(tmp_path: Path) -> None:
     assert with_model - without > 0.5 * memory
     found = predict(Engine(path, 1), machine("pi5"), [512], 1)
     assert found["memory"]["cache"] == Engine(path, 1).cache(512, 512).nbytes > 8e6
+    halves = predict(Engine(path, 1, kv="fp16"), machine("pi5"), [512], 1)["memory"]
+    assert halves["cache"] == found["memory"]["cache"] / 2
+    assert abs(with_model - with_halves - halves["cache"]) < 0.2 * halves["cache"]
     assert found["bytes"] == sum(found["memory"].values())
     assert memory == sum(found["memory"][part] for part in ("working", "cache")) + report.file_bytes + BESIDE
 

@@ -12,18 +12,21 @@ import pytest
 from helpers import programs
 from helpers.graphs import tiny_decoder, tiny_graph
 from pocketformer import _core, reference
-from pocketformer.graph import Array, Graph
+from pocketformer.graph import Array, Graph, GraphBuilder, Table, with_kept_dtype
 
 VOCAB, MAX = 53, 64
 NO_ROWS = np.zeros(0, np.int64)
 
 
 def graph_of(weights: str, **options: Any) -> Graph:
+    """fp16: int8 weights beside keys and values in fp16."""
     graph = tiny_decoder(**options)
-    return programs.quantize_graph(graph) if weights == "int8" else graph
+    if weights != "fp32":
+        graph = programs.quantize_graph(graph)
+    return with_kept_dtype(graph, "fp16") if weights == "fp16" else graph
 
 
-@pytest.fixture(scope="module", params=["fp32", "int8"])
+@pytest.fixture(scope="module", params=["fp32", "int8", "fp16"])
 def program(request: pytest.FixtureRequest) -> _core.Program:
     return programs.program(graph_of(request.param, windows=(-1, 5)))
 
@@ -52,7 +55,7 @@ def in_chunks(session: _core.Session, cache: _core.StateCache, ids: Array, sizes
     return np.concatenate(results)
 
 
-@pytest.mark.parametrize("weights", ["fp32", "int8"])
+@pytest.mark.parametrize("weights", ["fp32", "int8", "fp16"])
 def test_the_oracle_agrees(weights: str) -> None:
     graph = graph_of(weights, windows=(-1, 5))
     inputs = feeds([tokens(MAX), tokens(19, 1)])
@@ -70,8 +73,10 @@ def test_chunks_are_one_prefill(program: _core.Program, sizes: tuple[int, ...], 
 
 
 @pytest.mark.parametrize("isa", _core.isas())
-def test_every_isa(isa: str) -> None:
-    graph = graph_of("int8", windows=(-1, 5))
+@pytest.mark.parametrize("weights", ["int8", "fp16"])
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(4, 2, 16), (7, 1, 80), (6, 2, 256)])
+def test_every_isa(isa: str, weights: str, heads: int, kv_heads: int, head_dim: int) -> None:
+    graph = graph_of(weights, windows=(-1, 5), heads=heads, kv_heads=kv_heads, head_dim=head_dim)
     fast, ids = programs.program(graph, isa), tokens(20)
     cache = _core.StateCache(fast, MAX, MAX)
     actual = in_chunks(_core.Session(fast), cache, ids, (9, 1, 1, 9), 1)
@@ -129,7 +134,7 @@ def test_runs_without_wanted_rows_fill_the_cache(program: _core.Program) -> None
     assert logits.tobytes() == whole(program, ids)[29:].tobytes()
 
 
-@pytest.mark.parametrize("weights", ["fp32", "int8"])
+@pytest.mark.parametrize("weights", ["fp32", "int8", "fp16"])
 def test_windows_drop_what_nobody_sees_any_more(weights: str) -> None:
     """Beyond 1,024 + window + chunk slots a windowed layer moves its keys; not a bit changes, and memory is bounded."""
     length, window, chunk = 2400, 37, 61
@@ -161,7 +166,39 @@ def test_bytes_are_known_beforehand(program: _core.Program) -> None:
     assert cache.nbytes == program.cache_bytes(40, 40)
     per_token = cache.nbytes / 48  # whole vectors of 16 slots
     fp32 = 2 * 2 * 2 * 16 * 4  # layers, keys and values, heads, channels
-    assert per_token in (fp32, fp32 / 4 + 2 * 2 * 2 * 4)
+    assert per_token in (fp32, fp32 / 2, fp32 / 4 + 2 * 2 * 2 * 4)
+
+
+def test_fp16_keys_and_values_are_those_of_fp32_but_for_their_rounding() -> None:
+    graph, inputs = graph_of("fp32", windows=(-1, 5)), feeds([tokens(MAX), tokens(19, 1)])
+    half = with_kept_dtype(graph, "fp16")
+    found, expected = (_core.Session(programs.program(g)).run(inputs) for g in (half, graph))
+    assert 0 < np.abs(found - expected).max() <= 2e-3 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("factor", [3e5, 1e30, 1e-6])
+def test_what_fp16_does_not_hold_is_stored_as_its_largest(factor: float) -> None:
+    """And the smallest numbers are subnormal, not zeros."""
+    table = np.random.default_rng(0).standard_normal((VOCAB, 3 * 2 * 20)).astype(np.float32)
+    table[:, -2 * 20 :] *= factor
+    build = GraphBuilder.text(VOCAB, 0, MAX)
+    qkv = build.embed([Table("words", table, "ids")])
+    graph = build.build(build.attention(qkv, heads=2, head_dim=20, causal=True, kept=True))
+    half = with_kept_dtype(graph, "fp16")
+    ids = np.concatenate([np.arange(40), [7]]).astype(np.int32)
+    inputs = {"ids": ids, "tokens": np.array([0, 41])}
+    found, expected = _core.Session(programs.program(half)).run(inputs), reference.run(half, inputs)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_array_equal(found[0], np.clip(table[0, -2 * 20 :], -65504, 65504).astype(np.float16))
+
+
+@pytest.mark.parametrize(("held", "asked"), [("fp32", "int8"), ("int8", "half"), ("fp32", "")])
+def test_a_dtype_of_keys_that_a_file_cannot_have_is_refused(held: str, asked: str) -> None:
+    message = "its attention in fp32: use fp16" if asked == "int8" else f"kv is '{asked}'; it must be one of int8, fp16"
+    with pytest.raises(ValueError, match=message):
+        with_kept_dtype(graph_of(held), asked)
+    with pytest.raises(ValueError, match="kv is 'fp16', but this model keeps no keys"):
+        with_kept_dtype(tiny_graph(), "fp16")
 
 
 def test_wrong_caches_are_refused(program: _core.Program) -> None:

@@ -33,6 +33,11 @@ def test_prompts_and_tokens_behind_them(pocket: Path, capsys: pytest.CaptureFixt
     assert result["peak_rss_bytes"] > 20e6
     assert main(command) == 0
     assert "one token more" in capsys.readouterr().out
+    command = ["bench", str(pocket), "--lengths", "40", "--threads", "1", "--seconds", "0.005", "--kv", "fp16"]
+    assert main([*command, "--json"]) == 0
+    halves = json.loads(capsys.readouterr().out)
+    assert (result["kv"], halves["kv"]) == ("fp32", "fp16")
+    assert halves["decoding"][0]["cache_bytes"] == result["decoding"][1]["cache_bytes"] / 2
 
 
 def test_what_it_does_not_measure(pocket: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,3 +45,5 @@ def test_what_it_does_not_measure(pocket: Path, capsys: pytest.CaptureFixture[st
     assert "all lengths are above 48, the longest prompt" in capsys.readouterr().err
     assert main(["bench", str(pocket), "--batches", "2"]) == 1
     assert "--batches are of models that do not generate" in capsys.readouterr().err
+    assert main(["bench", "--peak", "--kv", "fp16"]) == 1
+    assert "--kv is of models that generate" in capsys.readouterr().err

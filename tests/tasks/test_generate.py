@@ -18,6 +18,8 @@ import pocketformer
 from helpers.graphs import MODEL, TEXT, tiny_graph
 from helpers.torch_decoders import BYTES, add_tokenizer, build, change_config, torch_logits
 from pocketformer.cli import main
+from pocketformer.compression import QuantizeOptions
+from pocketformer.console import megabytes
 from pocketformer.errors import PocketFileError, TaskError
 from pocketformer.packing import pack_graph
 from pocketformer.pocketfile import write_pocket
@@ -189,6 +191,41 @@ def test_the_context_bounds_a_text(made: tuple[Any, Path]) -> None:
             pocketformer.load(made[1], context=context)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("weights", ["fp32", "int8"])
+def test_keys_and_values_in_fp16(made: tuple[Any, Path], tmp_path: Path, weights: str) -> None:
+    """The same text in every way of asking, nearer to fp32's than int8's are, in half of its memory."""
+    exact, path = Generator.load(made[1]), made[1]
+    if weights == "int8":
+        path = tmp_path / "m.pocket"
+        pocketformer.compress(made[1].parent, path, weights="int8", options=QuantizeOptions(random_tokens=0))
+        exact = Generator.load(path, kv="fp32")
+    models = [Generator.load(path, threads, context=700, kv="fp16") for threads in (1, 2)]
+    prompts = ["Ada " * 60, PROMPT, "Ada " * 59 + "wrote"]
+    texts = [models[0].generate(prompt, 30, seed=1, temperature=1.0) for prompt in prompts]
+    assert models[1].generate(prompts, 30, seed=1, temperature=1.0) == texts
+    for prompt, text in zip(prompts, texts, strict=True):
+        assert "".join(models[1].generate(prompt, 30, seed=1, temperature=1.0, stream=True, lookup=3)) == text
+    ids = np.random.default_rng(0).integers(4, BYTES, 300)
+    expected, found, other = (m.logits(ids) for m in (exact, models[0], Generator.load(path)))
+    bound = 0.8 * np.abs(other - expected).mean() if weights == "int8" else 1e-3 * np.abs(expected).mean()
+    assert 0 < np.abs(found - expected).mean() < bound
+    info, whole = models[0].info(), Generator.load(path, context=700, kv="fp32").info()
+    assert (info["kv"], whole["kv"], Generator.load(path).info()["kv"]) == ("fp16", "fp32", weights)
+    assert info["cache_bytes"] == models[0]._cache().nbytes == whole["cache_bytes"] / 2
+    assert pickle.loads(pickle.dumps(models[0])).info()["kv"] == "fp16"
+
+
+@pytest.mark.parametrize(
+    ("kv", "message"), [("int8", "attention in fp32: use fp16, or"), ("bf16", "must be one of int8")]
+)
+def test_keys_that_a_file_cannot_have(made: tuple[Any, Path], tmp_path: Path, kv: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        pocketformer.load(made[1], kv=kv)
+    write_pocket(tmp_path / "m.pocket", pack_graph(tiny_graph()), MODEL, TEXT, None)
+    with pytest.raises(ValueError, match="kv is 'fp16', but this model keeps no keys and values; leave it out"):
+        pocketformer.load(tmp_path / "m.pocket", kv="fp16")
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
@@ -288,7 +325,9 @@ def test_hostile_metadata(made: tuple[Any, Path], tmp_path: Path, values: dict[s
         pocketformer.load(tmp_path / "m.pocket")
 
 
-def test_the_command(made: tuple[Any, Path], model: Generator, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(
+    made: tuple[Any, Path], model: Generator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = model.generate(PROMPT, 40, **DRAWN)
     arguments = ["generate", str(made[1]), PROMPT, "--max-tokens", "40", "--temperature", "1.3", "--top-p", "0.95"]
     assert main([*arguments, "--seed", "11"]) == 0
@@ -299,6 +338,18 @@ def test_the_command(made: tuple[Any, Path], model: Generator, capsys: pytest.Ca
     assert (result["seed"], result["prompt_tokens"]) == (11, len(prompt_ids(model)))
     assert main([*arguments, "--context", "10"]) == 1
     assert "more than the context of 10" in capsys.readouterr().err
+    assert main([*arguments, "--seed", "11", "--kv", "fp16"]) == 0
+    halves = Generator.load(made[1], kv="fp16")
+    assert capsys.readouterr().out == halves.generate(PROMPT, 40, **DRAWN) + "\n"
+    assert main([*arguments, "--kv", "int8"]) == 1
+    assert "has its attention in fp32" in capsys.readouterr().err
+    text_file = tmp_path / "t.txt"
+    text_file.write_text(PROMPT * 9)
+    assert main(["perplexity", str(made[1]), str(text_file), "--kv", "fp16", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["perplexity"] == halves.perplexity(PROMPT * 9).perplexity
+    assert main(["info", str(made[1]), "--kv", "fp16"]) == 0
+    memory = megabytes(halves.info()["cache_bytes"])
+    assert f"fp16, {memory} for 1024 tokens" in capsys.readouterr().out
 
 
 def test_sampling_is_documented_by_its_options() -> None:

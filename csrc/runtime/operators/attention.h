@@ -182,7 +182,7 @@ struct Attention {
       "`softcap` c the softmax is that of c · tanh(q · kᵀ · scale / c)";
   static constexpr auto fields() {
     return std::tuple{
-        name("q", &Attention::q, "queries: from `quantize_heads` for an int8 state, rows of heads for fp32"),
+        name("q", &Attention::q, "queries: from `quantize_heads` for an int8 state, rows of heads for others"),
         name(
             "state", &Attention::state,
             "keys and values, each head for as many query heads in a row; where they are of another domain than `q`, "
@@ -289,7 +289,7 @@ struct Attention {
             "global");
     const int other = global_state.empty() ? index : l.state("global_state", global_state);
     const State& t = l.program().states[static_cast<size_t>(other)];
-    l.check(other == index || (t.int8 == s.int8 && t.heads == s.heads && t.head_dim == s.head_dim &&
+    l.check(other == index || (t.int8 == s.int8 && t.half == s.half && t.heads == s.heads && t.head_dim == s.head_dim &&
                                t.rotate == s.rotate && t.domain == s.domain && !t.kept),
             "global_state", "names '", t.name, "', which differs from '", state, "' in more than its name");
     const Value global = global_q.empty() ? from : queries(l, "global_q", global_q, t);

@@ -17,8 +17,12 @@ inline KeyValuesI8 key_values_i8(const State& s, const StoredState& stored) {
 }
 
 inline KeyValuesF32 key_values_f32(const State& s, const StoredState& stored) {
-  float* const start = reinterpret_cast<float*>(stored.data);
   const size_t elements = static_cast<size_t>(s.heads) * stored.slots * static_cast<size_t>(s.head_stride);
+  if (s.half) {
+    uint16_t* const start = reinterpret_cast<uint16_t*>(stored.data);
+    return {.k = nullptr, .v = nullptr, .capacity = stored.slots, .half_k = start, .half_v = start + elements};
+  }
+  float* const start = reinterpret_cast<float*>(stored.data);
   return {.k = start, .v = start + elements, .capacity = stored.slots};
 }
 

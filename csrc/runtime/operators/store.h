@@ -38,8 +38,14 @@ class StoreStep final : public Step {
       } else {
         const KeyValuesF32 kv = key_values_f32(s, stored);
         w.kernels().store_f32({.common = common, .kv = kv});
-        clear(s, kv.k, kv.capacity, unused, end, static_cast<size_t>(s.head_stride));
-        clear(s, kv.v, kv.capacity, unused, end, static_cast<size_t>(s.head_stride));
+        const size_t stride = static_cast<size_t>(s.head_stride);
+        if (s.half) {
+          clear(s, kv.half_k, kv.capacity, unused, end, stride);
+          clear(s, kv.half_v, kv.capacity, unused, end, stride);
+        } else {
+          clear(s, kv.k, kv.capacity, unused, end, stride);
+          clear(s, kv.v, kv.capacity, unused, end, stride);
+        }
       }
     });
   }
@@ -47,10 +53,11 @@ class StoreStep final : public Step {
   Work work() const override { return {.elements = static_cast<double>(k_.width) + v_.width}; }
 
  private:
-  static void clear(const State& s, float* x, size_t capacity, size_t begin, size_t end, size_t stride) {
+  template <typename T>
+  static void clear(const State& s, T* x, size_t capacity, size_t begin, size_t end, size_t stride) {
     if (begin >= end) return;
     for (size_t head = 0; head < static_cast<size_t>(s.heads); ++head) {
-      std::memset(x + (head * capacity + begin) * stride, 0, (end - begin) * stride * sizeof(float));
+      std::memset(x + (head * capacity + begin) * stride, 0, (end - begin) * stride * sizeof(T));
     }
   }
 

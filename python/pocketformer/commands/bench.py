@@ -25,6 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kernels", action="store_true", help="measure pocketformer.kernels: products and attention")
     options.lengths(parser)
     options.batches(parser)
+    options.kv(parser)
     parser.add_argument(
         "--shapes", type=_shape, nargs="+", metavar="MxNxK", help="rows, outputs and inputs of the kernels' products"
     )
@@ -52,7 +53,9 @@ def execute(args: argparse.Namespace) -> dict[str, Any]:
 
         if args.batches is not None:
             raise ValueError("--batches are of models that do not generate: one text is read and continued at a time")
-        result |= measure_decoding(args.model, args.lengths or DEFAULT_CONTEXTS, args.threads, args.seconds)
+        result |= measure_decoding(args.model, args.lengths or DEFAULT_CONTEXTS, args.threads, args.seconds, args.kv)
+    elif args.kv is not None:
+        raise ValueError("--kv is of models that generate; leave it out")
     elif args.model is not None:
         batches = args.batches or DEFAULT_BATCHES
         result |= measure(args.model, args.lengths or DEFAULT_LENGTHS, batches, args.threads, args.seconds)
@@ -167,7 +170,7 @@ def _show_decoding(result: dict[str, Any]) -> None:
         *("threads", "context", "prompt", "tokens/s", "one token more", "tokens/s"),
         *("of reading the weights", "keys and values"),
     )
-    console.table(f"{result['name']}, {result['weights']}, {result['isa']}", headers, rows)
+    console.table(f"{result['name']}, {result['weights']}, {result['isa']}, keys {result['kv']}", headers, rows)
     print("of reading the weights: what reading them once takes at the memory's speed, of the time of a token")
     _show_process(result, "continues a prompt of 16 tokens")
 

@@ -35,7 +35,7 @@ def execute(args: argparse.Namespace) -> dict[str, Any]:
     from ..tasks.generate import Generator
 
     import_jinja()
-    model = Generator.load(args.model, args.threads, context=args.context)
+    model = Generator.load(args.model, args.threads, context=args.context, kv=args.kv)
     start = [] if args.system is None else [{"role": "system", "content": args.system}]
     if args.json:
         message = sys.stdin.read().strip()

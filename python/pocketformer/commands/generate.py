@@ -55,6 +55,7 @@ def sampling(parser: argparse.ArgumentParser) -> None:
         "--lookup", type=int, default=0, metavar="N", help="try N tokens at once that followed the same words before"
     )
     parser.add_argument("--context", type=options.positive, metavar="N", help="most tokens of prompt and text together")
+    options.kv(parser)
 
 
 def bias(text: str) -> tuple[int, float]:
@@ -117,7 +118,7 @@ def execute(args: argparse.Namespace) -> dict[str, Any]:
     from ..tasks.generate import Generator
 
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
-    model = Generator.load(args.model, args.threads, context=args.context)
+    model = Generator.load(args.model, args.threads, context=args.context, kv=args.kv)
     begin = time.perf_counter()
     stream = model.generate(prompt, args.max_tokens, stream=True, **given(args))
     return {"prompt": prompt, **follow(stream, begin, quiet=args.json)}

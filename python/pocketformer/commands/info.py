@@ -16,6 +16,7 @@ EXAMPLE = """  pocketformer info minilm.pocket --lengths 16 128 256
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.model_file(parser, optional=True)
     options.lengths(parser)
+    options.kv(parser)
     parser.add_argument("--machine", action="store_true", help="show CPU, instruction set and threads, and why")
     options.threads(parser)
 
@@ -24,10 +25,12 @@ def execute(args: argparse.Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {}
     if args.model is None and not args.machine:
         raise ValueError("there is nothing to show; name a pocket file, or use --machine")
+    if args.model is None and args.kv is not None:
+        raise ValueError("--kv is of a model; name a pocket file, or leave it out")
     if args.model is not None:
         from ..model import load
 
-        model = load(args.model, args.threads)
+        model = load(args.model, args.threads, kv=args.kv)
         longest = model.info()["max_length"]
         lengths = args.lengths or [n for n in (16, 32, 128, 256, 512) if n <= longest]
         result["model"] = model.info()
@@ -81,6 +84,13 @@ def _input_rows(model: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def _key_rows(model: dict[str, Any]) -> list[tuple[str, str]]:
+    if "kv" not in model:
+        return []
+    memory = console.megabytes(model["cache_bytes"])
+    return [("keys and values", f"{model['kv']}, {memory} for {model['context']} tokens")]
+
+
 def _zeros_row(zeros: dict[str, float]) -> list[tuple[str, str]]:
     if not zeros:
         return []
@@ -100,6 +110,7 @@ def _show_model(model: dict[str, Any], plan: list[dict[str, int]]) -> None:
         *_zeros_row(model["zeros"]),
         ("output", f"{model['output']} × {model['width']}"),
         *_input_rows(model),
+        *_key_rows(model),
         ("runs on", f"{model['isa']}, {model['threads']} threads"),
     ]
     console.table(model["name"], ("", ""), rows)

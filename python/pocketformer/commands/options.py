@@ -26,6 +26,12 @@ def threads(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def kv(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--kv", choices=("int8", "fp16", "fp32"), help="dtype of keys and values (default: as the file says)"
+    )
+
+
 def lengths(parser: argparse.ArgumentParser, default: list[int] | None = None) -> None:
     parser.add_argument(
         "--lengths", type=positive, nargs="+", default=default, metavar="N", help="tokens of each sequence"

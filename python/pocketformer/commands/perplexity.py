@@ -25,6 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stride", type=options.positive, metavar="N", help="tokens between windows of a longer text (half a context)"
     )
+    options.kv(parser)
     options.threads(parser)
 
 
@@ -36,7 +37,7 @@ def execute(args: argparse.Namespace) -> dict[str, Any]:
     texts = lines if args.lines else [content.decode("utf-8-sig")]
     if not lines:
         raise ValueError(f"{args.text} is empty; give at least a few words")
-    model = Generator.load(args.model, args.threads, context=args.context)
+    model = Generator.load(args.model, args.threads, context=args.context, kv=args.kv)
     begin = time.perf_counter()
     found = [model.perplexity(text, stride=args.stride) for text in texts]
     tokens = sum(part.tokens for part in found)

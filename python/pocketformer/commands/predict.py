@@ -19,6 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     options.lengths(parser)
     options.batches(parser, [1])
+    options.kv(parser)
     parser.add_argument("--threads", type=options.positive, metavar="N", help="default: all cores that the board uses")
 
 
@@ -28,7 +29,7 @@ def execute(args: argparse.Namespace) -> dict[str, Any]:
     from ..perf.predict import predict
 
     board = machine(args.board)
-    engine = Engine(args.model, 1)
+    engine = Engine(args.model, 1, kv=args.kv)
     image = engine.file.model.get("image")
     if image and args.lengths:
         raise ValueError(f"--lengths was given, but {args.model} takes images of one size; leave it out")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .attention import BlockSparse
 from .builder import GraphBuilder
+from .keys import KEPT_DTYPES, kept_dtype, with_kept_dtype
 from .model import (
     GLOBALS,
     IMAGES,
@@ -25,6 +26,7 @@ from .rows import Table
 __all__ = [
     "GLOBALS",
     "IMAGES",
+    "KEPT_DTYPES",
     "READS",
     "SEEN",
     "SELECTED",
@@ -39,5 +41,7 @@ __all__ = [
     "GraphBuilder",
     "Op",
     "Table",
+    "kept_dtype",
     "rows_for",
+    "with_kept_dtype",
 ]

@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import _core
 from ..engine import Engine, Ids
+from ..graph import kept_dtype
 from ..tasks import score
 from .measure import fresh_rss, repeated, timed, weight_bytes
 
@@ -20,25 +21,25 @@ import sys
 from pocketformer.engine import Engine
 from pocketformer.perf.decoding import decode, prompt
 from pocketformer.perf.measure import peak_rss
-decode(Engine(sys.argv[1], None), prompt(16, 1), 0)
+decode(Engine(sys.argv[1], None, kv={kv!r}), prompt(16, 1), 0)
 print(peak_rss())
 """
 
 
 def measure_decoding(
-    path: str, contexts: Sequence[int], threads: Sequence[int] | None, seconds: float
+    path: str, contexts: Sequence[int], threads: Sequence[int] | None, seconds: float, kv: str | None = None
 ) -> dict[str, Any]:
     """``decoding`` has a row for each number of threads and each context; times in seconds, ready for JSON.
 
     ``prefill_seconds`` is what a prompt of ``context`` tokens takes, up to the logits of its last,
     ``decode_seconds`` one more token behind it, medians of repetitions that last ``seconds``. ``read_share`` is what
     reading the weights of a token once would take at the probed bandwidth, divided by the latter. ``cache_bytes`` is
-    what the keys and values of such a conversation take.
+    what the keys and values of such a conversation take, which are of dtype ``kv``, or as the file says.
 
     Raises ValueError where every context is longer than the model allows.
     """
-    loads = [timed(lambda: Engine(path, None)) for _ in range(5)]
-    reference = Engine(path, None)
+    loads = [timed(lambda: Engine(path, None, kv=kv)) for _ in range(5)]
+    reference = Engine(path, None, kv=kv)
     longest = reference.file.graph.max_length - STEPS
     allowed = [n for n in contexts if n <= longest]
     if not allowed:
@@ -46,7 +47,7 @@ def measure_decoding(
     stored = weight_bytes(reference)
     rows = []
     for count in sorted(set(threads or (1, _core.default_threads()))):
-        engine = Engine(path, count)
+        engine = Engine(path, count, kv=kv)
         bandwidth = _core.probe_bandwidth(100, bytes=max(stored, 1 << 16), threads=count)
         for context in allowed:
             ids = prompt(context, reference.file.graph.vocab_size)
@@ -70,8 +71,9 @@ def measure_decoding(
         "name": model["name"],
         "weights": model["weights"],
         "isa": reference.program.isa,
+        "kv": kept_dtype(reference.file.graph),
         "load_seconds": min(loads),
-        "peak_rss_bytes": fresh_rss(path, _FRESH_PROCESS),
+        "peak_rss_bytes": fresh_rss(path, _FRESH_PROCESS.format(kv=kv)),
         "decoding": rows,
     }
 

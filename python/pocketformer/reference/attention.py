@@ -48,7 +48,14 @@ def quantize_heads(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Arr
 
 
 def store(op: Op, graph: Graph, batch: Batch, of: str, inputs: list[Array]) -> None:
-    batch.states[op["state"]] = (inputs[0], inputs[1])
+    dtype = next(state["dtype"] for state in graph.states if state["name"] == op["state"])
+    k, v = (_halves(x) if dtype == "fp16" else x for x in inputs)
+    batch.states[op["state"]] = k, v
+
+
+def _halves(x: Array) -> Array:
+    """The nearest fp16 that is finite, as float32."""
+    return np.clip(x.astype(np.float32), -65504, 65504).astype(np.float16).astype(np.float32)
 
 
 def visible(op: Op, length: int) -> Array:

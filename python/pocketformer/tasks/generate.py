@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike
 
 from .._core import StateCache
 from ..engine import Engine, Ids, Outputs
-from ..model import Model
+from ..graph import kept_dtype
+from ..model import Model, Source
 from ..sampling import Sampler, Sampling
 from . import score
 from .lookup import Lookup
@@ -38,7 +39,7 @@ class Generator(Model):
 
     _method = "generate"
 
-    def __init__(self, engine: Engine, source: tuple[str, int | None, bool, int | None]) -> None:
+    def __init__(self, engine: Engine, source: Source) -> None:
         super().__init__(engine, source)
         self._kept = _Kept()
 
@@ -47,6 +48,13 @@ class Generator(Model):
         """Tokens that a prompt and what follows may have together."""
         given = self._source[3]
         return min(4096 if given is None else given, self._engine.file.graph.max_length)
+
+    def info(self) -> dict[str, Any]:
+        """What the file holds and how it runs here, ready for JSON: with the ``context``, the dtype ``kv`` of keys and
+        values, and the ``cache_bytes`` that those of one conversation take."""
+        engine, context = self._engine, self.context
+        cache = engine.program.cache_bytes(context, min(CHUNK, context))
+        return super().info() | {"context": context, "kv": kept_dtype(engine.file.graph), "cache_bytes": cache}
 
     @property
     def end_token_ids(self) -> tuple[int, ...]:
