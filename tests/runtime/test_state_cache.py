@@ -11,8 +11,10 @@ import pytest
 
 from helpers import programs
 from helpers.graphs import tiny_decoder, tiny_graph
+from helpers.timing import best_of
 from pocketformer import _core, reference
 from pocketformer.graph import Array, Graph, GraphBuilder, Table, with_kept_dtype
+from pocketformer.perf.measure import timed
 
 VOCAB, MAX = 53, 64
 NO_ROWS = np.zeros(0, np.int64)
@@ -158,6 +160,31 @@ def test_windows_drop_what_nobody_sees_any_more(weights: str) -> None:
         session.run(feeds([tokens(62)]), caches=[cache])
     cache.truncate(0)
     assert in_chunks(session, cache, ids[:50], (50,), 1).tobytes() == expected[:50].tobytes()
+
+
+def test_a_local_layer_takes_no_longer_behind_16k_tokens_than_behind_1k() -> None:
+    """And a global one does, so that the layers are what the time shows."""
+
+    def token_time(window: int, *lengths: int) -> list[float]:
+        sizes = {"heads": 8, "kv_heads": 2, "head_dim": 64, "hidden": 16, "vocab": 32}
+        graph = graph_of("int8", windows=(window,), layers=1, max_length=1 << 15, **sizes)
+        program = programs.program(graph)
+        session, cache = _core.Session(program), _core.StateCache(program, 17_000, 512)
+        out, times = np.empty((1, 32), np.float32), []
+        for length in lengths:
+            while cache.length < length:
+                session.run(feeds([tokens(512) % 32], NO_ROWS), caches=[cache])
+            one = feeds([np.ones(1, np.int32)])
+            many = [timed(lambda: session.run(one, 1, out, [cache])) for _ in range(100)]  # noqa: B023
+            times.append(min(many))
+        return times
+
+    def ratio(window: int, *lengths: int) -> float:
+        near, far = token_time(window, *lengths)
+        return far / near
+
+    assert best_of(lambda: ratio(512, 1024, 16_384), 1.3) <= 1.3
+    assert ratio(-1, 512, 4096) > 2.5
 
 
 def test_bytes_are_known_beforehand(program: _core.Program) -> None:
