@@ -1,9 +1,10 @@
 """The stages of EdgeFlex (arXiv 2512.19741), each doing something: ``python -m bench.edgeflex --shape base``.
 
-A vision transformer of random weights whose channels differ as those of trained ones do, in fp32, fp16, int8, int8 with
-a share of its hidden channels removed, and 4 bits. Each row is one file in a fresh process: its bytes, the most memory
-that the process held, the milliseconds of an image (the least of rounds), and how near its features are to those in
-fp32 (the cosines' mean over pictures that are made up). ``--torch PYTHON`` measures eager fp32 torch beside them.
+A vision transformer of random weights whose channels differ as those of trained ones do, in fp32, fp16, int8, int8
+with bounded pairs, int8 with a share of its hidden channels removed, both, and 4 bits. Each row is one file in a
+fresh process: its bytes, the most memory that the process held, the milliseconds of an image (the least of rounds),
+and how near its features are to those in fp32 (the cosines' mean over pictures that are made up). ``--torch PYTHON``
+measures eager fp32 torch beside them.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ SHAPES = {  # layers, width, heads, patch
     "huge": (32, 1280, 16, 14),
 }
 SIDE, IMAGES = 224, 4
-STAGES = ("fp32", "fp16", "int8", "int8 pruned", "int4")
+STAGES = ("fp32", "fp16", "int8", "int8 bounded", "int8 pruned", "int8 pruned bounded", "int4")
 WORKER = """
 import json, sys, time
 import numpy as np
@@ -104,9 +105,11 @@ def write_stage(folder: Path, stage: str, prune: float, criterion: str, seen: in
     pictures.MOST = seen
     path = folder / f"{stage.replace(' ', '-')}.pocket"
     if not path.exists():
-        weights = stage.split(" ")[0]
-        plan = make_plan(folder, weights=weights, ffn=prune) if stage.endswith("pruned") else None
-        compress(folder, path, weights=None if plan else weights, plan=plan, prune=PruneOptions(criterion))
+        weights, *rest = stage.split(" ")
+        bounded = "bounded" in rest
+        plan = make_plan(folder, weights=weights, ffn=prune, bounded_pairs=bounded) if "pruned" in rest else None
+        asked: dict[str, Any] = {"plan": plan} if plan else {"weights": weights, "bounded_pairs": bounded}
+        compress(folder, path, prune=PruneOptions(criterion), **asked)
     return path
 
 

@@ -146,6 +146,7 @@ def torch_fp32(path: Path, threads: int) -> Call:
 
 
 RUNTIMES: dict[str, tuple[Callable[[Path, int], Call], str]] = {
+    "pocketformer int8, bounded pairs": (ours, "bounded.pocket"),
     "pocketformer int8": (ours, "int8.pocket"),
     "pocketformer fp32": (ours, "fp32.pocket"),
     "OpenVINO int8": (openvino_request, "int8.xml"),

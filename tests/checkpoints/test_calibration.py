@@ -293,15 +293,16 @@ def test_a_rounded_model_runs_beside_the_exact_one() -> None:
         assert loss(fitted) < loss(np.eye(len(change)))
 
 
-def test_four_bits_are_fitted_to_what_was_rounded_before_them() -> None:
+@pytest.mark.parametrize(("bits", "least"), [(4, 0.9), (8, 0.999)])
+def test_linears_are_fitted_to_what_was_rounded_before_them(bits: int, least: float) -> None:
     graph = tiny_graph(hidden=64, ffn=128)
     ids = np.random.default_rng(3).integers(0, 101, 90)
     inputs = {"ids": ids, TOKENS: np.cumsum([0, 1, 2, 7, 40, 40])}
     exact = reference.run(graph, inputs)
     cosines = []
     for damping in (0.0, 0.3):
-        options = QuantizeOptions(refit=damping, group=32)
-        result = reference.run(quantize_graph(graph, options, linear_bits=4), inputs)
+        options = QuantizeOptions(refit=damping, refit_int8=bits == 8, group=32)
+        result = reference.run(quantize_graph(graph, options, linear_bits=bits), inputs)
         cosines.append(float((exact * result).sum(axis=1).mean()))
-    assert cosines[0] > 0.9
+    assert cosines[0] > least
     assert cosines[1] != cosines[0]

@@ -14,24 +14,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..graph import Graph
 from .calibration import TOKENS as CALIBRATION
 from .calibration import Calibration, Samples, parted, takes_tokens
 from .channels import Channels
 from .dataflow import Dataflow
+from .drafts import Drafts, figure, width_of
 from .knapsack import cheapest
 from .knobs import Knobs, Step, bytes_each, without_pairs
 from .limits import Forecast, Limits
 from .options import QuantizeOptions
 from .pictures import pixels_of_image, sample, takes_images
-from .pipeline import WEIGHTS, Compression, bytes_of, make_profiler, minify, predicted_bytes
-from .plan import Bits, Plan, bounded_bits, make_plan
+from .pipeline import WEIGHTS, make_profiler, minify, predicted_bytes
+from .plan import Plan
 from .precision import Precision
 from .profile import Progress
 from .prune import MULTIPLE, PruneOptions
 from .quantize import Profiler, calibrated_profiler
 from .sensitivity import fewer_bits
-from .surgery import keep_units, remove_units
 
 if TYPE_CHECKING:
     from ..sources.huggingface import Checkpoint
@@ -91,21 +90,21 @@ class Planner:
         self._precisions: dict[str, Precision] = {}
         self._levels = self._bit_levels()
         self.options = replace(self.options, bounded_pairs=False)  # plans say of each weight
-        self._forecast: Forecast | None = None
+        self._drafts = Drafts(self.loaded, weights, self.channels, self.options, self._precisions)
         self._seconds: dict[str, float] = {}
-        self._last: tuple[tuple[tuple[str, int], ...], Graph] = ((), loaded.graph)
 
     def smallest(self) -> Plan:
         """The plan with every layer at its least width and every weight at its fewest bits; nothing is measured."""
         widths = {name: min(MULTIPLE, space.width) for name, space in self.spaces.items()}
-        return self._plan(widths, {name: levels[-1] for name, levels in self._levels.items()})
+        return self._drafts.plan(widths, {name: levels[-1] for name, levels in self._levels.items()})
 
     def _quick(self) -> list[Plan]:
         """The plans with every layer at its least width, of which one is the quickest or nearly so: fewer bits are
         quick where weights come from memory, bounded pairs where the machine gains by them."""
         widths = {name: min(MULTIPLE, space.width) for name, space in self.spaces.items()}
         pairs = {name: of for name, levels in self._levels.items() for of in levels if of.bounded_pairs}
-        return [self.smallest(), self._plan(widths, {}), *([self._plan(widths, pairs)] if self._pairs else [])]
+        draft = self._drafts.plan
+        return [self.smallest(), draft(widths, {}), *([draft(widths, pairs)] if self._pairs else [])]
 
     def for_budget(self, limit: int) -> Plan:
         """The plan of least predicted error whose file has at most ``limit`` bytes; see :meth:`for_limits`."""
@@ -125,14 +124,14 @@ class Planner:
             raise ValueError("no limit was given; give the bytes of a file, memory or a latency")
         graph = self.loaded.graph
         pixels = pixels_of_image(graph) if takes_images(graph) else 0
-        self._forecast = Forecast(limits, graph.max_length, pixels) if limits.runs else None
+        forecast = self._drafts.forecast = Forecast(limits, graph.max_length, pixels) if limits.runs else None
         self._seconds = {}
-        machine = self._forecast.machine if self._forecast and limits.seconds is not None else None
+        machine = forecast.machine if forecast and limits.seconds is not None else None
         self._pairs = machine is not None and machine.pairs_peak > machine.int8_peak
         least_plans = self._quick() if machine else [self.smallest()]
         for name, limit in wanted.items():
             what, least_of, written = FIGURES[name]
-            least = min(_figure(plan, name) for plan in least_plans)
+            least = min(figure(plan, name) for plan in least_plans)
             if least > limit:
                 how = f"{MULTIPLE} hidden channels a layer, and little of its quality"
                 how = "as wide as it is: for narrower layers give photos as calibration" if self.made_up else how
@@ -141,16 +140,16 @@ class Planner:
                     f"{given} is {written(limit)}, but the smallest {least_of} has {written(least)} (fewest bits, "
                     f"{how}); give at least that"
                 )
-        if self._forecast is None:
+        if forecast is None:
             return self._of_least_error(limits.file_bytes or 0)
         chosen: dict[str, int] = {}
         found: list[dict[str, int]] = []
-        while broken := [n for n, limit in wanted.items() if _figure(plan := self._chosen(chosen), n) > limit]:
+        while broken := [n for n, limit in wanted.items() if figure(plan := self._chosen(chosen), n) > limit]:
             turns = [turn for turn in self._turns(chosen) if self._saved(chosen, *turn, broken, wanted) > 0]
             if not turns:
-                missed = " and ".join(FIGURES[n][2](_figure(plan, n)) for n in broken)
+                missed = " and ".join(FIGURES[n][2](figure(plan, n)) for n in broken)
                 raise ValueError(f"the limits cannot all be kept; the nearest found has {missed}: allow more")
-            missing = {n: _figure(plan, n) / wanted[n] - 1 for n in broken}
+            missing = {n: figure(plan, n) / wanted[n] - 1 for n in broken}
             last = [t for t in turns if all(self._saved(chosen, *t, [n], wanted) >= missing[n] for n in broken)]
             if last:  # one turn would do: the one that costs least, whatever else it saves
                 name, step = min(last, key=lambda turn: self._lost(chosen, *turn))
@@ -166,13 +165,13 @@ class Planner:
         """The plan for a file of at most ``limit`` bytes: what knobs share is tried together, all else adds up."""
         parts = [self._settings(names) for names in self._tied()]
         choices = [[(size, error) for size, error, _ in part] for part in parts]
-        room, found = limit - (_figure(self._chosen({}), "file_bytes") - sum(part[0][0] for part in parts)), []
+        room, found = limit - (figure(self._chosen({}), "file_bytes") - sum(part[0][0] for part in parts)), []
         for _ in range(ATTEMPTS):
             settings = cheapest(choices, room)
             if settings is None:
                 break
             chosen = {name: step for part, i in zip(parts, settings, strict=True) for name, step in part[i][2].items()}
-            left = limit - _figure(self._chosen(chosen), "file_bytes")
+            left = limit - figure(self._chosen(chosen), "file_bytes")
             if left >= 0:
                 found.append(chosen)
             if 0 <= left <= SLACK * limit:
@@ -213,7 +212,7 @@ class Planner:
                 shape = np.array(graph.params[param].shape, np.float64)
                 for space, place in widths.items():
                     for axis, each in ((axis, each) for (of, axis), each in held[space].items() if of == param):
-                        shape[axis] -= each * (self.spaces[space].width - _width(steps[place][setting[place]]))
+                        shape[axis] -= each * (self.spaces[space].width - width_of(steps[place][setting[place]]))
                 weight = param.removesuffix(".weight")
                 precision = steps[bits[weight]][setting[bits[weight]]].value if weight in bits else None
                 total += float(shape.prod()) * (
@@ -238,7 +237,7 @@ class Planner:
         """The plan of ``chosen`` without what it does not need; None where it does not keep to what is ``wanted``."""
 
         def kept(plan: Plan) -> bool:
-            return all(_figure(plan, figure) <= limit for figure, limit in wanted.items())
+            return all(figure(plan, name) <= limit for name, limit in wanted.items())
 
         plan = self._chosen(chosen)
         if not kept(plan):
@@ -313,11 +312,11 @@ class Planner:
         """How much of the ``broken`` limits a turn saves, as a share of each."""
         now, total = chosen.get(name, 0), 0.0
         steps = self.knobs()[name]
-        for figure in broken:
-            if figure == "seconds":
-                total += (self._time(name, now) - self._time(name, step)) / wanted[figure]
+        for limited in broken:
+            if limited == "seconds":
+                total += (self._time(name, now) - self._time(name, step)) / wanted[limited]
             else:
-                total += max(steps[step].bytes - steps[now].bytes, 1.0) / wanted[figure]
+                total += max(steps[step].bytes - steps[now].bytes, 1.0) / wanted[limited]
         return total
 
     def _error(self, chosen: Mapping[str, int]) -> float:
@@ -332,7 +331,7 @@ class Planner:
             return self._time(name, 0) + share * (self._time(name, last) - self._time(name, 0))
         key = self._alike(name, step) if step else ""
         if key not in self._seconds:
-            self._seconds[key] = _figure(self._chosen({name: step}), "seconds")
+            self._seconds[key] = figure(self._chosen({name: step}), "seconds")
         return self._seconds[key]
 
     def _alike(self, name: str, step: int) -> str:
@@ -345,69 +344,10 @@ class Planner:
 
     def _chosen(self, chosen: Mapping[str, int]) -> Plan:
         """The plan with the knobs turned to these steps, with what each of them loses."""
-        turned = {name: self.knobs()[name][step] for name, step in chosen.items() if step}
-        widths = {n.removeprefix("width of "): s for n, s in turned.items() if n.startswith("width of ")}
-        bits = {n.removeprefix("bits of "): s for n, s in turned.items() if n.startswith("bits of ")}
-        plan = self._plan(
-            {name: step.value for name, step in widths.items() if isinstance(step.value, int)},
-            {name: step.value for name, step in bits.items() if isinstance(step.value, Precision)},
-        )
-        layers = {
-            name: replace(layer, error=widths[name].error if name in widths else 0.0)
-            for name, layer in plan.layers.items()
-        }
-        losses = {
-            name: replace(entry, error=bits[name].error if name in bits else 0.0) for name, entry in plan.bits.items()
-        }
-        total = sum((step.error for step in turned.values()), 0.0)
-        return replace(plan, layers=layers, bits=losses, error=total)
-
-    def _plan(self, widths: Mapping[str, int], bits: Mapping[str, Precision]) -> Plan:
-        """A plan with its bytes: those of a graph of these shapes, whichever channels it keeps."""
-        plan = replace(
-            make_plan(self.channels, self.weights, widths),
-            bits={
-                **bounded_bits(self._precisions),
-                **{name: Bits(of.bits, of.group, of.bounded_pairs) for name, of in bits.items()},
-            },
-        )
-        graph = self._narrow(plan.widths)
-        model = {**self.loaded.model, "params": sum(array.size for array in graph.params.values())}
-        shaped = replace(self.loaded, graph=graph, model=model)
-        options = plan.options(self.options)
-        plan = replace(plan, file_bytes=bytes_of(shaped, self.weights, options))
-        if self._forecast is None:
-            return plan
-        memory, seconds = self._forecast(Compression(graph, self.weights, options), int(_figure(plan, "file_bytes")))
-        return replace(plan, memory_bytes=memory, seconds=seconds)
-
-    def _narrow(self, widths: Mapping[str, int]) -> Graph:
-        """The graph with so many columns of each space, whichever they are."""
-        key = tuple(widths.items())
-        if self._last[0] != key:
-            graph = self.loaded.graph
-            removed = [
-                keep_units(space, widths[name] // space.size, np.zeros(len(space.units)))
-                for name, space in self.channels.spaces.items()
-            ]
-            if any(len(units) for units in removed):
-                graph = remove_units(graph, self.channels, np.concatenate(removed))
-            self._last = key, graph
-        return self._last[1]
+        return self._drafts.turned({name: self.knobs()[name][step] for name, step in chosen.items() if step})
 
     def _tell(self, what: str) -> None:
         self._told += 1
         if self._progress:
             total = sum(len(levels) for levels in self._levels.values()) + len(self.spaces)
             self._progress(what, self._told / (total + 1))
-
-
-def _width(step: Step) -> int:
-    assert isinstance(step.value, int)
-    return step.value
-
-
-def _figure(plan: Plan, name: str) -> float:
-    value: float | None = getattr(plan, name)
-    assert value is not None
-    return value

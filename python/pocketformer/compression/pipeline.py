@@ -248,12 +248,12 @@ def make_profiler(
     if isinstance(calibration, (str, os.PathLike)) and os.fspath(calibration).endswith(".npz"):
         path = calibration
         return Profiler(lambda names, _: load_profile(path, graph, names))
-    few = options.few_bits(graph, linear_bits)
-    made_up = options.random_tokens > 0 and (takes_tokens(graph) or (takes_images(graph) and (few or needed)))
+    thorough = options.thorough(graph, linear_bits) or needed
+    made_up = options.random_tokens > 0 and (takes_tokens(graph) or (takes_images(graph) and thorough))
     if calibration is not None:
         chosen = sample(loaded, calibration, TOKENS, 0)
     elif made_up:
-        chosen = sample(loaded, None, TOKENS if few or needed else FEW_TOKENS, options.random_tokens)
+        chosen = sample(loaded, None, TOKENS if thorough else FEW_TOKENS, options.random_tokens)
     else:
         return None
     profiler = calibrated_profiler(graph, chosen)

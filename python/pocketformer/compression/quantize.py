@@ -99,7 +99,7 @@ class Quantization:
         self.profiler = profiler
         self.zeros = self._skipping()
         self.rotations |= dict.fromkeys(self.zeros, 0)
-        self.rounded: dict[str, Array] | None = {} if options.refit and options.few_bits(graph, linear_bits) else None
+        self.rounded: dict[str, Array] | None = {} if options.refit and options.thorough(graph, linear_bits) else None
         attention = linear_bits < FP16
         self.target = as_quantized(graph, self.rotations, self.precisions, self.zeros, attention)
         self.unscaled: dict[str, str] = {}
