@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from helpers import rounding as twin
+from helpers.checkpoints import tiny_checkpoint
 from helpers.engines import native_packed
-from helpers.graphs import MODEL, TEXT, TOKENIZER_JSON, tiny_graph
 from helpers.rounding import dequantize
 from pocketformer.cli import main
 from pocketformer.compression import Precision, QuantizeOptions, _rounding, compress
@@ -121,18 +121,6 @@ def test_feedback_keeps_products_better_than_rounding_to_nearest(narrow: float) 
     assert error(fed_back) < 0.4 * error(nearest)
 
 
-def checkpoint() -> Checkpoint:
-    return Checkpoint(tiny_graph(ffn=256, layers=2), {**MODEL}, TEXT, TOKENIZER_JSON)
-
-
-@pytest.fixture
-def loaded(monkeypatch: pytest.MonkeyPatch) -> Checkpoint:
-    """A checkpoint that every folder holds."""
-    found = checkpoint()
-    monkeypatch.setattr("pocketformer.sources.huggingface.load_checkpoint", lambda folder, tower=None: found)
-    return found
-
-
 @pytest.mark.parametrize("tokens", [0, 512])
 def test_linears_of_a_file_are_bounded_and_tables_are_not(loaded: Checkpoint, tokens: int, tmp_path: Path) -> None:
     paths = {pairs: tmp_path / f"{pairs}.pocket" for pairs in (False, True)}
@@ -199,4 +187,4 @@ def test_what_has_no_pairs_is_refused() -> None:
         Precision(4, 64, bounded_pairs=True)
     table: dict[str, Any] = {"words": Precision(8, bounded_pairs=True)}
     with pytest.raises(ValueError, match=r"precision of 'words' has bounded pairs, which a table has no use for"):
-        QuantizeOptions(precision=table).precisions(checkpoint().graph)
+        QuantizeOptions(precision=table).precisions(tiny_checkpoint().graph)

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers.graphs import MODEL, TEXT, TOKENIZER_JSON, tiny_graph
+from helpers.checkpoints import tiny_checkpoint
+from helpers.graphs import tiny_graph
 from pocketformer import compression
 from pocketformer.cli import main
 from pocketformer.compression import Precision, PruneOptions, compress_checkpoint, make_plan
@@ -30,27 +31,15 @@ from pocketformer.sources.huggingface import Checkpoint
 FAST = PruneOptions("wanda", tokens=512)
 
 
-def checkpoint() -> Checkpoint:
-    return Checkpoint(tiny_graph(ffn=256, layers=2), {**MODEL}, TEXT, TOKENIZER_JSON)
-
-
-@pytest.fixture
-def loaded(monkeypatch: pytest.MonkeyPatch) -> Checkpoint:
-    """A checkpoint that every folder holds."""
-    found = checkpoint()
-    monkeypatch.setattr("pocketformer.sources.huggingface.load_checkpoint", lambda folder, tower=None: found)
-    return found
-
-
 @pytest.fixture(scope="module")
 def planner() -> Planner:
-    return Planner(checkpoint(), prune=FAST)
+    return Planner(tiny_checkpoint(), prune=FAST)
 
 
 @pytest.mark.parametrize("weights", ["int8", "fp32"])
 @pytest.mark.parametrize("ffn", [0.0, 0.5])
 def test_bytes_are_predicted_exactly(weights: str, ffn: float, tmp_path: Path) -> None:
-    loaded = checkpoint()
+    loaded = tiny_checkpoint()
     pruned, _ = carry_out(loaded, plan_by_shares(loaded.graph, weights, ffn), PruneOptions("l2", refit=False))
     report = compress_checkpoint(pruned, tmp_path / "m.pocket", weights)
     assert predicted_bytes(pruned, weights) == report.file_bytes == (tmp_path / "m.pocket").stat().st_size
@@ -100,7 +89,7 @@ def test_what_linears_lose_with_more_bits_follows_from_four(planner: Planner) ->
 
 
 def test_linears_keep_their_levels_where_the_table_is_fixed(planner: Planner) -> None:
-    fixed = Planner(checkpoint(), options=QuantizeOptions(table_bits=5), prune=FAST)
+    fixed = Planner(tiny_checkpoint(), options=QuantizeOptions(table_bits=5), prune=FAST)
     assert fixed._levels == {name: of for name, of in planner._levels.items() if name != "words"}
     assert "words" in planner._levels
 
@@ -161,11 +150,11 @@ def test_what_is_left_of_a_budget_buys_nothing_more(planner: Planner) -> None:
 def test_plans_are_judged_by_what_nothing_was_fitted_to() -> None:
     """A fit to few rows looks as good on them as it is not: pruning seemed to cost a tenth of what it does."""
     samples = [[i, *range(2, 10 + i % 5)] for i in range(50)] * 8
-    made = Planner(checkpoint(), prune=FAST, calibration=samples)
+    made = Planner(tiny_checkpoint(), prune=FAST, calibration=samples)
     assert made.profiler is not None
     assert made.profiler.calibration is not None
     assert made.profiler.calibration.rows + made.sample.rows == sum(map(len, samples))
-    own = Planner(checkpoint(), prune=FAST)
+    own = Planner(tiny_checkpoint(), prune=FAST)
     assert own.profiler is not None
     assert own.profiler.calibration is not None
     assert not np.array_equal(own.profiler.calibration.inputs["ids"][:500], own.sample.inputs["ids"][:500])
@@ -258,7 +247,7 @@ def test_a_plan_that_does_not_fit_is_refused(edit: Any, message: str, tmp_path: 
     bits = edit.pop("bits", {}) if isinstance(edit, dict) else {}
     path.write_text(edit if isinstance(edit, str) else json.dumps({"version": 1, "layers": edit, "bits": bits}))
     with pytest.raises(ValueError, match=message):
-        read_plan(path, checkpoint().graph)
+        read_plan(path, tiny_checkpoint().graph)
 
 
 @pytest.mark.slow

@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from pocketformer.sources.huggingface import load_checkpoint
+from helpers.graphs import MODEL, TEXT, TOKENIZER_JSON, tiny_graph
+from pocketformer.sources.huggingface import Checkpoint, load_checkpoint
+
+
+def tiny_checkpoint() -> Checkpoint:
+    return Checkpoint(tiny_graph(ffn=256, layers=2), {**MODEL}, TEXT, TOKENIZER_JSON)
 
 
 def refused(folder: Path, error: type[Exception], *words: str) -> None:
