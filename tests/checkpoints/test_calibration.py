@@ -14,7 +14,15 @@ import pytest
 from helpers.graphs import MODEL, TEXT, tiny_graph
 from helpers.tokenizers import WORDS, word_pieces
 from pocketformer import reference
-from pocketformer.compression import QuantizeOptions, calibration, compress_checkpoint, gptq, operators, profile
+from pocketformer.compression import (
+    QuantizeOptions,
+    calibration,
+    compress,
+    compress_checkpoint,
+    gptq,
+    operators,
+    profile,
+)
 from pocketformer.compression.calibration import (
     Calibration,
     calibrate,
@@ -306,3 +314,19 @@ def test_linears_are_fitted_to_what_was_rounded_before_them(bits: int, least: fl
         cosines.append(float((exact * result).sum(axis=1).mean()))
     assert cosines[0] > least
     assert cosines[1] != cosines[0]
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"weights": "fp16"}, "refit_int8 is of int8, and with weights 'fp16' there is none"),
+        ({"calibration": "seen.npz"}, "a profile that is kept says nothing"),
+        ({"save_profile": "seen.npz"}, "a profile that is kept says nothing"),
+        ({"random_tokens": 0}, "refit_int8 needs what the model is run on"),
+    ],
+)
+def test_a_fit_that_cannot_be_is_refused(how: dict[str, Any], message: str, loaded: Checkpoint, tmp_path: Path) -> None:
+    options = QuantizeOptions(refit_int8=True, random_tokens=how.pop("random_tokens", 2048))
+    with pytest.raises(ValueError, match=message):
+        compress("model", tmp_path / "model.pocket", options=options, **how)
+    assert not list(tmp_path.iterdir())

@@ -25,7 +25,7 @@ class QuantizeOptions:
     other tables together ten times over. ``random_tokens``: how many the model is run on to round with feedback (see
     gptq) where no calibration is given and our own texts are strange to it; 0 rounds each weight to the nearest.
     ``refit``: the damping with which linears are fitted to what the rounding before them has made of their inputs, or
-    0: where some become less than int8, or with ``refit_int8``, which takes two to three times as long and spares a
+    0: where some become less than int8, or with ``refit_int8``, which takes about twice as long and spares a
     seventh of what int8 loses. ``learned``: whether codebooks are learned or evenly spaced. ``scaling``: what is done
     to the channels of inputs before weights are rounded, ``smooth`` (SmoothQuant), ``awq`` or ``none``; ``auto``
     smooths those that no rotation spreads, as their number is odd or nearly so, where the model can be run (see

@@ -75,6 +75,9 @@ class Compression:
         target = self.quantization.target if self.quantization else replace(graph, params={})
         if options.bounded_pairs and not any(facts.get("bounded_pairs") for facts in target.weights.values()):
             raise no_pairs(weights)
+        precisions = self.quantization.precisions.values() if self.quantization else ()
+        if options.refit_int8 and not any(precision.bits == INT8 for precision in precisions):
+            raise ValueError(f"refit_int8 is of int8, and with weights {weights!r} there is none; leave it out")
         self.target = replace(target, weights=stored_weights(target))
         self.slots = layout(self.target, [name for name, grouped in self.kept.items() if grouped.minimum])
 
@@ -243,9 +246,17 @@ def make_profiler(
     any unless they are given: pictures that are made up are for fewer bits, and for what prunes.
 
     A profile that is kept or used again is that of the fp32 model: nothing is then fitted to what rounding has changed.
+
+    Raises ValueError for ``refit_int8`` beside such a profile, or where nothing is run.
     """
     graph = loaded.graph
-    if isinstance(calibration, (str, os.PathLike)) and os.fspath(calibration).endswith(".npz"):
+    again = isinstance(calibration, (str, os.PathLike)) and os.fspath(calibration).endswith(".npz")
+    if options.refit_int8 and (again or save_to is not None):
+        raise ValueError(
+            "refit_int8 runs the rounded model beside the exact one, of which a profile that is kept says nothing; "
+            "give texts, and keep none"
+        )
+    if isinstance(calibration, (str, os.PathLike)) and again:
         path = calibration
         return Profiler(lambda names, _: load_profile(path, graph, names))
     thorough = options.thorough(graph, linear_bits) or needed
@@ -254,6 +265,8 @@ def make_profiler(
         chosen = sample(loaded, calibration, TOKENS, 0)
     elif made_up:
         chosen = sample(loaded, None, TOKENS if thorough else FEW_TOKENS, options.random_tokens)
+    elif options.refit_int8:
+        raise ValueError("refit_int8 needs what the model is run on; give a calibration")
     else:
         return None
     profiler = calibrated_profiler(graph, chosen)
