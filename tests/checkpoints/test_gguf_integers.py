@@ -125,7 +125,7 @@ def test_what_cannot_be_kept_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="weights is 'gguf', which keeps integers, but this checkpoint has none"):
         compress(tmp_path / "folder", tmp_path / "x.pocket", weights="gguf")
     path = convert(made, tmp_path / "tiny.gguf", GGMLQuantizationType.Q8_0)
-    with pytest.raises(ValueError, match=r"weights is 'gguf', .* table_bits or group asks for others"):
+    with pytest.raises(ValueError, match=r"weights is 'gguf', .* table_bits, group or bounded_pairs asks for others"):
         compress(path, tmp_path / "x.pocket", weights="gguf", group=32)
     content = bytearray(path.read_bytes())
     found = read_gguf(path).tensors["blk.1.ffn_up.weight"]

@@ -109,7 +109,7 @@ def test_a_copy_outlives_what_happens_to_the_file(minilm_int8: Path, tmp_path: P
     assert model.encode(SENTENCES[0]).tobytes() == expected
     assert model.info()["file_bytes"] == len(content)
     path.write_bytes(content)
-    assert pickle.loads(pickle.dumps(model))._source == (str(path), 1, True, None)
+    assert pickle.loads(pickle.dumps(model))._source == (str(path), 1, True, None, None)
 
 
 def test_licence_and_source_are_shown(tmp_path: Path) -> None:
