@@ -82,8 +82,8 @@ clean:  ## remove what was built here (not the cache)
 
 dist/wheel: $(sources)
 	@echo "Building the wheel (a few minutes) ..."
-	rm -rf dist && mkdir dist
-	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
+	rm -rf dist build/wheel && mkdir dist
+	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist . -C build-dir=build/wheel
 	touch $@
 
 # Always: other checkouts share the environment.

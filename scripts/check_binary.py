@@ -194,6 +194,8 @@ def hot_loops(listing: str, machine: str = "x86_64") -> list[Loop]:
             variant = "_bytes" if source == "Bytes" else "_narrow" if source[:6] in ("Narrow", "Indice") else ""
             if source == "Bounded" or "::Bounded" in (hot[5] or ""):
                 variant = "_bounded"
+            if "_block<" in name:
+                variant = "_block"
             numbers = re.sub(r", \(anonymous namespace\)::[\w:]+", "", hot[5] or "")
             label = f"{what}_{kind}{variant}<{numbers}>"
         elif own:
@@ -211,11 +213,22 @@ def hot_loops(listing: str, machine: str = "x86_64") -> list[Loop]:
 
 
 def without_remainders(loops: Sequence[Loop]) -> list[Loop]:
-    """Of each tile the loop with most products: a smaller one takes what its steps of several groups leave of K."""
+    """Of each tile the loop with most products: a smaller one takes what its steps of several groups leave of K.
+
+    Of a block's the shortest: a longer one takes weights apart, once for all rows, and may use the stack.
+    """
     most: dict[str, int] = {}
+    least: dict[str, int] = {}
     for loop in loops:
         most[loop.function] = max(loop.dots, most.get(loop.function, 0))
-    return [loop for loop in loops if not loop.product or loop.dots == most[loop.function]]
+        least[loop.function] = min(loop.instructions, least.get(loop.function, loop.instructions))
+
+    def counts(loop: Loop) -> bool:
+        if "_block<" in loop.function:
+            return loop.instructions == least[loop.function]
+        return not loop.product or loop.dots == most[loop.function]
+
+    return [loop for loop in loops if counts(loop)]
 
 
 def disassemble(target: Path, machine: str = HERE, *options: str) -> str:

@@ -97,7 +97,9 @@ def test_only_a_remainder_is_left_out() -> None:
     spilled = check_binary.Loop("product_i8<8, 1>", 32, 50, loads=3, stores=3)
     whole = check_binary.Loop("product_i8<8, 1>", 64, 90, loads=0, stores=0)
     other = check_binary.Loop("product_i8<7, 1>", 28, 50, loads=3, stores=3)
-    assert check_binary.without_remainders([spilled, whole, other]) == [whole, other]
+    rows = check_binary.Loop("product_i4_block<4, true>", 8, 37, loads=0, stores=0)
+    apart = check_binary.Loop("product_i4_block<4, true>", 8, 119, loads=0, stores=2)
+    assert check_binary.without_remainders([spilled, whole, other, apart, rows]) == [whole, other, rows]
 
 
 def test_extension_is_portable() -> None:
