@@ -21,7 +21,7 @@ from pocketformer.cli import main
 from pocketformer.compression import Precision, PruneOptions, QuantizeOptions, compress_checkpoint
 from pocketformer.compression.plan import carry_out, plan_by_shares
 from pocketformer.engine import Engine
-from pocketformer.perf.boards import BOARDS, machine, this_machine
+from pocketformer.perf.boards import BOARDS, PAIRED, machine, this_machine
 from pocketformer.perf.machine import describe_machine
 from pocketformer.perf.measure import prepare
 from pocketformer.perf.predict import predict
@@ -183,6 +183,14 @@ def test_work_of_products_and_rows() -> None:
     assert [step["activated"] for step in linears] == [0, 0, 12 * 41, 0, 0]
     assert all(step["int8"] for step in linears)
     assert {step["rows"] for step in steps} == {12.0, 1.0}
+
+
+def test_bounded_pairs_gain_where_the_kernels_have_them() -> None:
+    """Elsewhere two probes of the same would differ by noise."""
+    units = Path(simulate_boards.ROOT, "csrc", "isa").glob("kernels_*.cpp")
+    having = [unit.stem.removeprefix("kernels_") for unit in units if "kBoundedPairs = true" in unit.read_text()]
+    assert tuple(having) == PAIRED
+    assert all(board.pairs_peak == board.int8_peak for board in BOARDS.values())
 
 
 def test_boards_use_the_simulated_shares() -> None:

@@ -47,8 +47,8 @@ class Core:
 
 
 MIB = 1 << 20
-LEAST_GAIN = 1.1
-"""By how much a probe of bounded pairs is above that of any int8 where it is another operation, and not noise."""
+PAIRED = ("avx2",)
+"""ISAs that have a product of their own for bounded pairs: ``kBoundedPairs`` of csrc/isa."""
 # int8, fp32 and attention shares are simulated: docs/boards.md. fp32 per cycle: 128-bit multiply-adds, one on A53 and
 # A72, two on A76 (ARM, Cortex-A76 Software Optimization Guide). Element shares are assumed: an in-order core waits for
 # its loads. Gracemont: assumed, one 256-bit VPDPBUSD or multiply-add a cycle, and shares near the measured machine's.
@@ -109,7 +109,7 @@ def this_machine(isa: str = "", milliseconds: int = 50) -> Machine:
     """This machine, its peaks and bandwidth probed now; takes about ten times ``milliseconds``."""
     isa = isa or _core.Kernels().isa
     int8 = _core.probe_int8(isa, milliseconds)
-    pairs = _core.probe_int8(isa, milliseconds, bounded_pairs=True)
+    pairs = _core.probe_int8(isa, milliseconds, bounded_pairs=True) if isa in PAIRED else int8
     arm = {"neon": _A72, "dotprod": _A76, "i8mm": _A76}.get(isa, _GRACEMONT)
     return Machine(
         "this machine",
@@ -117,7 +117,7 @@ def this_machine(isa: str = "", milliseconds: int = 50) -> Machine:
         _core.default_threads(),
         int8,
         _core.probe_f32(isa, milliseconds),
-        pairs if pairs > LEAST_GAIN * int8 else int8,
+        max(pairs, int8),
         0.94 if isa == "avx512vnni" else arm.int8_share,
         0.82 if isa == "avx512vnni" else arm.f32_share,
         0.78 if isa == "avx512vnni" else arm.attention_share,
