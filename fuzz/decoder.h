@@ -303,7 +303,9 @@ class Decoder : public Forms {
       const std::string made = "s" + std::to_string(states_.size());
       states_.push_back(record({{"name", text(made)},
                                 {"domain", text(rows_[in.domain].name)},
-                                {"dtype", text(int8_ ? "int8" : "fp32")},
+                                {"dtype", text(int8_           ? "int8"
+                                               : kv_heads == 2 ? "fp16"
+                                                               : "fp32")},
                                 {"heads", number(kv_heads)},
                                 {"head_dim", number(head_dim)},
                                 {"rotate", number(rotate)}}));
