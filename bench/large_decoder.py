@@ -96,7 +96,8 @@ def pocket_file(layers: int) -> Path:
 
 
 def bytes_of_a_token(engine: Engine) -> int:
-    """Of all tensors but the table, of which a token looks up one row."""
+    """Of all tensors but the table, of which a token looks up one row: groups' scales too, which ``weight_bytes`` of
+    ``perf.measure`` leaves out."""
     return sum(array.nbytes for name, array in engine.file.graph.params.items() if not name.startswith("embed."))
 
 

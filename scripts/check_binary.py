@@ -64,8 +64,8 @@ MACHINES = {
 }
 # g++ keeps the tiles apart, clang inlines them into TileI8::run and attend_i8 into attention_i8. The int4 product has
 # two tiles of a height: one that looks weights up, and one of bytes; and two more where sums are narrow, and blocks of
-# rows. Attention of few rows (attend_few) is left out:
-# its bias at the last keys is an array on the stack, and of NEON's sixteen sums clang keeps two there.
+# rows. Attention of few rows (attend_few) is left out: its bias at the last keys is an array on the stack, and of
+# NEON's sixteen sums clang keeps two there.
 HOT = re.compile(
     r"(gemm|Tile|attend|attention)_?(i[48]|f32|I[48]|F32)(?:_tile|_block)?(Bytes|Narrow(?:Bytes)?|Bounded)?<.*?Isa"
     r"(?:, [^,>]*?(Bytes|Nibbles|Indices)<[^>]*>)?(?:, ([^>]*))?>"

@@ -291,9 +291,8 @@ def _assemble(path: str, metadata: dict[str, str], params: dict[str, Array], isa
     graph = Graph(params=params, weights=weights, states=_parse("states", metadata["states"]), **main)
     program = _judged(lambda: _core.Program(graph.description(), params, isa))
     check_task(model, program)
-    if kv is not None:
-        graph = with_kept_dtype(graph, kv)
-        program = _core.Program(graph.description(), params, isa)
+    if kv is not None and (wanted := with_kept_dtype(graph, kv)) is not graph:
+        graph, program = wanted, _core.Program(wanted.description(), params, isa)
     return PocketFile(path, graph, program, model, text, tokenizer)
 
 

@@ -27,7 +27,7 @@ from .pictures import pixels_of_image, sample, takes_images
 from .pipeline import WEIGHTS, make_profiler, minify, predicted_bytes
 from .plan import Plan
 from .precision import Precision
-from .profile import Progress
+from .profile import Progress, kept_profile
 from .prune import MULTIPLE, PruneOptions
 from .quantize import Profiler, calibrated_profiler
 from .sensitivity import fewer_bits
@@ -278,7 +278,7 @@ class Planner:
     ) -> tuple[Profiler | None, Calibration]:
         """What runs the model to fit weights, and what outputs are compared on, of which that has seen nothing: a fit
         to the very rows that judge it would look as good as it is not."""
-        kept = isinstance(given, str | os.PathLike) and os.fspath(given).endswith(".npz")
+        kept = kept_profile(given)
         seen: Calibration | None
         if given is not None and not kept:
             seen, judged = parted(sample(loaded, given, CALIBRATION, 0), TOKENS)

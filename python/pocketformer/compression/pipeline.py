@@ -23,7 +23,7 @@ from .options import QuantizeOptions
 from .packed import Sink, Slot, layout, row_parts, write_part, write_plain
 from .pictures import sample, takes_images
 from .precision import FP16, INT8
-from .profile import Observer, Progress, load_profile
+from .profile import Observer, Progress, kept_profile, load_profile
 from .profile import save_profile as keep_profile
 from .quantize import Profiler, Quantization, calibrated_profiler
 from .report import CompressionReport, Stage, TensorReport
@@ -250,13 +250,12 @@ def make_profiler(
     Raises ValueError for ``refit_int8`` beside such a profile, or where nothing is run.
     """
     graph = loaded.graph
-    again = isinstance(calibration, (str, os.PathLike)) and os.fspath(calibration).endswith(".npz")
-    if options.refit_int8 and (again or save_to is not None):
+    if options.refit_int8 and (kept_profile(calibration) or save_to is not None):
         raise ValueError(
             "refit_int8 runs the rounded model beside the exact one, of which a profile that is kept says nothing; "
             "give texts, and keep none"
         )
-    if isinstance(calibration, (str, os.PathLike)) and again:
+    if kept_profile(calibration):
         path = calibration
         return Profiler(lambda names, _: load_profile(path, graph, names))
     thorough = options.thorough(graph, linear_bits) or needed

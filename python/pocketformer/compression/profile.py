@@ -10,7 +10,7 @@ import zlib
 from collections import ChainMap
 from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -112,6 +112,11 @@ def profile(
                 continue
             yield observer
             del observer  # its moments are the largest matrix here: none waits for the next
+
+
+def kept_profile(samples: object) -> TypeGuard[str | os.PathLike[str]]:
+    """Whether these are not samples but the path of a profile that was kept."""
+    return isinstance(samples, str | os.PathLike) and os.fspath(samples).endswith(".npz")
 
 
 def save_profile(path: str | os.PathLike[str], observers: Iterable[Observer]) -> Iterator[Observer]:

@@ -19,6 +19,7 @@ from ..lazy import take_rows
 from .calibration import TEXTS_AT_ONCE, Samples, Text, default_texts, read_lines
 from .dataflow import Dataflow
 from .pieces import Pieces, script_filter
+from .profile import kept_profile
 from .report import TrimmedVocabulary
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def _sample(
     corpus: Iterable[Text] | str | os.PathLike[str] | None, calibration: Samples | str | os.PathLike[str] | None
 ) -> tuple[Iterator[Text], str]:
     """Texts of which is told how many change, and what they are called."""
-    if isinstance(calibration, str | os.PathLike) and os.fspath(calibration).endswith(".npz"):
+    if kept_profile(calibration):
         calibration = None
     if calibration is not None:
         samples = calibration if isinstance(calibration, str | os.PathLike) else list(calibration)
